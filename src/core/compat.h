@@ -1,0 +1,128 @@
+/*
+ * compat.h
+ *		The differences between PostgreSQL 15, 16, 17 and 18 that concern us.
+ *
+ * The only file that looks at PG_VERSION_NUM.
+ */
+#ifndef MILL_CORE_COMPAT_H
+#define MILL_CORE_COMPAT_H
+
+#include "pgstat.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_mill needs PostgreSQL 15 or later"
+#endif
+
+/* 17 gives each extension wait events of its own; one is enough for all. */
+#define MILL_WAIT_EVENT PG_WAIT_EXTENSION
+
+/* Before 16 this header declares its walkers without prototypes. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wstrict-prototypes"
+#include "nodes/nodeFuncs.h"
+#pragma GCC diagnostic pop
+
+/*
+ * The executor's doors that the bulk writer goes through.  MillPermissions is
+ * where the privileges that a range table entry needs are noted.
+ */
+#if PG_VERSION_NUM >= 160000
+#define MillPermissions RTEPermissionInfo
+#define mill_entry_permissions(entry, list) addRTEPermissionInfo(&(list), entry)
+#define mill_check_permissions(entries, list) ((void) ExecCheckPermissions(entries, list, true))
+#define mill_root_to_partition_map(partition, estate) ExecGetRootToChildMap(partition, estate)
+#define mill_insert_index_tuples(relation, slot, estate) \
+	ExecInsertIndexTuples(relation, slot, estate, false, false, NULL, NIL, false)
+#else
+#define MillPermissions RangeTblEntry
+#define mill_entry_permissions(entry, list) ((void) (list), (entry))
+#define mill_check_permissions(entries, list) ((void) ExecCheckRTPerms(entries, true))
+#define mill_root_to_partition_map(partition, estate) ((partition)->ri_RootToPartitionMap)
+#define mill_insert_index_tuples(relation, slot, estate) \
+	ExecInsertIndexTuples(relation, slot, estate, false, false, NULL, NIL)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define mill_init_range_table(estate, entries, list) \
+	ExecInitRangeTable(estate, entries, list, bms_make_singleton(1))
+#elif PG_VERSION_NUM >= 160000
+#define mill_init_range_table(estate, entries, list) ExecInitRangeTable(estate, entries, list)
+#else
+#define mill_init_range_table(estate, entries, list) ((void) (list), ExecInitRangeTable(estate, entries))
+#endif
+
+/* 18 can return a deferrable primary key, which ON CONFLICT cannot use. */
+#if PG_VERSION_NUM >= 180000
+#define mill_primary_key_index(rel) RelationGetPrimaryKeyIndex(rel, false)
+#else
+#define mill_primary_key_index(rel) RelationGetPrimaryKeyIndex(rel)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define mill_server_aclcheck(server, role, mode) object_aclcheck(ForeignServerRelationId, server, role, mode)
+#else
+#define mill_server_aclcheck(server, role, mode) pg_foreign_server_aclcheck(server, role, mode)
+#endif
+
+/* Run a query to its end, once. */
+#if PG_VERSION_NUM >= 180000
+#define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0)
+#else
+#define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0, true)
+#endif
+
+/* A base relation's foreign path without order, parameters or outer path. */
+#if PG_VERSION_NUM >= 180000
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, NIL, outer, NULL, NIL, NIL)
+#elif PG_VERSION_NUM >= 170000
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL, NIL)
+#else
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
+#endif
+
+/* The role in whose name a foreign scan reads: a view's owner, or the user. */
+#if PG_VERSION_NUM >= 160000
+#define mill_scan_check_as(node) (((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#else
+#define mill_scan_check_as(node) \
+	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, (node)->ss.ps.state)->checkAsUser)
+#endif
+#define mill_scan_user(node) (OidIsValid(mill_scan_check_as(node)) ? mill_scan_check_as(node) : GetUserId())
+
+/* EXPLAIN's properties moved to headers of their own. */
+#if PG_VERSION_NUM >= 180000
+#define MILL_EXPLAIN_HEADERS 1
+#endif
+
+/*
+ * A type's input function, without raising what it can tell instead (16 and
+ * later).  On false the code, message and detail say what is wrong.
+ */
+#if PG_VERSION_NUM >= 160000
+#include "fmgr.h"
+#include "nodes/miscnodes.h"
+
+static inline bool
+mill_input_safely(FmgrInfo *function, char *text, Oid ioparam, int32 typmod, Datum *value,
+				  int *sqlerrcode, const char **message, const char **detail)
+{
+	ErrorSaveContext saved = {T_ErrorSaveContext};
+
+	saved.details_wanted = true;
+	if (InputFunctionCallSafe(function, text, ioparam, typmod, (Node *) &saved, value))
+		return true;
+	*sqlerrcode = saved.error_data->sqlerrcode;
+	*message = saved.error_data->message;
+	*detail = saved.error_data->detail;
+	return false;
+}
+#else
+#define mill_input_safely(function, text, ioparam, typmod, value, sqlerrcode, message, detail) \
+	(*(value) = InputFunctionCall(function, text, ioparam, typmod), true)
+#endif
+
+#endif

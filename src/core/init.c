@@ -1,0 +1,40 @@
+/*
+ * init.c
+ *		Loading of the library.
+ *
+ * Preloaded into the postmaster, it asks for shared memory and registers the
+ * launcher; loaded into a session only, it offers the SQL functions.  The
+ * only file that knows all rooms.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "core/launcher.h"
+#include "core/manager.h"
+#include "core/settings.h"
+#include "core/shmem.h"
+#include "core/xact.h"
+#include "stream/pipeline.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	/* pg_upgrade moves tables; nobody may act on them meanwhile. */
+	if (IsBinaryUpgrade)
+		return;
+
+	mill_settings_init();
+	mill_xact_init();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		mill_shmem_init();
+		mill_launcher_init();
+		mill_manager_add_room(&mill_pipeline_room);
+	}
+}

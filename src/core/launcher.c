@@ -1,0 +1,207 @@
+/*
+ * launcher.c
+ *		Keeps a manager in each database that has the extension.
+ *
+ * The one static worker.  It is connected to no database and reads only
+ * pg_database; whether a database has the extension only a session in it can
+ * tell, so a manager is started in each, and ends at once, leaving a mark,
+ * where the extension is absent.  CREATE EXTENSION asks at its commit for
+ * another look.
+ *
+ * A manager that ends otherwise (its database is being dropped, renamed or
+ * copied; an error) is started again after a rest.  The new session waits at
+ * the database's lock, before it counts as a user of the database, until the
+ * DDL is over.
+ *
+ * Nothing is durable here: if the launcher dies it is restarted after a
+ * second and finds the managers in their slots.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "tcop/tcopprot.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "core/compat.h"
+#include "core/launcher.h"
+#include "core/shmem.h"
+#include "core/xact.h"
+
+/* How often we look for new databases, in milliseconds. */
+#define LOOK_INTERVAL 10000
+/* How long a manager that ended, or could not be started, rests. */
+#define REST_INTERVAL 1000
+
+/* Called once, from _PG_init, when preloaded. */
+void
+mill_launcher_init(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "pg_mill", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "mill_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "pg_mill launcher", sizeof(worker.bgw_name));
+	strlcpy(worker.bgw_type, "pg_mill launcher", sizeof(worker.bgw_type));
+	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * The databases that may be connected to, in the current memory context.
+ */
+static List *
+list_databases(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List *databases = NIL;
+	Relation rel;
+	TableScanDesc scan;
+	HeapTuple tuple;
+
+	mill_xact_begin("looking for databases");
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old;
+
+		if (!form->datallowconn || form->datistemplate || form->datconnlimit == -2)
+			continue;
+		old = MemoryContextSwitchTo(context);
+		databases = lappend_oid(databases, form->oid);
+		MemoryContextSwitchTo(old);
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	mill_xact_commit();
+	return databases;
+}
+
+/* Forget the databases that are gone, and those to be looked at once more. */
+static void
+free_slots(List *databases, bool probe_again)
+{
+	for (int i = 0; i < MILL_SLOTS; i++)
+	{
+		MillSlot *slot = &mill_shared->slots[i];
+
+		if (!slot->in_use || slot->kind != MILL_KIND_MANAGER || slot->launched || slot->proc)
+			continue;
+		if (!list_member_oid(databases, slot->database) || (probe_again && slot->absent))
+			mill_slot_free(i);
+	}
+}
+
+/*
+ * Start the managers that are wanted.  Returns how long to wait, in
+ * milliseconds.
+ */
+static long
+start_managers(List *databases)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long wait = LOOK_INTERVAL;
+	ListCell *lc;
+
+	foreach (lc, databases)
+	{
+		int index = mill_slot_allocate(MILL_KIND_MANAGER, lfirst_oid(lc), 0, 0);
+		MillSlot *slot;
+		char title[64];
+
+		if (index < 0)
+			break;
+		slot = &mill_shared->slots[index];
+
+		/* A worker that was registered but never came is given up. */
+		if (slot->launched && slot->proc == NULL &&
+			TimestampDifferenceExceeds(slot->launched_at, now, LOOK_INTERVAL))
+			slot->launched = false;
+		if (slot->launched || slot->absent)
+			continue;
+		if (!TimestampDifferenceExceeds(slot->launched_at, now, REST_INTERVAL))
+		{
+			wait = REST_INTERVAL;
+			continue;
+		}
+		snprintf(title, sizeof(title), "manager for database %u", slot->database);
+		if (!mill_slot_launch(index, "mill_manager_main", title))
+		{
+			ereport(LOG,
+					(errmsg("pg_mill could not start its manager for database %u", slot->database),
+					 errhint("All background worker slots are taken; consider increasing max_worker_processes.")));
+			slot->launched_at = now;
+			wait = REST_INTERVAL;
+		}
+	}
+	return wait;
+}
+
+static void
+launcher_exit(int code, Datum arg)
+{
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->launcher = NULL;
+	LWLockRelease(mill_shared->lock);
+}
+
+void
+mill_launcher_main(Datum arg)
+{
+	MemoryContext cycle;
+	uint32 seen = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->launcher = MyProc;
+	LWLockRelease(mill_shared->lock);
+	before_shmem_exit(launcher_exit, 0);
+
+	cycle = AllocSetContextCreate(TopMemoryContext, "pg_mill launcher cycle", ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		List *databases;
+		uint32 requests = mill_shared->probe_requests;
+		long wait;
+
+		MemoryContextSwitchTo(cycle);
+		MemoryContextReset(cycle);
+		databases = list_databases();
+		free_slots(databases, requests != seen);
+		seen = requests;
+		wait = start_managers(databases);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, MILL_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}

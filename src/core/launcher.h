@@ -1,0 +1,11 @@
+/*
+ * launcher.h
+ *		Keeps a manager in each database that has the extension.
+ */
+#ifndef MILL_CORE_LAUNCHER_H
+#define MILL_CORE_LAUNCHER_H
+
+extern void mill_launcher_init(void);
+extern PGDLLEXPORT void mill_launcher_main(Datum arg) pg_attribute_noreturn();
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * settings.c
+ *		Configuration parameters of the server, mill.*
+ *
+ * Few on purpose: what belongs to one pipeline is a column of its row.
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+
+#include "core/settings.h"
+
+int mill_workers_max = 8;
+bool mill_superuser_any_target = false;
+int mill_write_path = 0;
+
+static const struct config_enum_entry write_paths[] = {
+	{"any", 0, false},
+	{"bulk", 1, false},
+	{"executor", 2, false},
+	{NULL, 0, false}};
+
+/* Called once, from _PG_init. */
+void
+mill_settings_init(void)
+{
+	/*
+	 * The administrator decides how much of max_worker_processes, which
+	 * parallel query and replication draw on too, we may use.
+	 */
+	DefineCustomIntVariable("mill.workers_max",
+							"Most workers that run at one time in one database.",
+							"What does not get a worker waits its turn. 0 stops all work.",
+							&mill_workers_max, 8, 0, 1000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/*
+	 * A pipeline runs as its owner, and so do the triggers and defaults of
+	 * its target. A superuser's pipeline would lend the target's owner its
+	 * rights.
+	 */
+	DefineCustomBoolVariable("mill.superuser_any_target",
+							 "Lets a superuser's pipeline write into another role's table.",
+							 "That role's triggers and defaults then run as superuser.",
+							 &mill_superuser_any_target, false,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+
+	/* For tests, which run each case through both. */
+	DefineCustomEnumVariable("mill.write_path",
+							 "The way that rows take into a target.",
+							 NULL,
+							 &mill_write_path, 0, write_paths,
+							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("mill");
+}

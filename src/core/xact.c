@@ -1,0 +1,122 @@
+/*
+ * xact.c
+ *		The one bracket around a worker's transactions, and wake-ups at commit.
+ *
+ * A worker waits outside of transactions and works inside one.  SPI is not
+ * connected by the bracket: who needs it connects for as long as needed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "core/shmem.h"
+#include "core/xact.h"
+
+PG_FUNCTION_INFO_V1(mill_announce_extension);
+
+/* The memory context of the caller of mill_xact_begin. */
+static MemoryContext outer_context;
+
+static bool wake_manager = false;
+static bool wake_launcher = false;
+
+/*
+ * Begin a transaction with an active snapshot.  Activity is shown in
+ * pg_stat_activity and must stay valid until the end.
+ */
+void
+mill_xact_begin(const char *activity)
+{
+	outer_context = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	debug_query_string = activity;
+	pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+static void
+after_xact(void)
+{
+	debug_query_string = NULL;
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	MemoryContextSwitchTo(outer_context);
+}
+
+void
+mill_xact_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	after_xact();
+}
+
+/* After an error: abort whatever is open. */
+void
+mill_xact_abort(void)
+{
+	AbortOutOfAnyTransaction();
+	after_xact();
+}
+
+/*
+ * Wake who has to act on a change, when it is visible, never before.  Nothing
+ * here can fail, as befits a commit.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (wake_launcher)
+				mill_wake_launcher();
+			if (wake_manager)
+				mill_wake_manager(MyDatabaseId);
+			wake_launcher = wake_manager = false;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			wake_launcher = wake_manager = false;
+			break;
+		default:
+			break;
+	}
+}
+
+/* Called once, from _PG_init. */
+void
+mill_xact_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+}
+
+void
+mill_wake_manager_at_commit(void)
+{
+	wake_manager = true;
+}
+
+void
+mill_wake_launcher_at_commit(void)
+{
+	wake_launcher = true;
+}
+
+/*
+ * SQL: called by the install script, so that workers start as soon as the
+ * extension is there.
+ */
+Datum
+mill_announce_extension(PG_FUNCTION_ARGS)
+{
+	mill_wake_launcher_at_commit();
+	PG_RETURN_VOID();
+}

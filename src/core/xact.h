@@ -1,0 +1,16 @@
+/*
+ * xact.h
+ *		The one bracket around a worker's transactions, and wake-ups at commit.
+ */
+#ifndef MILL_CORE_XACT_H
+#define MILL_CORE_XACT_H
+
+extern void mill_xact_begin(const char *activity);
+extern void mill_xact_commit(void);
+extern void mill_xact_abort(void);
+
+extern void mill_xact_init(void);
+extern void mill_wake_manager_at_commit(void);
+extern void mill_wake_launcher_at_commit(void);
+
+#endif

@@ -1,0 +1,379 @@
+/*
+ * client.c
+ *		The questions that are asked before streaming.
+ *
+ * Each has a deadline.  The library itself waits patiently for brokers that
+ * refuse us or are not there; a person who waits for a SELECT should not, so
+ * the wait is cut into slices and ends early when there is no hope: at once
+ * when credentials are refused, after DOWN_GRACE when nothing is reachable.
+ */
+#include "gateway/client.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLICE 100
+#define DOWN_GRACE 1500
+
+/* Longest wait that a request may ask for, in milliseconds. */
+#define TIMEOUT_LIMIT 600000
+
+static bool
+malformed(MillError *error)
+{
+	mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
+	return false;
+}
+
+/* The int32 that every request begins with: its deadline. */
+static bool
+take_deadline(MillPayload *request, int64_t *deadline)
+{
+	int32_t timeout;
+
+	if (request->length < sizeof(timeout))
+		return false;
+	memcpy(&timeout, request->data, sizeof(timeout));
+	request->data += sizeof(timeout);
+	request->length -= sizeof(timeout);
+	if (timeout < 1)
+		timeout = 1;
+	*deadline = mill_now() + (timeout > TIMEOUT_LIMIT ? TIMEOUT_LIMIT : timeout);
+	return true;
+}
+
+/* Let the library tell what it has to tell. */
+static void
+serve(MillClient *client)
+{
+	while (rd_kafka_poll(client->rk, 0) > 0)
+		;
+}
+
+/* Try again after this code? */
+static bool
+is_passing(rd_kafka_resp_err_t code)
+{
+	switch (code)
+	{
+		case RD_KAFKA_RESP_ERR__TRANSPORT:
+		case RD_KAFKA_RESP_ERR__TIMED_OUT:
+		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+		case RD_KAFKA_RESP_ERR__WAIT_COORD:
+		case RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION:
+		case RD_KAFKA_RESP_ERR_REPLICA_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH:
+		case RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH:
+		case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+		case RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION:
+		case RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Say why the brokers did not answer. */
+static bool
+unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
+{
+	if (client->refused)
+		mill_error_set(error, "28000", "Kafka refused the connection", client->last_error, mill_refusal_hint(client));
+	else if (is_passing(code))
+		mill_error_set(error, "08001", "could not reach the Kafka brokers",
+					   client->last_error[0] ? client->last_error : rd_kafka_err2str(code), NULL);
+	else if (mill_is_refusal(code))
+		mill_error_set(error, "42501", "permission denied by Kafka", rd_kafka_err2str(code), NULL);
+	else
+		mill_error_set(error, "08000", "the Kafka request failed", rd_kafka_err2str(code), NULL);
+	return false;
+}
+
+/* No answer in this slice: is there a point in going on? */
+static bool
+is_hopeless(MillClient *client, int64_t started, int64_t deadline)
+{
+	int64_t now = mill_now();
+
+	serve(client);
+	return client->refused || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
+}
+
+/*
+ * Metadata of one topic, or of all.  The library's call gives up when no
+ * broker is connected within the slice; when one is, but it does not answer,
+ * the slice was too short for it and doubles.
+ */
+static rd_kafka_resp_err_t
+ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, const struct rd_kafka_metadata **metadata)
+{
+	int64_t started = mill_now();
+	int64_t slice = SLICE;
+
+	client->all_down = false;
+	for (;;)
+	{
+		int64_t left = deadline - mill_now();
+		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata,
+													 (int) (slice < left ? slice : left > 1 ? left
+																							: 1));
+
+		if (code == RD_KAFKA_RESP_ERR_NO_ERROR && topic != NULL &&
+			(*metadata)->topic_cnt == 1 && is_passing((*metadata)->topics[0].err))
+		{
+			code = (*metadata)->topics[0].err;
+			rd_kafka_metadata_destroy(*metadata);
+			*metadata = NULL;
+		}
+		if (!is_passing(code) || is_hopeless(client, started, deadline))
+			return code;
+		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)
+			slice *= 2;
+	}
+}
+
+bool
+mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
+{
+	const struct rd_kafka_metadata *metadata = NULL;
+	rd_kafka_resp_err_t code;
+	int64_t deadline;
+	int32_t count;
+	char message[320];
+
+	if (client->rk == NULL || !take_deadline(&request, &deadline) || request.length < 2 ||
+		memchr(request.data, '\0', request.length) == NULL)
+		return malformed(error);
+
+	if (client->topic != NULL)
+		rd_kafka_topic_destroy(client->topic);
+	client->topic_name = mill_allocate(client->topic_name, strlen(request.data) + 1);
+	strcpy(client->topic_name, request.data);
+	client->topic = rd_kafka_topic_new(client->rk, client->topic_name, NULL);
+	if (client->topic == NULL)
+	{
+		snprintf(message, sizeof(message), "invalid topic name \"%.249s\"", client->topic_name);
+		mill_error_set(error, "HV00R", message, rd_kafka_err2str(rd_kafka_last_error()), NULL);
+		return false;
+	}
+
+	code = ask_metadata(client, client->topic, deadline, &metadata);
+	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return unanswered(client, code, error);
+	code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+	count = metadata->topic_cnt == 1 ? metadata->topics[0].partition_cnt : 0;
+	rd_kafka_metadata_destroy(metadata);
+
+	if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+		code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
+	{
+		snprintf(message, sizeof(message), "topic \"%.249s\" does not exist", client->topic_name);
+		mill_error_set(error, "HV00R", message, NULL, NULL);
+		return false;
+	}
+	if (code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+	{
+		snprintf(message, sizeof(message), "permission denied for topic \"%.249s\"", client->topic_name);
+		mill_error_set(error, "42501", message, rd_kafka_err2str(code),
+					   "Kafka's access lists must allow the user mapping's user to read the topic.");
+		return false;
+	}
+	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return unanswered(client, code, error);
+	client->partitions = count;
+	mill_output_frame(out, MILL_REPLY_METADATA, &count, sizeof(count));
+	return true;
+}
+
+/* One round of questions about offsets.  Not passing errors stand in the list. */
+static rd_kafka_resp_err_t
+ask_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t deadline)
+{
+	int64_t started = mill_now();
+	int64_t slice = 1000;
+	int64_t *asked = mill_allocate(NULL, list->cnt * sizeof(int64_t));
+	rd_kafka_resp_err_t code;
+
+	client->all_down = false;
+	for (int i = 0; i < list->cnt; i++)
+		asked[i] = list->elems[i].offset;
+	for (;;)
+	{
+		int64_t left = deadline - mill_now();
+
+		code = rd_kafka_offsets_for_times(client->rk, list, (int) (slice < left ? slice : left > 1 ? left
+																								   : 1));
+		if (!is_passing(code) || is_hopeless(client, started, deadline))
+			break;
+		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)
+			slice *= 2;
+		for (int i = 0; i < list->cnt; i++)
+			list->elems[i].offset = asked[i];
+	}
+	free(asked);
+	return code;
+}
+
+/*
+ * Offsets for times, one request to each leader.  When one partition's answer
+ * is an error the library gives that for all of them; then each is asked for
+ * alone.  The list comes back in its order, with an error where there is one.
+ */
+static rd_kafka_resp_err_t
+find_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t deadline)
+{
+	rd_kafka_topic_partition_list_t *copy = rd_kafka_topic_partition_list_copy(list);
+	rd_kafka_resp_err_t code = ask_offsets(client, copy, deadline);
+	bool alone = code != RD_KAFKA_RESP_ERR_NO_ERROR && !is_passing(code);
+
+	for (int i = 0; i < list->cnt && (alone || code == RD_KAFKA_RESP_ERR_NO_ERROR); i++)
+	{
+		rd_kafka_topic_partition_t *one = &list->elems[i];
+
+		if (alone)
+		{
+			rd_kafka_topic_partition_list_t *single = rd_kafka_topic_partition_list_new(1);
+
+			rd_kafka_topic_partition_list_add(single, one->topic, one->partition)->offset = one->offset;
+			one->err = ask_offsets(client, single, deadline);
+			one->offset = single->elems[0].offset;
+			rd_kafka_topic_partition_list_destroy(single);
+		}
+		else
+		{
+			one->err = copy->elems[i].err;
+			one->offset = copy->elems[i].offset;
+		}
+	}
+	rd_kafka_topic_partition_list_destroy(copy);
+	return alone ? RD_KAFKA_RESP_ERR_NO_ERROR : code;
+}
+
+/* The int32 count that follows the deadline, if so many items are there. */
+static bool
+take_count(MillClient *client, MillPayload *request, size_t item, int32_t *count)
+{
+	if (client->rk == NULL || client->topic == NULL || request->length < sizeof(*count))
+		return false;
+	memcpy(count, request->data, sizeof(*count));
+	request->data += sizeof(*count);
+	request->length -= sizeof(*count);
+	return *count >= 0 && request->length / item >= (size_t) *count;
+}
+
+bool
+mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
+{
+	rd_kafka_topic_partition_list_t *low;
+	rd_kafka_topic_partition_list_t *high;
+	rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+	int64_t deadline;
+	int32_t count;
+
+	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(int32_t), &count))
+		return malformed(error);
+
+	/* "Times" of the protocol: the beginning, and the end, which is the last
+	 * stable offset if only committed messages are read. */
+	low = rd_kafka_topic_partition_list_new(count);
+	high = rd_kafka_topic_partition_list_new(count);
+	for (int i = 0; i < count; i++)
+	{
+		int32_t partition;
+
+		memcpy(&partition, request.data + i * sizeof(partition), sizeof(partition));
+		rd_kafka_topic_partition_list_add(low, client->topic_name, partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
+		rd_kafka_topic_partition_list_add(high, client->topic_name, partition)->offset = RD_KAFKA_OFFSET_END;
+	}
+	if (count > 0)
+		code = find_offsets(client, low, deadline);
+	if (count > 0 && code == RD_KAFKA_RESP_ERR_NO_ERROR)
+		code = find_offsets(client, high, deadline);
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		mill_output_begin(out, MILL_REPLY_WATERMARKS);
+		for (int i = 0; i < count; i++)
+		{
+			MillWatermark mark = {.partition = low->elems[i].partition,
+								  .error = low->elems[i].err ? low->elems[i].err : high->elems[i].err,
+								  .low = low->elems[i].offset,
+								  .high = high->elems[i].offset};
+
+			if (mark.error != 0)
+				mark.low = mark.high = -1;
+
+			mill_output_append(out, &mark, sizeof(mark));
+		}
+		mill_output_end(out);
+	}
+	rd_kafka_topic_partition_list_destroy(low);
+	rd_kafka_topic_partition_list_destroy(high);
+	return code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error);
+}
+
+bool
+mill_client_times(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
+{
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+	int64_t deadline;
+	int32_t count;
+
+	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(MillPartitionTime), &count))
+		return malformed(error);
+
+	list = rd_kafka_topic_partition_list_new(count);
+	for (int i = 0; i < count; i++)
+	{
+		MillPartitionTime time;
+
+		memcpy(&time, request.data + i * sizeof(time), sizeof(time));
+		/* negative times have a meaning of their own in the protocol */
+		rd_kafka_topic_partition_list_add(list, client->topic_name, time.partition)->offset =
+			time.time_ms < 0 ? 0 : time.time_ms;
+	}
+	if (count > 0)
+		code = find_offsets(client, list, deadline);
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		mill_output_begin(out, MILL_REPLY_TIMES);
+		for (int i = 0; i < count; i++)
+		{
+			MillPartitionOffset offset = {.partition = list->elems[i].partition,
+										  .error = list->elems[i].err,
+										  .offset = list->elems[i].offset < 0 ? -1 : list->elems[i].offset};
+
+			mill_output_append(out, &offset, sizeof(offset));
+		}
+		mill_output_end(out);
+	}
+	rd_kafka_topic_partition_list_destroy(list);
+	return code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error);
+}
+
+/* All topics but Kafka's own, whose names begin with two underscores. */
+bool
+mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
+{
+	const struct rd_kafka_metadata *metadata = NULL;
+	rd_kafka_resp_err_t code;
+	int64_t deadline;
+
+	if (client->rk == NULL || !take_deadline(&request, &deadline))
+		return malformed(error);
+	code = ask_metadata(client, NULL, deadline, &metadata);
+	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return unanswered(client, code, error);
+	mill_output_begin(out, MILL_REPLY_TOPICS);
+	for (int i = 0; i < metadata->topic_cnt; i++)
+	{
+		if (strncmp(metadata->topics[i].topic, "__", 2) != 0)
+			mill_output_string(out, metadata->topics[i].topic);
+	}
+	mill_output_end(out);
+	rd_kafka_metadata_destroy(metadata);
+	return true;
+}

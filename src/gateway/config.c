@@ -1,0 +1,383 @@
+/*
+ * config.c
+ *		From properties to a client.
+ *
+ * Each property passes the allow-list, then the library's own check of its
+ * value; then come the settings that are ours.  The library's texts may quote
+ * a value, so they are not passed on for secrets, and every text that leaves
+ * this program later is searched for the secrets it was given.
+ */
+#define _GNU_SOURCE
+#include "gateway/client.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+/*
+ * Ours, in this order: first what a user may change, applied before the
+ * user's, then what is fixed, applied after.
+ *
+ * Memory: the queue is one for all partitions.  It holds up to 16 MB of
+ * fetched messages plus what one fetch brings beyond; the library adds a few
+ * hundred bytes to each message, which the limit in messages bounds.
+ *
+ * Latency: a fetch is answered as soon as there is one byte, but a partition
+ * that was left out of the running fetch waits until this one ends: 100 ms.
+ *
+ * A broker that comes back is seen within reconnect.backoff.max.ms.
+ */
+static const char *const defaults[][2] = {
+	{"isolation.level", "read_committed"},
+	{"client.id", "pg_mill"},
+	{"queued.min.messages", "30000"},
+	{"queued.max.messages.kbytes", "16384"},
+	{"fetch.max.bytes", "8388608"},
+	{"fetch.min.bytes", "1"},
+	{"fetch.wait.max.ms", "100"},
+	{"fetch.error.backoff.ms", "100"},
+	{"reconnect.backoff.ms", "100"},
+	{"reconnect.backoff.max.ms", "2000"},
+	{"topic.metadata.refresh.interval.ms", "30000"},
+	{"topic.metadata.propagation.max.ms", "5000"},
+	{"socket.keepalive.enable", "true"},
+	{"log.connection.close", "false"},
+	{NULL, NULL}};
+
+static const char *const fixed[][2] = {
+	/* assign() asks for a name, but no group is joined and nothing committed */
+	{"group.id", "pg_mill"},
+	{"enable.auto.commit", "false"},
+	{"enable.auto.offset.store", "false"},
+	{"auto.offset.reset", "error"},
+	{"enable.partition.eof", "true"},
+	{"check.crcs", "true"},
+	{"allow.auto.create.topics", "false"},
+	{"max.poll.interval.ms", "86400000"},
+	{"log.queue", "true"},
+	{"log_level", "4"},
+	{NULL, NULL}};
+
+/* What only newer libraries have; those that do not know it do without. */
+static const char *const optional[][2] = {
+	{"fetch.queue.backoff.ms", "5"},		  /* 2.2: else one second */
+	{"enable.metrics.push", "false"},		  /* 2.5: tell brokers nothing */
+	{"group.protocol", "classic"},			  /* 2.4 */
+	{"client.dns.lookup", "use_all_dns_ips"}, /* 2.2 */
+	{NULL, NULL}};
+
+/* Secrets given so far, never forgotten; shorter ones would blank out words. */
+#define SECRET_SHORTEST 4
+static char **secrets;
+static int secret_count;
+
+int64_t
+mill_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void
+remember_secret(const char *value)
+{
+	if (strlen(value) < SECRET_SHORTEST)
+		return;
+	secrets = mill_allocate(secrets, (secret_count + 1) * sizeof(char *));
+	secrets[secret_count] = mill_allocate(NULL, strlen(value) + 1);
+	strcpy(secrets[secret_count++], value);
+}
+
+void
+mill_scrub(char *text)
+{
+	for (int i = 0; i < secret_count; i++)
+	{
+		char *found = text;
+
+		while ((found = strstr(found, secrets[i])) != NULL)
+			memset(found, '*', strlen(secrets[i]));
+	}
+}
+
+bool
+mill_is_refusal(rd_kafka_resp_err_t code)
+{
+	switch (code)
+	{
+		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+		case RD_KAFKA_RESP_ERR__SSL:
+		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
+		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_SECURITY_DISABLED:
+			return true;
+		default:
+			return false;
+	}
+}
+
+const char *
+mill_refusal_hint(const MillClient *client)
+{
+	static char hint[256];
+
+	/* The library's issue 4895: its nonce was not what the standard says. */
+	if (client->scram && rd_kafka_version() < 0x02060100 && strstr(client->last_error, "handshake") == NULL)
+	{
+		snprintf(hint, sizeof(hint), "librdkafka %s cannot use SCRAM with Kafka 4; build mill_gateway with 2.6.1 or later, "
+									 "or use PLAIN over TLS, if user name and password are right.",
+				 rd_kafka_version_str());
+		return hint;
+	}
+	return "Check the user mapping's credentials and the server's security.protocol and sasl.mechanism.";
+}
+
+/* The library reports what concerns the whole client. */
+static void
+error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
+{
+	MillClient *client = opaque;
+	bool refused = mill_is_refusal(code);
+
+	(void) rk;
+	/* No group is joined, so what a group's coordinator says is no matter. */
+	if (code == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
+		code == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE)
+		return;
+	if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+		client->all_down = true;
+
+	/* "All brokers are down" says less than what was said before it. */
+	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') &&
+		(refused || !client->refused))
+	{
+		client->last_code = code;
+		snprintf(client->last_error, sizeof(client->last_error), "%s", reason);
+		mill_scrub(client->last_error);
+		client->refused = refused;
+	}
+	if (client->on_error != NULL)
+		client->on_error(client->arg, code, client->last_error);
+}
+
+static void
+log_callback(const rd_kafka_t *rk, int level, const char *facility, const char *line)
+{
+	MillClient *client = rd_kafka_opaque(rk);
+	char text[1024];
+
+	/* Failing connections arrive as errors too. */
+	if (level > 4 || client->on_log == NULL || strcmp(facility, "FAIL") == 0)
+		return;
+	snprintf(text, sizeof(text), "%s: %s", facility, line);
+	mill_scrub(text);
+	client->on_log(client->arg, text);
+}
+
+/* Set one property that the policy allows; the library checks its value. */
+static bool
+set_property(rd_kafka_conf_t *conf, const MillRule *rule, const char *name, const char *value, MillError *error)
+{
+	char text[512];
+	char message[200];
+	rd_kafka_conf_res_t result = rd_kafka_conf_set(conf, rule->name, value, text, sizeof(text));
+
+	if (result == RD_KAFKA_CONF_OK)
+		return true;
+	mill_scrub(text);
+	if (result == RD_KAFKA_CONF_UNKNOWN)
+	{
+		snprintf(message, sizeof(message), "option \"%s\" is not available", name);
+		snprintf(text, sizeof(text), "librdkafka %s does not have it.", rd_kafka_version_str());
+		mill_error_set(error, "HV00D", message, text, NULL);
+		return false;
+	}
+	snprintf(message, sizeof(message), "invalid value for option \"%s\"", name);
+	mill_error_set(error, "22023", message, rule->flags & MILL_RULE_SECRET ? NULL : text, NULL);
+	return false;
+}
+
+/* Our own settings; that they work does not depend on any user. */
+static void
+set_ours(rd_kafka_conf_t *conf, const char *const settings[][2], bool may_lack)
+{
+	char text[512];
+
+	for (int i = 0; settings[i][0] != NULL; i++)
+	{
+		if (rd_kafka_conf_set(conf, settings[i][0], settings[i][1], text, sizeof(text)) != RD_KAFKA_CONF_OK && !may_lack)
+		{
+			fprintf(stderr, "mill_gateway: %s\n", text);
+			_Exit(70);
+		}
+	}
+}
+
+/* A string of the payload, which must end within it. */
+static const char *
+take_string(MillPayload *rest)
+{
+	const char *result = rest->data;
+	const char *end = memchr(rest->data, '\0', rest->length);
+
+	if (end == NULL)
+		return NULL;
+	rest->length -= end + 1 - rest->data;
+	rest->data = end + 1;
+	return result;
+}
+
+static bool
+malformed(MillError *error)
+{
+	mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
+	return false;
+}
+
+/*
+ * Check and set all properties of the payload.  Those of use to a producer
+ * only go to a configuration of their own, to be checked and forgotten.
+ */
+static bool
+set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPayload rest, MillError *error)
+{
+	const MillRule **seen = NULL;
+	char *places = NULL;
+	int count = 0;
+	bool ok = true;
+
+	while (ok && rest.length > 0)
+	{
+		char place = *rest.data++;
+		const char *name;
+		const char *value;
+		const MillRule *rule;
+		char message[200];
+
+		rest.length--;
+		name = take_string(&rest);
+		value = name ? take_string(&rest) : NULL;
+		if (value == NULL)
+		{
+			ok = malformed(error);
+			break;
+		}
+		rule = mill_policy_find(name);
+		if (rule != NULL && (rule->flags & MILL_RULE_SECRET))
+			remember_secret(value);
+		ok = mill_policy_check(flags, place, name, value, &rule, error);
+		for (int i = 0; ok && i < count; i++)
+		{
+			if (seen[i] != rule || places[i] != place)
+				continue;
+			snprintf(message, sizeof(message), "option \"%s\" is given more than once", rule->name);
+			mill_error_set(error, "42601", message, "One of its names is an alias of the other.", NULL);
+			ok = false;
+		}
+		seen = mill_allocate(seen, (count + 1) * sizeof(*seen));
+		places = mill_allocate(places, count + 1);
+		seen[count] = rule;
+		places[count++] = place;
+		ok = ok && set_property(rule->flags & MILL_RULE_PRODUCER ? unused : conf, rule, name, value, error);
+	}
+	free(seen);
+	free(places);
+	return ok;
+}
+
+/* The value of a property, in a buffer; empty if it has none. */
+static void
+get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t size)
+{
+	if (rd_kafka_conf_get(conf, name, value, &size) != RD_KAFKA_CONF_OK)
+		value[0] = '\0';
+}
+
+/* What no single property shows. */
+static bool
+check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillError *error)
+{
+	char protocol[32];
+	char mechanism[64];
+	size_t size = 0;
+
+	if (rd_kafka_conf_get(conf, "bootstrap.servers", NULL, &size) != RD_KAFKA_CONF_OK || size <= 1)
+	{
+		mill_error_set(error, "HV00J", "option \"bootstrap.servers\" is missing", NULL,
+					   "Set it on the server: ALTER SERVER ... OPTIONS (ADD \"bootstrap.servers\" 'host:9092').");
+		return false;
+	}
+	get_property(conf, "security.protocol", protocol, sizeof(protocol));
+	get_property(conf, "sasl.mechanisms", mechanism, sizeof(mechanism));
+	client->scram = strncasecmp(protocol, "sasl", 4) == 0 && strncasecmp(mechanism, "SCRAM", 5) == 0;
+
+	/* The library's default mechanism is Kerberos, with the machine's ticket. */
+	if (strncasecmp(protocol, "sasl", 4) == 0 && strcasecmp(mechanism, "GSSAPI") == 0 &&
+		!(flags & MILL_ROLE_SUPERUSER))
+	{
+		mill_error_set(error, "HV00J", "option \"sasl.mechanism\" is missing",
+					   "Without it the client would use Kerberos, which only superusers may.",
+					   "Set it on the server to PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.");
+		return false;
+	}
+	return true;
+}
+
+/* Make the client; conf is used up. */
+static bool
+create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
+{
+	char text[512];
+
+	set_ours(conf, fixed, false);
+	rd_kafka_conf_set_opaque(conf, client);
+	rd_kafka_conf_set_error_cb(conf, error_callback);
+	rd_kafka_conf_set_log_cb(conf, log_callback);
+
+	client->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+	if (client->rk == NULL)
+	{
+		rd_kafka_conf_destroy(conf);
+		mill_scrub(text);
+		mill_error_set(error, "22023", "the server's options do not make a Kafka client", text, NULL);
+		return false;
+	}
+	rd_kafka_set_log_queue(client->rk, NULL);
+	return true;
+}
+
+bool
+mill_client_configure(MillClient *client, MillPayload request, MillError *error)
+{
+	rd_kafka_conf_t *conf;
+	rd_kafka_conf_t *unused;
+	int flags;
+	bool ok;
+
+	if (request.length < 1 || client->rk != NULL)
+		return malformed(error);
+	flags = (uint8_t) *request.data++;
+	request.length--;
+
+	conf = rd_kafka_conf_new();
+	unused = rd_kafka_conf_new();
+	set_ours(conf, defaults, false);
+	set_ours(conf, optional, true);
+	ok = set_properties(conf, unused, flags, request, error);
+	rd_kafka_conf_destroy(unused);
+	if (ok && !(flags & MILL_CHECK_ONLY))
+	{
+		ok = check_whole(client, conf, flags, error);
+		if (ok)
+			return create(client, conf, error);
+	}
+	rd_kafka_conf_destroy(conf);
+	return ok;
+}

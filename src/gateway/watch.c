@@ -1,0 +1,205 @@
+/*
+ * watch.c
+ *		Asks brokers what would hold up the stream if the stream asked it.
+ *
+ * Three duties:
+ *
+ * - Every PARTITIONS_EVERY, how many partitions the topic has.
+ *
+ * - When the library reports a failed connection: do the leaders of all our
+ *   partitions answer?  A broker that closes an idle connection is reported
+ *   like one that died; only asking tells them apart.  While one does not
+ *   answer, it is asked again and again, so the end of the trouble is seen
+ *   even when no message comes.
+ *
+ * - Poke: before librdkafka 2.2 a broker thread that finds the queue full
+ *   sleeps for a second, though the queue may be empty in a twentieth of that.
+ *   Any request wakes it, so one is sent to each leader when the queue has
+ *   drained by half.
+ *
+ * The thread only calls the library's thread-safe functions and serves no
+ * callbacks.  It dies with the process.
+ */
+#include "gateway/watch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define PARTITIONS_EVERY 10000
+#define PROBE_EVERY 300
+#define PROBE_TIMEOUT 1000
+#define METADATA_TIMEOUT 5000
+
+static int64_t
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Do all leaders answer? */
+static bool
+probe(const MillWatch *watch)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(watch->count);
+	rd_kafka_resp_err_t code;
+
+	for (int i = 0; i < watch->count; i++)
+		rd_kafka_topic_partition_list_add(list, watch->topic_name, watch->assigned[i])->offset = RD_KAFKA_OFFSET_END;
+	code = rd_kafka_offsets_for_times(watch->rk, list, PROBE_TIMEOUT);
+	rd_kafka_topic_partition_list_destroy(list);
+
+	/* A partition that is gone is for the stream to report. */
+	return code == RD_KAFKA_RESP_ERR_NO_ERROR || code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		   code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+}
+
+/*
+ * Remember one of our partitions for each leader, in chosen, which has room
+ * for all.  Returns how many, or -1 if the broker did not answer.
+ */
+static int
+ask_topic(MillWatch *watch, int32_t *chosen)
+{
+	const struct rd_kafka_metadata *metadata;
+	int32_t *leaders;
+	int found = 0;
+
+	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, METADATA_TIMEOUT) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return -1;
+	leaders = calloc(watch->count + 1, sizeof(int32_t));
+	if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR && leaders != NULL)
+	{
+		const struct rd_kafka_metadata_topic *topic = &metadata->topics[0];
+
+		for (int i = 0; i < watch->count; i++)
+		{
+			int32_t leader = -1;
+			int known;
+
+			for (int j = 0; j < topic->partition_cnt; j++)
+			{
+				if (topic->partitions[j].id == watch->assigned[i])
+					leader = topic->partitions[j].leader;
+			}
+			for (known = 0; known < found && leaders[known] != leader; known++)
+				;
+			if (leader >= 0 && known == found)
+			{
+				leaders[found] = leader;
+				chosen[found++] = watch->assigned[i];
+			}
+		}
+		pthread_mutex_lock(&watch->lock);
+		watch->partitions = topic->partition_cnt;
+		pthread_mutex_unlock(&watch->lock);
+	}
+	free(leaders);
+	rd_kafka_metadata_destroy(metadata);
+	return found;
+}
+
+/* Wake the threads of these partitions' leaders. */
+static void
+poke(const MillWatch *watch, const int32_t *chosen, int count)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
+
+	for (int i = 0; i < count; i++)
+		rd_kafka_topic_partition_list_add(list, watch->topic_name, chosen[i])->offset = RD_KAFKA_OFFSET_END;
+	rd_kafka_offsets_for_times(watch->rk, list, PROBE_TIMEOUT);
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* Wait for something to do, at most until the given time.  Holds the lock. */
+static void
+wait_until(MillWatch *watch, int64_t when)
+{
+	struct timespec until = {.tv_sec = when / 1000, .tv_nsec = when % 1000 * 1000000};
+
+	while (watch->suspected == watch->probed && !watch->poke &&
+		   pthread_cond_timedwait(&watch->wake, &watch->lock, &until) != ETIMEDOUT)
+		;
+}
+
+static void *
+run(void *arg)
+{
+	MillWatch *watch = arg;
+	int32_t *chosen = calloc(watch->count + 1, sizeof(int32_t));
+	int leaders = 0;
+	int64_t next_topic = 0;
+	bool down = false;
+
+	for (;;)
+	{
+		unsigned suspected;
+		bool suspect;
+		bool poking;
+
+		pthread_mutex_lock(&watch->lock);
+		wait_until(watch, down ? now_ms() + PROBE_EVERY : next_topic);
+		suspected = watch->suspected;
+		suspect = suspected != watch->probed;
+		poking = watch->poke;
+		watch->poke = false;
+		pthread_mutex_unlock(&watch->lock);
+
+		if (poking && !down && leaders > 0)
+			poke(watch, chosen, leaders);
+		if (suspect || down)
+		{
+			down = !probe(watch);
+			pthread_mutex_lock(&watch->lock);
+			watch->down = down;
+			watch->probed = suspected;
+			pthread_mutex_unlock(&watch->lock);
+		}
+		if (!down && now_ms() >= next_topic)
+		{
+			int found = ask_topic(watch, chosen);
+
+			leaders = found >= 0 ? found : leaders;
+			next_topic = now_ms() + (found >= 0 ? PARTITIONS_EVERY : PROBE_EVERY);
+		}
+	}
+	return NULL;
+}
+
+/* Start the thread.  The caller filled in what is above the lock. */
+void
+mill_watch_start(MillWatch *watch)
+{
+	pthread_condattr_t attributes;
+	pthread_t thread;
+
+	pthread_mutex_init(&watch->lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&watch->wake, &attributes);
+	if (pthread_create(&thread, NULL, run, watch) != 0)
+		abort();
+	pthread_detach(thread);
+}
+
+void
+mill_watch_suspect(MillWatch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	watch->suspected++;
+	pthread_cond_signal(&watch->wake);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+void
+mill_watch_poke(MillWatch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	watch->poke = true;
+	pthread_cond_signal(&watch->wake);
+	pthread_mutex_unlock(&watch->lock);
+}

@@ -1,0 +1,272 @@
+/*
+ * dead_letter.c
+ *		Messages that could not become rows: kept as they came, and tried again.
+ *
+ * A dead letter is written in the transaction of the batch that met it, so
+ * each bad message is kept exactly once.  mill.retry_dead_letters puts them
+ * through the same source and writer, in the caller's transaction but as the
+ * pipeline's owner.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "stream/ingest.h"
+
+PG_FUNCTION_INFO_V1(mill_retry_dead_letters);
+
+/* A longer value is cut here, and its hash goes into the detail. */
+#define KEPT_BYTES (1024 * 1024)
+/* So many letters are put through together. */
+#define RETRY_BATCH 10000
+
+static Datum
+bytes(const char *data, int length)
+{
+	bytea *result = palloc(length + VARHDRSZ);
+
+	SET_VARSIZE(result, length + VARHDRSZ);
+	memcpy(VARDATA(result), data, length);
+	return PointerGetDatum(result);
+}
+
+/* "message of n bytes, sha256 ..." */
+static char *
+describe_cut(const MillMessage *message, const char *detail)
+{
+	uint8 digest[PG_SHA256_DIGEST_LENGTH];
+	char hex[PG_SHA256_DIGEST_STRING_LENGTH] = "";
+	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+
+	if (context == NULL || pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (const uint8 *) mill_message_value(message), message->value_length) < 0 ||
+		pg_cryptohash_final(context, digest, sizeof(digest)) < 0)
+		elog(ERROR, "could not compute a hash");
+	pg_cryptohash_free(context);
+	for (int i = 0; i < sizeof(digest); i++)
+		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+	return psprintf("%s%sThe value had %d bytes, the first %d are kept; its SHA-256 is %s.",
+					detail ? detail : "", detail ? " " : "", message->value_length, KEPT_BYTES, hex);
+}
+
+void
+mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessage *message, const MillDecodeError *error)
+{
+	static MillStatement insert = {
+		.sql = "INSERT INTO mill_catalog.dead_letter (pipeline_id, topic, partition, kafka_offset, key, value, headers,"
+			   " produced_at, timestamp_type, truncated, sqlstate, message, detail)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 >= 0 THEN to_timestamp($8 / 1000.0) END, $9, $10, $11, $12, $13)",
+		.nargs = 13,
+		.types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID, INT4OID, BOOLOID,
+				  TEXTOID, TEXTOID, TEXTOID}};
+	bool cut = message->value_length > KEPT_BYTES;
+	const char *detail = cut ? describe_cut(message, error->detail) : error->detail;
+	Datum values[13] = {0};
+	char nulls[14] = "             ";
+
+	values[0] = Int64GetDatum(pipeline);
+	values[1] = CStringGetTextDatum(stream->topic);
+	values[2] = Int32GetDatum(message->partition);
+	values[3] = Int64GetDatum(message->offset);
+	if (message->key_length >= 0)
+		values[4] = bytes(mill_message_key(message), message->key_length);
+	else
+		nulls[4] = 'n';
+	if (message->value_length >= 0)
+		values[5] = bytes(mill_message_value(message), Min(message->value_length, KEPT_BYTES));
+	else
+		nulls[5] = 'n';
+	values[6] = bytes(mill_message_headers(message), message->headers_length);
+	values[7] = Int64GetDatum(message->timestamp_ms);
+	values[8] = Int32GetDatum(message->timestamp_type);
+	values[9] = BoolGetDatum(cut);
+	values[10] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	values[11] = CStringGetTextDatum(error->message);
+	if (detail)
+		values[12] = CStringGetTextDatum(detail);
+	else
+		nulls[12] = 'n';
+	mill_run(&insert, SPI_OK_INSERT, values, nulls);
+}
+
+/* ---- again ---- */
+
+static bool
+is_tombstone(ItemPointer ordinal)
+{
+	return mill_bound_batch->messages[ItemPointerGetBlockNumber(ordinal)]->value_length < 0;
+}
+
+/* A column of a result row: its bytes, and length or -1. */
+static const char *
+bytes_of(int row, int column, int32 *length)
+{
+	bool isnull;
+	Datum value = mill_value(row, column, &isnull);
+	bytea *data;
+
+	*length = -1;
+	if (isnull)
+		return NULL;
+	data = DatumGetByteaPP(value);
+	*length = VARSIZE_ANY_EXHDR(data);
+	return VARDATA_ANY(data);
+}
+
+/* A message as the gateway would deliver it, from a row of the result. */
+static MillMessage *
+rebuild_message(MemoryContext context, int row)
+{
+	int32 key_length;
+	int32 value_length;
+	int32 headers_length;
+	const char *key = bytes_of(row, 4, &key_length);
+	const char *value = bytes_of(row, 5, &value_length);
+	const char *headers = bytes_of(row, 6, &headers_length);
+	Size size = MILL_PAD(sizeof(MillMessage) + Max(key_length, 0) + Max(value_length, 0) + Max(headers_length, 0));
+	MillMessage *message = MemoryContextAllocZero(context, size);
+
+	message->size = size;
+	message->partition = DatumGetInt32(mill_value(row, 2, NULL));
+	message->offset = DatumGetInt64(mill_value(row, 3, NULL));
+	message->timestamp_ms = DatumGetInt64(mill_value(row, 7, NULL));
+	message->timestamp_type = DatumGetInt32(mill_value(row, 8, NULL));
+	message->key_length = key_length;
+	message->value_length = value_length;
+	message->headers_length = Max(headers_length, 0);
+	if (key_length > 0)
+		memcpy((char *) mill_message_key(message), key, key_length);
+	if (value_length > 0)
+		memcpy((char *) mill_message_value(message), value, value_length);
+	if (headers_length > 0)
+		memcpy((char *) mill_message_headers(message), headers, headers_length);
+	return message;
+}
+
+/* The next letters after an id, locked, into the batch; their ids. */
+static int64 *
+read_letters(int64 pipeline, int64 after, MillBatch *batch)
+{
+	static MillStatement read = {
+		.sql = "SELECT id, partition, kafka_offset, key, value, headers,"
+			   " coalesce((extract(epoch FROM produced_at) * 1000)::int8, -1), timestamp_type FROM mill_catalog.dead_letter"
+			   " WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
+		.nargs = 3,
+		.types = {INT8OID, INT8OID, INT4OID}};
+	Datum values[3] = {Int64GetDatum(pipeline), Int64GetDatum(after), Int32GetDatum(RETRY_BATCH)};
+	int count = mill_run(&read, SPI_OK_SELECT, values, NULL);
+	int64 *ids = MemoryContextAlloc(batch->context, sizeof(int64) * (count + 1));
+
+	batch->count = count;
+	batch->messages = MemoryContextAlloc(batch->context, sizeof(*batch->messages) * (count + 1));
+	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (count + 1));
+	for (int i = 0; i < count; i++)
+	{
+		ids[i] = DatumGetInt64(mill_value(i, 1, NULL));
+		batch->messages[i] = rebuild_message(batch->context, i);
+	}
+	return ids;
+}
+
+/* Letters that became rows go, the others say why they did not; how many went. */
+static int64
+settle_letters(const MillBatch *batch, const int64 *ids)
+{
+	static MillStatement remove = {
+		.sql = "DELETE FROM mill_catalog.dead_letter WHERE id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	static MillStatement keep = {
+		.sql = "UPDATE mill_catalog.dead_letter SET retried_at = clock_timestamp(), sqlstate = $2, message = $3, detail = $4 WHERE id = $1",
+		.nargs = 4,
+		.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID}};
+	int64 gone = 0;
+
+	for (int i = 0; i < batch->count; i++)
+	{
+		const MillDecodeError *error = batch->errors[i];
+		Datum values[4] = {Int64GetDatum(ids[i])};
+
+		if (error == NULL)
+		{
+			gone += mill_run(&remove, SPI_OK_DELETE, values, NULL);
+			continue;
+		}
+		values[1] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+		values[2] = CStringGetTextDatum(error->message);
+		values[3] = error->detail ? CStringGetTextDatum(error->detail) : (Datum) 0;
+		mill_run(&keep, SPI_OK_UPDATE, values, error->detail ? NULL : "   n");
+	}
+	return gone;
+}
+
+/* Run the letters of a batch as the pipeline's owner, whoever calls. */
+static void
+apply_as_owner(const MillPipeline *pipeline, MillSource *source, MillBatch *batch)
+{
+	Oid user;
+	int security;
+
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(pipeline->owner, security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	mill_apply_isolated(source, batch, 0, batch->count);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, security);
+}
+
+/*
+ * SQL: mill.retry_dead_letters(pipeline).
+ */
+Datum
+mill_retry_dead_letters(PG_FUNCTION_ARGS)
+{
+	MillPipeline *pipeline;
+	MillSource *source;
+	MillBatch batch = {0};
+	int64 *ids;
+	int64 after = 0;
+	int64 gone = 0;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"pipeline\" must not be null")));
+	SPI_connect();
+	pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	SPI_finish();
+	source = mill_source_prepare(CurrentMemoryContext, pipeline->source, pipeline->target,
+								 pipeline->upsert, pipeline->key_index);
+	source->spec.is_tombstone = is_tombstone;
+	batch.stream = source->stream->relid;
+	batch.tombstone = pipeline->upsert ? MILL_TOMBSTONE_NULLS : source->stream->tombstone;
+	batch.context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
+
+	do
+	{
+		MemoryContextReset(batch.context);
+		SPI_connect();
+		ids = read_letters(pipeline->id, after, &batch);
+		SPI_finish();
+		if (batch.count == 0)
+			break;
+		after = ids[batch.count - 1];
+		apply_as_owner(pipeline, source, &batch);
+		SPI_connect();
+		gone += settle_letters(&batch, ids);
+		SPI_finish();
+	}
+	while (batch.count == RETRY_BATCH);
+	PG_RETURN_INT64(gone);
+}

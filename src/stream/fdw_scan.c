@@ -1,0 +1,377 @@
+/*
+ * fdw_scan.c
+ *		Running a scan of a stream.
+ *
+ * Reading the topic: the gateway is started for the first row, not before,
+ * and ends with the last one; its memory context is a child of the query's,
+ * so an error or a LIMIT ends it too.  A message is decoded when its row is
+ * asked for; it lies in the gateway's frame, which stays until the next one
+ * is read, and that is not before the next row.
+ *
+ * Reading a bound batch: no gateway, no network.  A message that is bad is
+ * noted in the batch and gives no row; what to do about it is the caller's.
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "nodes/plannodes.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "core/compat.h"
+#include "stream/fdw.h"
+
+/* How long brokers may be out of reach before a query gives up. */
+#define TROUBLE_LIMIT_MS 30000
+
+/* How long a partition may seem to end before its end. */
+#define SHORT_END_LIMIT_MS 10000
+
+MillBatch *mill_bound_batch = NULL;
+
+static void raise_bad_message(MillScan *scan, const MillDecodeError *error) pg_attribute_noreturn();
+
+void
+mill_fdw_begin(ForeignScanState *node, int eflags)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	Relation relation = node->ss.ss_currentRelation;
+	MillScan *scan = palloc0(sizeof(MillScan));
+	Bitmapset *needed = NULL;
+	ListCell *cell;
+
+	node->fdw_state = scan;
+	scan->stream = mill_stream_load(RelationGetRelid(relation));
+	scan->conditions = list_nth(plan->fdw_private, MILL_PLAN_CONDITIONS);
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+
+	scan->userid = mill_scan_user(node);
+	scan->values = ExecInitExprList(plan->fdw_exprs, (PlanState *) node);
+	scan->row = AllocSetContextCreate(CurrentMemoryContext, "stream row", ALLOCSET_DEFAULT_SIZES);
+	foreach (cell, (List *) list_nth(plan->fdw_private, MILL_PLAN_ATTRIBUTES))
+		needed = bms_add_member(needed, lfirst_int(cell));
+	scan->decoder = mill_decoder_create(scan->stream, RelationGetDescr(relation), needed);
+}
+
+/* ---- one message ---- */
+
+static void
+scan_error_context(void *arg)
+{
+	MillScan *scan = arg;
+
+	errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->topic,
+			   scan->message->partition, (long long) scan->message->offset);
+}
+
+/*
+ * Decode the scan's message into the slot, which then holds it until the next
+ * call.  An error raised in here tells where the message is.
+ */
+static bool
+decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
+{
+	ErrorContextCallback callback;
+	MemoryContext old;
+	bool good;
+
+	callback.callback = scan_error_context;
+	callback.arg = scan;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	ExecClearTuple(slot);
+	MemoryContextReset(scan->row);
+	old = MemoryContextSwitchTo(scan->row);
+	good = mill_decode(scan->decoder, scan->message, slot->tts_values, slot->tts_isnull, error);
+	MemoryContextSwitchTo(old);
+
+	error_context_stack = callback.previous;
+	if (good)
+	{
+		ExecStoreVirtualTuple(slot);
+		slot->tts_tableOid = scan->stream->relid;
+	}
+	return good;
+}
+
+static const MillDecodeError tombstone_error = {
+	ERRCODE_NULL_VALUE_NOT_ALLOWED, "message has a null value (tombstone)", NULL};
+
+/* ---- a bound batch ---- */
+
+static void
+note_error(MillBatch *batch, int ordinal, const MillDecodeError *error)
+{
+	MillDecodeError *copy = MemoryContextAlloc(batch->context, sizeof(MillDecodeError));
+
+	copy->sqlerrcode = error->sqlerrcode;
+	copy->message = MemoryContextStrdup(batch->context, error->message);
+	copy->detail = error->detail ? MemoryContextStrdup(batch->context, error->detail) : NULL;
+	batch->errors[ordinal] = copy;
+}
+
+static TupleTableSlot *
+next_bound(MillScan *scan, TupleTableSlot *slot)
+{
+	MillBatch *batch = scan->batch;
+
+	while (scan->ordinal < batch->last)
+	{
+		int ordinal = scan->ordinal++;
+		MillDecodeError error = {0, NULL, NULL};
+
+		CHECK_FOR_INTERRUPTS();
+		if (batch->errors[ordinal])
+			continue;
+		batch->current = ordinal;
+		scan->message = batch->messages[ordinal];
+		scan->messages++;
+
+		if (scan->message->value_length < 0 && batch->tombstone != MILL_TOMBSTONE_NULLS)
+		{
+			if (batch->tombstone == MILL_TOMBSTONE_DEAD_LETTER)
+				note_error(batch, ordinal, &tombstone_error);
+			continue;
+		}
+		if (decode(scan, slot, &error))
+		{
+			ItemPointerSet(&slot->tts_tid, (BlockNumber) ordinal, FirstOffsetNumber);
+			return slot;
+		}
+		note_error(batch, ordinal, &error);
+	}
+	return ExecClearTuple(slot);
+}
+
+/* ---- the topic ---- */
+
+/* A partition's position is known; has it come to the end of its range? */
+static void
+take_end(MillScan *scan, const char *payload)
+{
+	int32 partition;
+	int64 position;
+
+	memcpy(&partition, payload, sizeof(partition));
+	memcpy(&position, payload + 8, sizeof(position));
+	for (int i = 0; i < scan->nranges; i++)
+	{
+		MillRange *range = &scan->ranges[i];
+
+		if (range->partition != partition || range->ended)
+			continue;
+		if (position >= range->end)
+		{
+			range->ended = true;
+			scan->running--;
+		}
+
+		/*
+		 * Before its end: a replica that is behind, which will catch up, or a
+		 * topic that lost messages, which will not.
+		 */
+		else if (scan->short_since == 0)
+			scan->short_since = GetCurrentTimestamp();
+	}
+}
+
+static void
+take_event(MillScan *scan, const MillFrame *frame)
+{
+	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
+	const char *words = (const char *) (event + 1);
+
+	switch (event->kind)
+	{
+		case MILL_EVENT_LOG:
+			elog(DEBUG1, "gateway: %s", words);
+			break;
+		case MILL_EVENT_RECOVERED:
+			scan->trouble = NULL;
+			break;
+		case MILL_EVENT_DEGRADED:
+			if (scan->trouble == NULL)
+				scan->trouble_since = GetCurrentTimestamp();
+			scan->trouble = MemoryContextStrdup(scan->reading, words);
+			break;
+		case MILL_EVENT_AUTHENTICATION:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+					 errmsg("could not authenticate with the brokers of server \"%s\"",
+							GetForeignServer(scan->stream->serverid)->servername),
+					 errdetail_internal("%s", words)));
+			break;
+		case MILL_EVENT_OUT_OF_RANGE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+					 errmsg("messages of topic \"%s\", partition %d went away while they were read",
+							scan->stream->topic, event->partition),
+					 errdetail_internal("%s", words),
+					 errhint("Retention or a deletion passed the scan; read again.")));
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+					 errmsg("could not read topic \"%s\"", scan->stream->topic),
+					 errdetail_internal("%s", words)));
+	}
+}
+
+/* Wait for the gateway, but not for ever where it seems of no use. */
+static void
+wait_for_gateway(MillScan *scan)
+{
+	if (mill_gateway_wait(scan->gateway, 1000))
+		return;
+	if (scan->trouble &&
+		TimestampDifferenceExceeds(scan->trouble_since, GetCurrentTimestamp(), TROUBLE_LIMIT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
+				 errmsg("could not read topic \"%s\"", scan->stream->topic),
+				 errdetail_internal("%s", scan->trouble)));
+	if (scan->short_since != 0 &&
+		TimestampDifferenceExceeds(scan->short_since, GetCurrentTimestamp(), SHORT_END_LIMIT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+				 errmsg("topic \"%s\" ends before the offsets that its broker promised", scan->stream->topic),
+				 errhint("If the topic was recreated or lost messages, read again.")));
+}
+
+/*
+ * The next message of the topic, NULL when every range has come to its end;
+ * valid until the next call.
+ */
+static const MillMessage *
+next_message(MillScan *scan)
+{
+	while (scan->at == scan->frame_end)
+	{
+		const MillFrame *frame;
+
+		if (scan->running == 0)
+			return NULL;
+		CHECK_FOR_INTERRUPTS();
+		frame = mill_gateway_next(scan->gateway);
+		if (frame == NULL)
+		{
+			wait_for_gateway(scan);
+			continue;
+		}
+		switch (frame->type)
+		{
+			case MILL_REPLY_DATA:
+				scan->at = mill_frame_payload(frame);
+				scan->frame_end = scan->at + frame->length;
+				scan->short_since = 0;
+				break;
+			case MILL_REPLY_END:
+				take_end(scan, mill_frame_payload(frame));
+				break;
+			case MILL_REPLY_EVENT:
+				take_event(scan, frame);
+				break;
+			default:
+				/* new watermarks and partitions: this scan's end is fixed */
+				break;
+		}
+	}
+
+	scan->message = (const MillMessage *) scan->at;
+	scan->at += scan->message->size;
+	scan->messages++;
+	return scan->message;
+}
+
+static void
+raise_bad_message(MillScan *scan, const MillDecodeError *error)
+{
+	ereport(ERROR,
+			(errcode(error->sqlerrcode),
+			 errmsg_internal("%s", error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0,
+			 errhint("To read past bad messages set the stream's option on_error to 'skip', or leave out the columns that fail."),
+			 errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->topic,
+						scan->message->partition, (long long) scan->message->offset)));
+}
+
+static TupleTableSlot *
+next_row(MillScan *scan, TupleTableSlot *slot)
+{
+	while (next_message(scan))
+	{
+		MillDecodeError error = {0, NULL, NULL};
+		bool good;
+
+		if (scan->message->value_length < 0 && scan->stream->tombstone == MILL_TOMBSTONE_SKIP)
+			continue;
+		if (scan->message->value_length < 0 && scan->stream->tombstone == MILL_TOMBSTONE_DEAD_LETTER)
+		{
+			error = tombstone_error;
+			good = false;
+		}
+		else
+			good = decode(scan, slot, &error);
+		if (good)
+			return slot;
+		if (scan->stream->on_error != MILL_ON_ERROR_SKIP)
+			raise_bad_message(scan, &error);
+		scan->skipped++;
+	}
+
+	/* the slot's values may point into the last frame */
+	ExecClearTuple(slot);
+	mill_fdw_close_topic(scan);
+	return slot;
+}
+
+/* ---- the scan ---- */
+
+TupleTableSlot *
+mill_fdw_iterate(ForeignScanState *node)
+{
+	MillScan *scan = (MillScan *) node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+
+	if (!scan->opened)
+	{
+		scan->opened = true;
+		scan->batch = mill_bound_batch && mill_bound_batch->stream == scan->stream->relid ? mill_bound_batch : NULL;
+		if (scan->batch)
+			scan->ordinal = scan->batch->first;
+		else
+			mill_fdw_open_topic(node, scan);
+	}
+	return scan->batch ? next_bound(scan, slot) : next_row(scan, slot);
+}
+
+void
+mill_fdw_rescan(ForeignScanState *node)
+{
+	MillScan *scan = (MillScan *) node->fdw_state;
+
+	ExecClearTuple(node->ss.ss_ScanTupleSlot);
+	mill_fdw_close_topic(scan);
+	scan->opened = false;
+}
+
+void
+mill_fdw_end(ForeignScanState *node)
+{
+	MillScan *scan = (MillScan *) node->fdw_state;
+
+	if (scan == NULL)
+		return;
+	mill_fdw_close_topic(scan);
+	if (scan->skipped > 0)
+		ereport(NOTICE,
+				(errmsg_plural("skipped %lld bad message of topic \"%s\"",
+							   "skipped %lld bad messages of topic \"%s\"",
+							   scan->skipped, (long long) scan->skipped, scan->stream->topic)));
+}

@@ -1,0 +1,645 @@
+/*
+ * gateway.c
+ *		The Postgres side of a mill_gateway.
+ *
+ * Runs in backends and workers.  The gateway is a child of this process, but
+ * not one that the postmaster knows: it does not touch shared memory, so
+ * however it ends, nobody else is disturbed.  Nothing here is durable.
+ *
+ * Who dies first:
+ * - The gateway: we read end of file, reap it, and raise an error that says
+ *   how it ended.
+ * - The transaction: the reset callback of the memory context that the gateway
+ *   was started in kills and reaps it.
+ * - This process, even by SIGKILL: the gateway's standard input closes, and
+ *   PR_SET_PDEATHSIG kills it.
+ *
+ * The pipes do not block on our side.  We wait on the latch, so that a cancel
+ * is served at once.
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
+
+#include "core/compat.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#include "stream/gateway.h"
+
+#define PROGRAM "mill_gateway"
+
+#define PIPE_SIZE (1024 * 1024)
+#define READ_SIZE (256 * 1024)
+
+/* No frame is as long; a longer one means that we lost the thread. */
+#define FRAME_LIMIT (MaxAllocHugeSize / 4)
+
+/*
+ * Address space of a gateway.  Its queue is bounded, but a compressed batch
+ * is not: gzip and lz4 batches unpack to whatever the producer chose, and the
+ * library has no limit for that.  1 GB leaves room for any honest batch; what
+ * needs more ends the gateway and not the server.
+ */
+#define ADDRESS_SPACE ((rlim_t) 1024 * 1024 * 1024)
+
+struct MillGateway
+{
+	pid_t pid; /* 0 once it was reaped */
+	pid_t owner;
+	int to;
+	int from;
+	MemoryContext context;
+	MemoryContextCallback callback;
+	char *buffer; /* aligned, as palloc gives it */
+	Size room;
+	Size filled;
+	Size consumed; /* of filled: frames that were given out */
+};
+
+/* ---- starting and ending ---- */
+
+/*
+ * In the child, between fork and exec: only what is safe in a copy of a
+ * backend.  Never returns.
+ */
+static void
+run_program(const char *path, int in, int out, pid_t parent)
+{
+	char *const arguments[] = {PROGRAM, NULL};
+	char *const environment[] = {"PATH=/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", NULL};
+	struct rlimit limit;
+	sigset_t none;
+	int null;
+	int score;
+
+#ifdef __linux__
+	/* The parent may have died before this took hold. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(1);
+#endif
+	setpgid(0, 0);
+	for (int i = 1; i < NSIG; i++)
+		signal(i, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+
+	/* Move the pipes out of the way of 0 to 2 first. */
+	in = fcntl(in, F_DUPFD, 3);
+	out = fcntl(out, F_DUPFD, 3);
+	null = open("/dev/null", O_WRONLY);
+	if (in < 0 || out < 0 || null < 0 ||
+		dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
+		_exit(1);
+
+	/* When memory runs short the kernel shall take this one first. */
+	score = open("/proc/self/oom_score_adj", O_WRONLY);
+	if (score >= 0 && write(score, "500", 3) < 0)
+		(void) score; /* as far as we are allowed */
+
+#if defined(__linux__) && defined(SYS_close_range)
+	if (syscall(SYS_close_range, 3, ~0U, 0) < 0)
+#endif
+	{
+		long most = sysconf(_SC_OPEN_MAX);
+
+		for (int i = 3; i < (most > 0 ? most : 1024); i++)
+			close(i);
+	}
+
+	limit.rlim_cur = limit.rlim_max = ADDRESS_SPACE;
+	setrlimit(RLIMIT_AS, &limit);
+	limit.rlim_cur = limit.rlim_max = 0; /* a core would hold passwords */
+	setrlimit(RLIMIT_CORE, &limit);
+	if (chdir("/") < 0)
+		_exit(1);
+	execve(path, arguments, environment);
+	_exit(127);
+}
+
+/* Close both ends of a pipe; -1 is no end. */
+static void
+close_pipe(int *ends)
+{
+	for (int i = 0; i < 2; i++)
+	{
+		if (ends[i] >= 0)
+			close(ends[i]);
+		ends[i] = -1;
+	}
+}
+
+/* Two pipes, to the gateway and from it. */
+static bool
+open_pipes(int *to, int *from)
+{
+	to[0] = to[1] = from[0] = from[1] = -1;
+	if (pipe(to) < 0 || pipe(from) < 0)
+		return false;
+	for (int i = 0; i < 2; i++)
+	{
+		fcntl(to[i], F_SETFD, FD_CLOEXEC);
+		fcntl(from[i], F_SETFD, FD_CLOEXEC);
+	}
+#ifdef F_SETPIPE_SZ
+	/* Larger pipes let the gateway run ahead; not all systems grant them. */
+	(void) fcntl(from[0], F_SETPIPE_SZ, PIPE_SIZE);
+#endif
+	return fcntl(to[1], F_SETFL, O_NONBLOCK) == 0 && fcntl(from[0], F_SETFL, O_NONBLOCK) == 0;
+}
+
+/*
+ * Start the program.  All signals are held off around fork, so that no
+ * handler of ours runs in the child.
+ */
+static void
+spawn(MillGateway *gateway)
+{
+	char path[MAXPGPATH];
+	int to[2];
+	int from[2];
+	pid_t parent = getpid();
+	pid_t pid;
+	sigset_t all;
+	sigset_t before;
+	int saved;
+
+	snprintf(path, sizeof(path), "%s/%s", pkglib_path, PROGRAM);
+	if (access(path, X_OK) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not find program \"%s\": %m", path),
+				 errhint("Install pg_mill completely: \"make install\" puts it beside the library.")));
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start %s: too many open files", PROGRAM)));
+	ReserveExternalFD();
+
+	if (!open_pipes(to, from))
+		pid = -1;
+	else
+	{
+		sigfillset(&all);
+		sigprocmask(SIG_SETMASK, &all, &before);
+		fflush(NULL);
+		pid = fork();
+		if (pid == 0)
+			run_program(path, to[0], from[1], parent);
+		saved = errno;
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		errno = saved;
+	}
+	if (pid < 0)
+	{
+		saved = errno;
+		close_pipe(to);
+		close_pipe(from);
+		ReleaseExternalFD();
+		ReleaseExternalFD();
+		errno = saved;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start %s: %m", PROGRAM)));
+	}
+	close(to[0]);
+	close(from[1]);
+	gateway->pid = pid;
+	gateway->to = to[1];
+	gateway->from = from[0];
+}
+
+/* Close our ends, kill what is left, reap it.  Returns its wait status. */
+static int
+finish(MillGateway *gateway)
+{
+	int status = 0;
+
+	if (gateway->pid == 0 || gateway->owner != MyProcPid)
+		return 0;
+	close(gateway->to);
+	close(gateway->from);
+	ReleaseExternalFD();
+	ReleaseExternalFD();
+	kill(gateway->pid, SIGKILL);
+	while (waitpid(gateway->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	gateway->pid = 0;
+	return status;
+}
+
+static void
+finish_callback(void *arg)
+{
+	finish(arg);
+}
+
+void
+mill_gateway_end(MillGateway *gateway)
+{
+	finish(gateway);
+}
+
+int
+mill_gateway_pid(MillGateway *gateway)
+{
+	return gateway->pid;
+}
+
+/*
+ * The other end is closed.  The gateway closes it only by ending, so wait for
+ * that; it may be an instant away.
+ */
+static void
+raise_gone(MillGateway *gateway)
+{
+	int status = 0;
+	pid_t pid = gateway->pid;
+	pid_t ended;
+
+	if (pid == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("kafka gateway was ended")));
+	for (int i = 0; (ended = waitpid(pid, &status, WNOHANG)) == 0 && i < 100; i++)
+		pg_usleep(1000L);
+	if (ended == pid)
+	{
+		close(gateway->to);
+		close(gateway->from);
+		ReleaseExternalFD();
+		ReleaseExternalFD();
+		gateway->pid = 0;
+	}
+	else
+		status = finish(gateway);
+
+	if (WIFSIGNALED(status))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("kafka gateway ended unexpectedly"),
+				 errdetail("It was terminated by signal %d: %s.", WTERMSIG(status), pg_strsignal(WTERMSIG(status))),
+				 WTERMSIG(status) == SIGABRT ? errhint("It may have come to its memory limit of %d MB; a batch of messages that unpacks to more does that.",
+													   (int) (ADDRESS_SPACE / (1024 * 1024)))
+											 : 0));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("kafka gateway ended unexpectedly"),
+			 WEXITSTATUS(status) == 127 ? errdetail("The program could not be executed, or a library that it needs is missing.")
+										: errdetail("It exited with status %d.", WEXITSTATUS(status))));
+}
+
+/* ---- waiting, reading, writing ---- */
+
+/* Wait for one of these events on the descriptor, the latch, or the time. */
+static int
+wait_for(int fd, int events, long timeout_ms)
+{
+	int happened;
+
+	happened = WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events |
+									 (timeout_ms >= 0 ? WL_TIMEOUT : 0),
+								 fd, timeout_ms, MILL_WAIT_EVENT);
+	if (happened & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return happened;
+}
+
+bool
+mill_gateway_wait(MillGateway *gateway, long timeout_ms)
+{
+	if (gateway->pid == 0)
+		return true; /* mill_gateway_next says so */
+	return (wait_for(gateway->from, WL_SOCKET_READABLE, timeout_ms) & WL_SOCKET_READABLE) != 0;
+}
+
+/* Is a whole frame here?  Its whole length is in *whole if its header is. */
+static bool
+have_frame(MillGateway *gateway, Size *whole)
+{
+	Size here = gateway->filled - gateway->consumed;
+	const MillFrame *frame = (const MillFrame *) (gateway->buffer + gateway->consumed);
+
+	*whole = 0;
+	if (here < sizeof(MillFrame))
+		return false;
+	if (frame->version != MILL_PROTOCOL_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("%s speaks version %d of the protocol, not %d", PROGRAM, frame->version, MILL_PROTOCOL_VERSION),
+				 errhint("Install the library and %s from one build, and restart the server.", PROGRAM)));
+	*whole = sizeof(MillFrame) + MILL_PAD(frame->length);
+	if (*whole > FRAME_LIMIT)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("frame of %zu bytes from %s is too long", *whole, PROGRAM)));
+	return here >= *whole;
+}
+
+/*
+ * Make room to read READ_SIZE, or the rest of a long frame.  What was not
+ * consumed moves to the beginning, so that it is aligned.
+ */
+static void
+make_room(MillGateway *gateway, Size whole)
+{
+	Size need = Max(whole, READ_SIZE) + READ_SIZE;
+
+	if (gateway->consumed > 0)
+	{
+		memmove(gateway->buffer, gateway->buffer + gateway->consumed, gateway->filled - gateway->consumed);
+		gateway->filled -= gateway->consumed;
+		gateway->consumed = 0;
+	}
+	/* A buffer that one long frame left behind shrinks again. */
+	if (gateway->room < need || (gateway->room > 4 * need && gateway->filled <= need))
+	{
+		gateway->buffer = repalloc_huge(gateway->buffer, need);
+		gateway->room = need;
+	}
+}
+
+const MillFrame *
+mill_gateway_next(MillGateway *gateway)
+{
+	Size whole;
+
+	for (;;)
+	{
+		ssize_t n;
+
+		if (have_frame(gateway, &whole))
+		{
+			const MillFrame *frame = (const MillFrame *) (gateway->buffer + gateway->consumed);
+
+			gateway->consumed += whole;
+			return frame;
+		}
+		if (gateway->pid == 0)
+			raise_gone(gateway);
+		make_room(gateway, whole);
+		n = read(gateway->from, gateway->buffer + gateway->filled, gateway->room - gateway->filled);
+		if (n > 0)
+			gateway->filled += n;
+		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return NULL;
+		else if (n == 0 || errno != EINTR)
+			raise_gone(gateway);
+	}
+}
+
+/* Write a whole request, however long. */
+static void
+send_request(MillGateway *gateway, uint8 type, const void *payload, Size length)
+{
+	StringInfoData request;
+	MillFrame frame = {.length = length, .type = type, .version = MILL_PROTOCOL_VERSION};
+	Size sent = 0;
+
+	if (gateway->pid == 0)
+		raise_gone(gateway);
+	initStringInfo(&request);
+	appendBinaryStringInfo(&request, (const char *) &frame, sizeof(frame));
+	appendBinaryStringInfo(&request, payload, length);
+	while (request.len % 8 != 0)
+		appendStringInfoChar(&request, '\0');
+
+	while (sent < request.len)
+	{
+		ssize_t n = write(gateway->to, request.data + sent, request.len - sent);
+
+		if (n > 0)
+			sent += n;
+		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			wait_for(gateway->to, WL_SOCKET_WRITEABLE, -1L);
+		else if (errno != EINTR)
+			raise_gone(gateway);
+	}
+	/* it may have held a password */
+	explicit_bzero(request.data, request.len);
+	pfree(request.data);
+}
+
+/* ---- answers ---- */
+
+/* Text from outside, made fit for this database. */
+static char *
+to_server(const char *text)
+{
+	char *copy = pstrdup(text);
+
+	if (!pg_verify_mbstr(PG_UTF8, copy, strlen(copy), true))
+	{
+		for (char *c = copy; *c != '\0'; c++)
+		{
+			if (IS_HIGHBIT_SET(*c))
+				*c = '?';
+		}
+	}
+	return pg_any_to_server(copy, strlen(copy), PG_UTF8);
+}
+
+/* The next of the strings in a payload; the empty string after the last. */
+static char *
+next_string(const char **at, const char *end)
+{
+	const char *text = *at;
+	const char *zero = text < end ? memchr(text, '\0', end - text) : NULL;
+
+	if (zero == NULL)
+		return pstrdup("");
+	*at = zero + 1;
+	return to_server(text);
+}
+
+/* Raise what an ERROR frame says. */
+static void
+raise_error(const MillFrame *frame)
+{
+	const char *at = mill_frame_payload(frame);
+	const char *end = at + frame->length;
+	char *state = next_string(&at, end);
+	char *message = next_string(&at, end);
+	char *detail = next_string(&at, end);
+	char *hint = next_string(&at, end);
+	int code = ERRCODE_FDW_ERROR;
+
+	if (strlen(state) == 5)
+		code = MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+	ereport(ERROR,
+			(errcode(code),
+			 errmsg_internal("%s", message),
+			 detail[0] ? errdetail_internal("%s", detail) : 0,
+			 hint[0] ? errhint("%s", hint) : 0));
+}
+
+/* Wait for the answer to a request. */
+static const MillFrame *
+receive_reply(MillGateway *gateway, uint8 type, Size shortest)
+{
+	const MillFrame *frame;
+
+	while ((frame = mill_gateway_next(gateway)) == NULL)
+		mill_gateway_wait(gateway, -1L);
+	if (frame->type == MILL_REPLY_ERROR)
+		raise_error(frame);
+	if (frame->type != type || frame->length < shortest)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("unexpected answer of type %d and %u bytes from %s", frame->type, frame->length, PROGRAM)));
+	return frame;
+}
+
+/* ---- requests ---- */
+
+MillGateway *
+mill_gateway_start(List *properties, int flags)
+{
+	MillGateway *gateway = palloc0(sizeof(MillGateway));
+	StringInfoData request;
+	ListCell *cell;
+
+	gateway->owner = MyProcPid;
+	gateway->context = CurrentMemoryContext;
+	gateway->room = 2 * READ_SIZE;
+	gateway->buffer = palloc(gateway->room);
+	initStringInfo(&request);
+	appendStringInfoChar(&request, (char) flags);
+	foreach (cell, properties)
+	{
+		const MillProperty *property = lfirst(cell);
+		char *name = pg_server_to_any(property->name, strlen(property->name), PG_UTF8);
+		char *value = pg_server_to_any(property->value, strlen(property->value), PG_UTF8);
+
+		appendStringInfoChar(&request, property->place);
+		appendBinaryStringInfo(&request, name, strlen(name) + 1);
+		appendBinaryStringInfo(&request, value, strlen(value) + 1);
+	}
+
+	spawn(gateway);
+	gateway->callback.func = finish_callback;
+	gateway->callback.arg = gateway;
+	MemoryContextRegisterResetCallback(gateway->context, &gateway->callback);
+
+	/*
+	 * The gateway is ended here when it objects, and not only with the
+	 * context: a caller may catch the error and live on for long.
+	 */
+	PG_TRY();
+	{
+		send_request(gateway, MILL_REQUEST_CONFIGURE, request.data, request.len);
+		receive_reply(gateway, MILL_REPLY_OK, 0);
+	}
+	PG_CATCH();
+	{
+		finish(gateway);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	explicit_bzero(request.data, request.len);
+	pfree(request.data);
+	return gateway;
+}
+
+int
+mill_gateway_partitions(MillGateway *gateway, const char *topic, int timeout_ms)
+{
+	StringInfoData request;
+	int32 timeout = timeout_ms;
+	int32 count;
+	char *name = pg_server_to_any(topic, strlen(topic), PG_UTF8);
+
+	initStringInfo(&request);
+	appendBinaryStringInfo(&request, (const char *) &timeout, sizeof(timeout));
+	appendBinaryStringInfo(&request, name, strlen(name) + 1);
+	send_request(gateway, MILL_REQUEST_METADATA, request.data, request.len);
+	pfree(request.data);
+	memcpy(&count, mill_frame_payload(receive_reply(gateway, MILL_REPLY_METADATA, sizeof(count))), sizeof(count));
+	return count;
+}
+
+/* Send a timeout, a count and count items; receive count items. */
+static void
+exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item,
+		 uint8 reply_type, void *answers, Size answer, int count, int timeout_ms)
+{
+	StringInfoData request;
+	int32 head[2] = {timeout_ms, count};
+
+	initStringInfo(&request);
+	appendBinaryStringInfo(&request, (const char *) head, sizeof(head));
+	appendBinaryStringInfo(&request, items, item * count);
+	send_request(gateway, request_type, request.data, request.len);
+	pfree(request.data);
+	memcpy(answers, mill_frame_payload(receive_reply(gateway, reply_type, answer * count)), answer * count);
+}
+
+/* The caller fills in each mark's partition. */
+void
+mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, int count, int timeout_ms)
+{
+	int32 *partitions = palloc(sizeof(int32) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		partitions[i] = marks[i].partition;
+	exchange(gateway, MILL_REQUEST_WATERMARKS, partitions, sizeof(int32),
+			 MILL_REPLY_WATERMARKS, marks, sizeof(MillWatermark), count, timeout_ms);
+	pfree(partitions);
+}
+
+void
+mill_gateway_times(MillGateway *gateway, const MillPartitionTime *times,
+				   MillPartitionOffset *offsets, int count, int timeout_ms)
+{
+	exchange(gateway, MILL_REQUEST_TIMES, times, sizeof(MillPartitionTime),
+			 MILL_REPLY_TIMES, offsets, sizeof(MillPartitionOffset), count, timeout_ms);
+}
+
+/* A list of palloc'd strings. */
+List *
+mill_gateway_topics(MillGateway *gateway, int timeout_ms)
+{
+	int32 timeout = timeout_ms;
+	const MillFrame *frame;
+	const char *at;
+	const char *end;
+	List *topics = NIL;
+
+	send_request(gateway, MILL_REQUEST_TOPICS, &timeout, sizeof(timeout));
+	frame = receive_reply(gateway, MILL_REPLY_TOPICS, 0);
+	at = mill_frame_payload(frame);
+	end = at + frame->length;
+	while (at < end)
+		topics = lappend(topics, next_string(&at, end));
+	return topics;
+}
+
+void
+mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count)
+{
+	StringInfoData request;
+	int32 head[2] = {count, 0};
+
+	initStringInfo(&request);
+	appendBinaryStringInfo(&request, (const char *) head, sizeof(head));
+	appendBinaryStringInfo(&request, (const char *) assignments, sizeof(MillAssignment) * count);
+	send_request(gateway, MILL_REQUEST_ASSIGN, request.data, request.len);
+	pfree(request.data);
+}

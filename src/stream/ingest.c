@@ -1,0 +1,463 @@
+/*
+ * ingest.c
+ *		The ingest worker: moves messages from a topic into a table.
+ *
+ *	wait for frames -> gather a batch -> apply it in one transaction -> again
+ *
+ * A batch ends when the gateway has nothing more at the moment, or at the
+ * pipeline's limits; while one is applied, the next one grows in the pipe and
+ * in the gateway.  No transaction is open while waiting.
+ *
+ * What is durable: the offset rows, committed with the rows of the batch.  In
+ * memory only: the batch, and the gateway's place in the topic, which is
+ * always at or ahead of the stored offsets.  Whatever dies, the next worker
+ * reads the offset rows and starts a gateway there:
+ *
+ *	gateway dies			-> this worker raises an error and exits
+ *	this worker dies		-> its gateway ends with it
+ *	before the commit		-> nothing of the batch is visible; read again
+ *	after the commit		-> rows and offsets are there; not read again
+ *
+ * A gateway reads its partitions from given offsets and cannot be moved: for
+ * a new partition the worker ends and the next one has it.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "core/catalog.h"
+#include "core/worker.h"
+#include "core/xact.h"
+#include "stream/ingest.h"
+
+/* How long the gateway may take to answer, in milliseconds. */
+#define ANSWER_TIMEOUT 10000
+/* Between two looks at whether we should stop, in milliseconds. */
+#define LOOK_INTERVAL 1000
+
+extern PGDLLEXPORT void mill_ingest_main(Datum arg);
+
+/* The batch's messages know their place; see mill_bound_batch. */
+static bool
+is_tombstone(ItemPointer ordinal)
+{
+	return mill_bound_batch->messages[ItemPointerGetBlockNumber(ordinal)]->value_length < 0;
+}
+
+static MillOnError
+error_policy(const MillIngest *ingest)
+{
+	const char *name = ingest->pipeline->on_error;
+
+	if (name == NULL)
+		return ingest->source->stream->on_error;
+	if (strcmp(name, "stop") == 0)
+		return MILL_ON_ERROR_STOP;
+	if (strcmp(name, "skip") == 0)
+		return MILL_ON_ERROR_SKIP;
+	return MILL_ON_ERROR_DEAD_LETTER;
+}
+
+/*
+ * Plan the source and bind the batch to it.  Also when DDL has changed
+ * something; in a transaction.
+ */
+void
+mill_ingest_prepare(MillIngest *ingest)
+{
+	MillPipeline *pipeline = ingest->pipeline;
+	MillBatch *batch = &ingest->batch;
+
+	if (ingest->source)
+		MemoryContextDelete(ingest->source->context);
+	ingest->source = NULL;
+	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->source, pipeline->target,
+										 pipeline->upsert, pipeline->key_index);
+	ingest->source->spec.is_tombstone = is_tombstone;
+	ingest->on_error = error_policy(ingest);
+	batch->stream = ingest->source->stream->relid;
+	batch->tombstone = pipeline->upsert ? MILL_TOMBSTONE_NULLS : ingest->source->stream->tombstone;
+}
+
+/* The source or target may be gone: say which, for the pipeline's reason. */
+static void
+check_relations(const MillPipeline *pipeline)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pipeline->source)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the source of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Drop the pipeline with mill.drop_pipeline and create it anew.")));
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pipeline->target)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Drop the pipeline with mill.drop_pipeline and create it anew.")));
+}
+
+/*
+ * Read the pipeline's row and plan its source.  False if there is nothing to
+ * do.
+ */
+static bool
+load(MillIngest *ingest, int64 id)
+{
+	mill_xact_begin("loading a pipeline");
+	if (!OidIsValid(mill_extension()))
+	{
+		mill_xact_commit();
+		return false;
+	}
+	MemoryContextSwitchTo(ingest->source_parent);
+	SPI_connect();
+	ingest->pipeline = mill_pipeline_by_id(id, false);
+	SPI_finish();
+	if (ingest->pipeline == NULL || !ingest->pipeline->enabled || ingest->pipeline->failure)
+	{
+		mill_xact_commit();
+		return false;
+	}
+	check_relations(ingest->pipeline);
+	mill_ingest_prepare(ingest);
+	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->relid,
+							   ingest->pipeline->target);
+	mill_xact_commit();
+	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
+	return true;
+}
+
+/* Start a gateway with the rights and the secrets of the owner. */
+static void
+start_gateway(MillIngest *ingest)
+{
+	List *properties;
+	int flags;
+
+	mill_xact_begin("starting a gateway");
+	MemoryContextSwitchTo(ingest->source_parent);
+	properties = mill_stream_properties(ingest->source->stream->serverid, GetUserId(), &flags);
+	mill_xact_commit();
+
+	MemoryContextSwitchTo(ingest->source_parent);
+	ingest->gateway = mill_gateway_start(properties, flags);
+	ingest->topic_partitions = mill_gateway_partitions(ingest->gateway, ingest->source->stream->topic, ANSWER_TIMEOUT);
+}
+
+static void
+assign(MillIngest *ingest)
+{
+	MillAssignment *assignments = palloc0(sizeof(MillAssignment) * (ingest->npartitions + 1));
+
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		assignments[i].partition = ingest->partitions[i].partition;
+		assignments[i].start = ingest->partitions[i].stored;
+		assignments[i].end = -1;
+	}
+	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions);
+}
+
+static MillPartition *
+find_partition(MillIngest *ingest, int32 partition)
+{
+	/* Ours are every n-th of the topic's, in order. */
+	int i = partition / ingest->pipeline->workers;
+
+	if (i < ingest->npartitions && ingest->partitions[i].partition == partition)
+		return &ingest->partitions[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the gateway delivered partition %d, which it was not asked for", partition)));
+}
+
+/* ---- gathering ---- */
+
+static void
+empty_batch(MillIngest *ingest)
+{
+	MillBatch *batch = &ingest->batch;
+
+	MemoryContextReset(batch->context);
+	batch->count = 0;
+	batch->messages = NULL;
+	batch->errors = NULL;
+	ingest->room = 0;
+	ingest->batch_bytes = 0;
+	ingest->batch_began = 0;
+}
+
+/* Make room for one message more. */
+static void
+grow_batch(MillIngest *ingest)
+{
+	MillBatch *batch = &ingest->batch;
+	int room = ingest->room ? ingest->room * 2 : 4096;
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+	batch->messages = batch->messages ? repalloc_huge(batch->messages, sizeof(*batch->messages) * room)
+									  : palloc(sizeof(*batch->messages) * room);
+	ingest->room = room;
+	MemoryContextSwitchTo(old);
+}
+
+/* Keep a frame's messages, in the order they came. */
+static void
+take_messages(MillIngest *ingest, const MillFrame *frame)
+{
+	MillBatch *batch = &ingest->batch;
+	char *copy = MemoryContextAllocHuge(batch->context, frame->length);
+	char *end = copy + frame->length;
+
+	memcpy(copy, mill_frame_payload(frame), frame->length);
+	for (char *at = copy; at < end; at += ((MillMessage *) at)->size)
+	{
+		const MillMessage *message = (const MillMessage *) at;
+		MillPartition *partition = find_partition(ingest, message->partition);
+
+		/* What was applied before is never applied again. */
+		if (message->offset < partition->position)
+			continue;
+		partition->position = message->offset + 1;
+		partition->ended = false;
+		if (batch->count == ingest->room)
+			grow_batch(ingest);
+		batch->messages[batch->count++] = message;
+	}
+	ingest->batch_bytes += frame->length;
+	if (ingest->batch_began == 0)
+		ingest->batch_began = GetCurrentTimestamp();
+}
+
+/* The end of a partition, which may be past the last message. */
+static void
+take_end(MillIngest *ingest, const MillFrame *frame)
+{
+	int32 number;
+	int64 position;
+	MillPartition *partition;
+
+	memcpy(&number, mill_frame_payload(frame), sizeof(number));
+	memcpy(&position, mill_frame_payload(frame) + 8, sizeof(position));
+	partition = find_partition(ingest, number);
+	partition->ended = true;
+	if (position > partition->position)
+		partition->position = position;
+	if (partition->position != partition->stored || partition->high != partition->position)
+		partition->stale = true;
+	partition->high = partition->position;
+}
+
+static void
+take_watermarks(MillIngest *ingest, const MillFrame *frame)
+{
+	const MillWatermark *marks = (const MillWatermark *) mill_frame_payload(frame);
+	int count = frame->length / sizeof(MillWatermark);
+
+	for (int i = 0; i < count; i++)
+	{
+		MillPartition *partition = find_partition(ingest, marks[i].partition);
+
+		if (marks[i].low >= 0)
+			partition->low = marks[i].low;
+		if (marks[i].high > partition->high && !partition->ended)
+			partition->high = marks[i].high;
+		if (partition->ended && marks[i].high > partition->position)
+			mill_slot_report(mill_my_slot, MILL_STATE_IDLE,
+							 psprintf("everything committed is read; an open transaction holds partition %d at offset %lld",
+									  partition->partition, (long long) partition->position));
+	}
+}
+
+/* What the client library met with; true if the pipeline has failed. */
+static bool
+take_event(MillIngest *ingest, const MillFrame *frame)
+{
+	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
+	const char *text = (const char *) (event + 1);
+	const char *failure = NULL;
+
+	switch ((MillEventKind) event->kind)
+	{
+		case MILL_EVENT_LOG:
+			ereport(DEBUG1, (errmsg_internal("kafka client: %s", text)));
+			return false;
+		case MILL_EVENT_RECOVERED:
+			mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+			return false;
+		case MILL_EVENT_DEGRADED:
+		case MILL_EVENT_AUTHENTICATION:
+			ereport(LOG, (errmsg("pipeline \"%s\": broker not available", ingest->pipeline->name),
+						  errdetail_internal("%s", text)));
+			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, text);
+			return false;
+		case MILL_EVENT_FATAL:
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("kafka client cannot go on"), errdetail_internal("%s", text)));
+		case MILL_EVENT_TOPIC_GONE:
+			failure = psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
+							   ingest->source->stream->topic);
+			break;
+		case MILL_EVENT_OUT_OF_RANGE:
+			/* The next worker compares offsets and topic, and says it better. */
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("offset of partition %d is no longer in topic \"%s\"",
+							event->partition, ingest->source->stream->topic),
+					 errdetail_internal("%s", text)));
+	}
+	mill_xact_begin("recording a failure");
+	SPI_connect();
+	mill_pipeline_fail(ingest->pipeline->id, failure);
+	SPI_finish();
+	mill_xact_commit();
+	return true;
+}
+
+/* One frame; true if the worker is to end. */
+static bool
+take_frame(MillIngest *ingest, const MillFrame *frame)
+{
+	switch (frame->type)
+	{
+		case MILL_REPLY_DATA:
+			take_messages(ingest, frame);
+			return false;
+		case MILL_REPLY_END:
+			take_end(ingest, frame);
+			return false;
+		case MILL_REPLY_HIGH:
+			take_watermarks(ingest, frame);
+			return false;
+		case MILL_REPLY_EVENT:
+			return take_event(ingest, frame);
+		case MILL_REPLY_PARTITIONS:
+		{
+			int32 count;
+
+			memcpy(&count, mill_frame_payload(frame), sizeof(count));
+			return count > ingest->topic_partitions;
+		}
+		default:
+			elog(ERROR, "unexpected frame of type %c from the gateway", frame->type);
+	}
+}
+
+/* Has the batch come to one of its limits? */
+static bool
+is_full(const MillIngest *ingest)
+{
+	const MillPipeline *pipeline = ingest->pipeline;
+
+	return ingest->batch.count >= pipeline->batch_rows || ingest->batch_bytes >= pipeline->batch_bytes ||
+		   (ingest->batch_began != 0 &&
+			TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), pipeline->max_wait_ms));
+}
+
+/* Take what is here, up to a batch; true if the worker is to end. */
+static bool
+gather(MillIngest *ingest)
+{
+	const MillFrame *frame;
+
+	while (!is_full(ingest) && (frame = mill_gateway_next(ingest->gateway)) != NULL)
+	{
+		if (take_frame(ingest, frame))
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_news(const MillIngest *ingest)
+{
+	if (ingest->batch.count > 0)
+		return true;
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		if (ingest->partitions[i].stale)
+			return true;
+	}
+	return false;
+}
+
+static bool
+all_ended(const MillIngest *ingest)
+{
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		if (!ingest->partitions[i].ended)
+			return false;
+	}
+	return true;
+}
+
+/* Show whether we are behind; a state set by an event stays until data come. */
+static void
+report(MillIngest *ingest)
+{
+	MillSlot *slot = &mill_shared->slots[mill_my_slot];
+	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
+
+	if (slot->state != state)
+		mill_slot_report(mill_my_slot, state, NULL);
+}
+
+static void
+run(MillIngest *ingest)
+{
+	while (!mill_worker_should_stop())
+	{
+		bool end = gather(ingest);
+
+		if (has_news(ingest))
+		{
+			if (!mill_apply(ingest))
+				return;
+			mill_worker_succeeded();
+			empty_batch(ingest);
+			report(ingest);
+		}
+		if (end)
+			return;
+		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}
+
+/* Body of the worker; see mill_worker_run. */
+static void
+ingest_body(int64 pipeline, int worker_no)
+{
+	MillIngest *ingest = MemoryContextAllocZero(TopMemoryContext, sizeof(MillIngest));
+
+	ingest->worker_no = worker_no;
+	ingest->source_parent = AllocSetContextCreate(TopMemoryContext, "pg_mill ingest", ALLOCSET_DEFAULT_SIZES);
+	ingest->batch.context = AllocSetContextCreate(TopMemoryContext, "pg_mill batch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(ingest->source_parent);
+
+	if (!load(ingest, pipeline))
+		return;
+	start_gateway(ingest);
+	if (!mill_offsets_load(ingest))
+		return;
+	assign(ingest);
+	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+	run(ingest);
+}
+
+void
+mill_ingest_main(Datum arg)
+{
+	mill_worker_run(arg, "pipeline", ingest_body);
+}

@@ -1,0 +1,239 @@
+/*
+ * pipeline.c
+ *		A pipeline's row: reading it, rights, states that last.
+ *
+ * mill_catalog.pipeline says what is wanted.  Every change of a row counts its
+ * version up; a worker that finds another version than it started with ends
+ * and is started anew, so that nothing is reconfigured in place.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "core/xact.h"
+#include "stream/pipeline.h"
+
+#define PIPELINE_COLUMNS                                                               \
+	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                     \
+	" mode = 'upsert', key_index::oid, start_position, start_resolved, on_error,"      \
+	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes," \
+	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version"
+
+static char *
+copy_text(MemoryContext context, int column)
+{
+	char *value = mill_text(0, column);
+
+	return value ? MemoryContextStrdup(context, value) : NULL;
+}
+
+/* The first row of SPI's result. */
+static MillPipeline *
+read_row(MemoryContext context)
+{
+	MillPipeline *p = MemoryContextAllocZero(context, sizeof(MillPipeline));
+	bool isnull;
+
+	p->id = DatumGetInt64(mill_value(0, 1, NULL));
+	p->name = copy_text(context, 2);
+	p->owner = DatumGetObjectId(mill_value(0, 3, NULL));
+	p->source = DatumGetObjectId(mill_value(0, 4, NULL));
+	p->stream = DatumGetObjectId(mill_value(0, 5, NULL));
+	p->target = DatumGetObjectId(mill_value(0, 6, NULL));
+	p->upsert = DatumGetBool(mill_value(0, 7, NULL));
+	p->key_index = DatumGetObjectId(mill_value(0, 8, &isnull));
+	p->start = copy_text(context, 9);
+	p->start_resolved = DatumGetBool(mill_value(0, 10, NULL));
+	p->on_error = copy_text(context, 11);
+	p->max_errors = DatumGetInt32(mill_value(0, 12, NULL));
+	p->sync = DatumGetBool(mill_value(0, 13, NULL));
+	p->workers = DatumGetInt32(mill_value(0, 14, NULL));
+	p->batch_rows = DatumGetInt32(mill_value(0, 15, NULL));
+	p->batch_bytes = DatumGetInt32(mill_value(0, 16, NULL));
+	p->max_wait_ms = DatumGetInt32(mill_value(0, 17, NULL));
+	p->enabled = DatumGetBool(mill_value(0, 18, NULL));
+	p->failure = copy_text(context, 19);
+	p->version = DatumGetInt64(mill_value(0, 20, NULL));
+	return p;
+}
+
+/* The context that was current before SPI_connect. */
+static MemoryContext
+callers_context(void)
+{
+	void *probe = SPI_palloc(1);
+	MemoryContext context = GetMemoryChunkContext(probe);
+
+	pfree(probe);
+	return context;
+}
+
+MillPipeline *
+mill_pipeline_by_id(int64 id, bool lock)
+{
+	static MillStatement read = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	static MillStatement read_and_lock = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1 FOR UPDATE",
+		.nargs = 1,
+		.types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	if (mill_run(lock ? &read_and_lock : &read, SPI_OK_SELECT, values, NULL) == 0)
+		return NULL;
+	return read_row(callers_context());
+}
+
+/*
+ * A user's pipeline, locked, for a change.
+ */
+MillPipeline *
+mill_pipeline_by_name(const char *name)
+{
+	static MillStatement read = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE name = $1 FOR UPDATE",
+		.nargs = 1,
+		.types = {TEXTOID}};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	MillPipeline *p;
+
+	if (mill_run(&read, SPI_OK_SELECT, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist", name)));
+	p = read_row(callers_context());
+	if (!has_privs_of_role(GetUserId(), p->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of pipeline \"%s\"", name)));
+	return p;
+}
+
+/* INSERT on the whole target, or on each of its columns that come. */
+static void
+check_insert(Oid user, Oid source, Oid target)
+{
+	AttrNumber attnum = 0;
+	char *column;
+
+	if (pg_class_aclcheck(target, user, ACL_INSERT) == ACLCHECK_OK)
+		return;
+	while ((column = get_attname(source, ++attnum, true)) != NULL)
+	{
+		AttrNumber target_attnum = get_attnum(target, column);
+
+		if (target_attnum != InvalidAttrNumber &&
+			pg_attribute_aclcheck(target, target_attnum, user, ACL_INSERT) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+	}
+}
+
+void
+mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target)
+{
+	Oid server = GetForeignServerIdByRelId(stream);
+
+	if (mill_server_aclcheck(server, user, ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, GetForeignServer(server)->servername);
+	if (pg_class_aclcheck(source, user, ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)), get_rel_name(source));
+	check_insert(user, source, target);
+
+	if (superuser_arg(user) && !mill_superuser_any_target && !superuser_arg(mill_relation_owner(target)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a superuser's pipeline cannot write into \"%s\", which belongs to another role",
+						get_rel_name(target)),
+				 errdetail("Triggers and defaults of that role would run as superuser."),
+				 errhint("Create the pipeline as the target's owner, or set mill.superuser_any_target.")));
+}
+
+static void
+set_rest(MillStatement *statement, int64 id, const char *reason)
+{
+	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(reason)};
+
+	mill_run(statement, SPI_OK_UPDATE, values, NULL);
+	mill_wake_manager_at_commit();
+}
+
+void
+mill_pipeline_fail(int64 id, const char *failure)
+{
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET failure = $2, state_at = clock_timestamp(),"
+			   " version = version + 1 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, TEXTOID}};
+
+	set_rest(&statement, id, failure);
+}
+
+void
+mill_pipeline_pause(int64 id, const char *reason)
+{
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = $2, state_at = clock_timestamp(),"
+			   " version = version + 1 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, TEXTOID}};
+
+	set_rest(&statement, id, reason);
+}
+
+/*
+ * What the manager is to start: the workers of all pipelines that are enabled,
+ * sound, and at home in this database.
+ */
+static List *
+desired_workers(void)
+{
+	static MillStatement statement = {
+		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline"
+			   " WHERE enabled AND failure IS NULL"
+			   " AND armed_system = mill_catalog.system_identifier()"
+			   " AND armed_database = $1 ORDER BY id",
+		.nargs = 1,
+		.types = {OIDOID}};
+	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
+	uint64 rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
+	List *work_list = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int workers = DatumGetInt32(mill_value(row, 4, NULL));
+
+		for (int n = 0; n < workers; n++)
+		{
+			MillWork *work = palloc0(sizeof(MillWork));
+
+			work->object_id = DatumGetInt64(mill_value(row, 1, NULL));
+			work->worker_no = n;
+			work->owner = DatumGetObjectId(mill_value(row, 2, NULL));
+			work->version = DatumGetInt64(mill_value(row, 3, NULL));
+			work->title = psprintf("pipeline %s", mill_text(row, 5));
+			work_list = lappend(work_list, work);
+		}
+	}
+	return work_list;
+}
+
+const MillRoom mill_pipeline_room = {
+	.kind = MILL_KIND_PIPELINE,
+	.function = "mill_ingest_main",
+	.desired = desired_workers,
+};

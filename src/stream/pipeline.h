@@ -1,0 +1,64 @@
+/*
+ * pipeline.h
+ *		A pipeline: its row, who may do what with it, its offsets.
+ */
+#ifndef MILL_STREAM_PIPELINE_H
+#define MILL_STREAM_PIPELINE_H
+
+#include "core/manager.h"
+#include "stream/gateway.h"
+#include "stream/stream.h"
+
+typedef struct MillPipeline
+{
+	int64 id;
+	char *name;
+	Oid owner;
+	Oid source;
+	Oid stream;
+	Oid target;
+	bool upsert;
+	Oid key_index; /* InvalidOid: the primary key */
+	char *start;
+	bool start_resolved; /* the start position was turned into offsets */
+	char *on_error;		 /* NULL: as the stream says */
+	int max_errors;		 /* bad messages per minute; 0: no limit */
+	bool sync;
+	int workers;
+	int batch_rows;
+	int batch_bytes;
+	int max_wait_ms;
+	bool enabled;
+	char *failure;
+	int64 version;
+} MillPipeline;
+
+extern const MillRoom mill_pipeline_room;
+
+/*
+ * All need a transaction, connected to SPI; results live in the context that
+ * was current before SPI_connect.
+ */
+extern MillPipeline *mill_pipeline_by_id(int64 id, bool lock);
+extern MillPipeline *mill_pipeline_by_name(const char *name);
+
+/* Raise an error unless the user may read this source into this target. */
+extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target);
+
+/* Let the pipeline rest until its owner acts, with a reason; in its batch's transaction or alone. */
+extern void mill_pipeline_fail(int64 id, const char *failure);
+extern void mill_pipeline_pause(int64 id, const char *reason);
+
+/* ---- positions: earliest, latest, a timestamp, {"partition": offset} ---- */
+
+/* Check what a user wrote; returns the form to store. */
+extern char *mill_position_check(const char *text);
+
+/*
+ * The offsets a position means for partitions first .. first + count - 1, -1
+ * where it says nothing about a partition.
+ */
+extern void mill_position_resolve(const char *position, MillGateway *gateway,
+								  const int32 *partitions, int64 *offsets, int count, int timeout_ms);
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * source.h
+ *		The query of a pipeline: from its stream, by views, to its target.
+ */
+#ifndef MILL_STREAM_SOURCE_H
+#define MILL_STREAM_SOURCE_H
+
+#include "nodes/plannodes.h"
+#include "stream/stream.h"
+#include "stream/writer.h"
+
+typedef struct MillSource
+{
+	MemoryContext context; /* holds this and all of it */
+	MillStream *stream;
+	PlannedStmt *plan;	/* delivers spec.source */
+	MillWriteSpec spec; /* is_tombstone and path are the caller's to set */
+} MillSource;
+
+/*
+ * Check that the source is row-wise over one stream and fits the target, and
+ * plan it.  Needs a transaction with an active snapshot; the result lives in
+ * a child of the parent context.  Errors are the user's.
+ */
+extern MillSource *mill_source_prepare(MemoryContext parent, Oid source, Oid target, bool upsert, Oid key_index);
+
+/*
+ * Lock what the plan touches.  False if it is no longer valid: delete its
+ * context and prepare anew.
+ */
+extern bool mill_source_lock(MillSource *source);
+
+#endif
