@@ -16,9 +16,9 @@ PG_CFLAGS = $(if $(WERROR),$(WARNINGS) -Werror -isystem $(includedir_server))
 WARNINGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wmissing-prototypes -Wstrict-prototypes -Wshadow -Wvla
 
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
-REGRESS_OPTS = --inputdir=test
+REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test --outputdir=.
+ISOLATION_OPTS = --inputdir=test --outputdir=. --encoding=UTF8
 EXTRA_CLEAN = mill_gateway src/gateway/*.o
 
 # Another librdkafka than the system's: make LIBRDKAFKA_PREFIX=/opt/librdkafka

@@ -27,6 +27,8 @@ COMMENT ON FUNCTION mill.kafka_handler() IS 'handler of the foreign data wrapper
 CREATE FUNCTION mill.kafka_validator(text[], oid) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'mill_kafka_validator';
 COMMENT ON FUNCTION mill.kafka_validator(text[], oid) IS 'validator of the options of servers, user mappings and streams';
+-- It starts a gateway. DDL calls it without asking for the right to.
+REVOKE ALL ON FUNCTION mill.kafka_validator(text[], oid) FROM PUBLIC;
 
 CREATE FOREIGN DATA WRAPPER kafka HANDLER mill.kafka_handler VALIDATOR mill.kafka_validator;
 COMMENT ON FOREIGN DATA WRAPPER kafka IS 'Kafka topics as foreign tables (streams)';
@@ -50,7 +52,7 @@ CREATE TABLE mill_catalog.pipeline (
     stream regclass NOT NULL,
     target regclass NOT NULL,
     mode text NOT NULL CHECK (mode IN ('append', 'upsert')),
-    key_index regclass,
+    key_index name, -- not regclass: a dump makes indexes after it loads this row
     start_position text NOT NULL,
     start_resolved boolean NOT NULL DEFAULT false,
     on_error text CHECK (on_error IN ('dead_letter', 'stop', 'skip')),
@@ -198,6 +200,11 @@ CREATE FUNCTION mill.retry_dead_letters(pipeline text) RETURNS bigint
 COMMENT ON FUNCTION mill.retry_dead_letters(text)
     IS 'put a pipeline''s dead letters through again; returns how many became rows';
 
+CREATE FUNCTION mill.delete_dead_letters(pipeline text, id bigint DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_delete_dead_letters';
+COMMENT ON FUNCTION mill.delete_dead_letters(text, bigint)
+    IS 'give up a pipeline''s dead letters, all or one; returns how many';
+
 CREATE FUNCTION mill.arm() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_arm';
 COMMENT ON FUNCTION mill.arm() IS 'let the pipelines of a restored or copied database run here; superusers only';
@@ -209,8 +216,9 @@ CREATE FUNCTION mill_catalog.worker_slots(
     OUT pipeline_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
     OUT since timestamptz, OUT retry_at timestamptz) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_worker_slots';
+-- PUBLIC keeps the right to execute it, since mill.pipelines calls it with the
+-- rights of whoever asks; by name only the owner of the schema reaches it.
 COMMENT ON FUNCTION mill_catalog.worker_slots() IS 'the workers of this database, from shared memory';
-REVOKE ALL ON FUNCTION mill_catalog.worker_slots() FROM PUBLIC;
 
 CREATE FUNCTION mill_catalog.headers_to_jsonb(bytea) RETURNS jsonb
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_headers_to_jsonb';
@@ -284,13 +292,15 @@ SELECT p.name AS pipeline,
        o.partition,
        o.low_offset,
        o.high_offset,
-       o.next_offset AS stored_offset,
-       greatest(o.high_offset - o.next_offset, 0) AS lag,
+       n.stored_offset,
+       greatest(o.high_offset - n.stored_offset, 0) AS lag,
        o.last_event_at,
        CASE WHEN o.last_commit_at > clock_timestamp() - interval '10 seconds' THEN o.rows_per_second ELSE 0 END AS rows_per_second,
        o.offsets_skipped
 FROM mill_catalog.pipeline p
 JOIN mill_catalog.pipeline_offset o ON o.pipeline_id = p.id
+-- negative after mill.seek, until the worker has found the new offset
+CROSS JOIN LATERAL (SELECT CASE WHEN o.next_offset < 0 THEN -1 - o.next_offset ELSE o.next_offset END AS stored_offset) n
 WHERE mill_catalog.is_visible(p.owner);
 COMMENT ON VIEW mill.lag IS 'how far each partition of one''s pipelines is behind its topic';
 GRANT SELECT ON mill.lag TO PUBLIC;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define SLICE 100
+#define PAUSE 20
 #define DOWN_GRACE 1500
 
 /* Longest wait that a request may ask for, in milliseconds. */
@@ -41,6 +42,15 @@ take_deadline(MillPayload *request, int64_t *deadline)
 		timeout = 1;
 	*deadline = mill_now() + (timeout > TIMEOUT_LIMIT ? TIMEOUT_LIMIT : timeout);
 	return true;
+}
+
+/* The shorter of two waits, at least a millisecond. */
+static int
+least(int64_t a, int64_t b)
+{
+	int64_t wait = a < b ? a : b;
+
+	return wait < 1 ? 1 : (int) wait;
 }
 
 /* Let the library tell what it has to tell. */
@@ -98,6 +108,8 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 {
 	int64_t now = mill_now();
 
+	/* some errors are answers, and come at once: wait a little */
+	rd_kafka_poll(client->rk, PAUSE);
 	serve(client);
 	return client->refused || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
 }
@@ -117,9 +129,7 @@ ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, cons
 	for (;;)
 	{
 		int64_t left = deadline - mill_now();
-		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata,
-													 (int) (slice < left ? slice : left > 1 ? left
-																							: 1));
+		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata, least(slice, left));
 
 		if (code == RD_KAFKA_RESP_ERR_NO_ERROR && topic != NULL &&
 			(*metadata)->topic_cnt == 1 && is_passing((*metadata)->topics[0].err))
@@ -204,8 +214,7 @@ ask_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t d
 	{
 		int64_t left = deadline - mill_now();
 
-		code = rd_kafka_offsets_for_times(client->rk, list, (int) (slice < left ? slice : left > 1 ? left
-																								   : 1));
+		code = rd_kafka_offsets_for_times(client->rk, list, least(slice, left));
 		if (!is_passing(code) || is_hopeless(client, started, deadline))
 			break;
 		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)

@@ -59,10 +59,11 @@ typedef struct Stream
 	bool down;			 /* DEGRADED or AUTHENTICATION was reported */
 	bool refused;		 /* it was AUTHENTICATION */
 	int told_partitions; /* last count that was reported */
-	bool finished;		 /* FATAL was reported */
-	bool broken;		 /* nobody reads */
-	size_t taken;		 /* bytes, since it was last poked */
-	size_t longest;		 /* of the queue since it was last poked */
+	bool told_gone;
+	bool finished;	/* FATAL was reported */
+	bool broken;	/* nobody reads */
+	size_t taken;	/* bytes, since it was last poked */
+	size_t longest; /* of the queue since it was last poked */
 	int64_t next_high;
 } Stream;
 
@@ -330,12 +331,16 @@ report_watch(Stream *stream)
 {
 	bool down;
 	bool certain;
+	bool gone;
+	int32_t missing;
 	int partitions;
 
 	pthread_mutex_lock(&stream->watch.lock);
 	certain = stream->watch.suspected == stream->watch.probed;
 	down = stream->watch.down;
 	partitions = stream->watch.partitions;
+	gone = stream->watch.gone;
+	missing = stream->watch.missing;
 	pthread_mutex_unlock(&stream->watch.lock);
 
 	if (down && !stream->down)
@@ -351,6 +356,12 @@ report_watch(Stream *stream)
 		stream->down = stream->refused = stream->client->refused = false;
 		stream->client->last_error[0] = '\0';
 		send_event(stream, MILL_EVENT_RECOVERED, 0, -1, "the partitions' leaders answer again");
+	}
+	if (gone && !stream->told_gone)
+	{
+		stream->told_gone = true;
+		send_event(stream, MILL_EVENT_TOPIC_GONE, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, missing,
+				   rd_kafka_err2str(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
 	}
 	if (partitions > 0 && partitions != stream->told_partitions)
 	{

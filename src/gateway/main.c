@@ -30,6 +30,14 @@
 /* Stacks count against the limit on address space, and brokers are many. */
 #define THREAD_STACK (1024 * 1024)
 
+/* The parent is gone, or wants us gone: that is a good end. */
+static void
+end_well(int signal_number)
+{
+	(void) signal_number;
+	_exit(0);
+}
+
 /* Ends the program when the other end of standard input closes. */
 static void *
 watch_parent(void *arg)
@@ -53,6 +61,7 @@ set_up_process(void)
 
 	/* A broker that hangs up within a TLS write must not end us. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, end_well);
 
 	/* Each further arena reserves 64 MB of address space. */
 	mallopt(M_ARENA_MAX, 2);

@@ -146,7 +146,8 @@ typedef enum MillEventKind
 {
 	MILL_EVENT_DEGRADED = 1,   /* brokers or leader unreachable; the client
 								 * keeps trying */
-	MILL_EVENT_RECOVERED,	   /* after DEGRADED: data or an end again */
+	MILL_EVENT_RECOVERED,	   /* after DEGRADED or AUTHENTICATION: the
+								 * leaders of all our partitions answer */
 	MILL_EVENT_AUTHENTICATION, /* refused; text has the hint; keeps trying */
 	MILL_EVENT_OUT_OF_RANGE,   /* partition's offset is not on the broker */
 	MILL_EVENT_TOPIC_GONE,	   /* topic or partition unknown to the broker */

@@ -4,7 +4,10 @@
  *
  * Three duties:
  *
- * - Every PARTITIONS_EVERY, how many partitions the topic has.
+ * - Every PARTITIONS_EVERY: how many partitions has the topic, and is it still
+ *   there?  librdkafka 2.0.2 just stops fetching from a topic that was deleted.
+ *   Brokers learn of topics one after the other, so it must be gone for
+ *   GONE_AFTER before we believe it.
  *
  * - When the library reports a failed connection: do the leaders of all our
  *   partitions answer?  A broker that closes an idle connection is reported
@@ -28,6 +31,8 @@
 #include <time.h>
 
 #define PARTITIONS_EVERY 10000
+#define GONE_AFTER 5000
+#define GONE_EVERY 500
 #define PROBE_EVERY 300
 #define PROBE_TIMEOUT 1000
 #define METADATA_TIMEOUT 5000
@@ -58,6 +63,23 @@ probe(const MillWatch *watch)
 		   code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
 }
 
+/* Note that the topic, or a partition of ours, is not there, or that all are. */
+static void
+note_missing(MillWatch *watch, bool is_missing, int32_t partition)
+{
+	if (!is_missing)
+		watch->gone_since = 0;
+	else if (watch->gone_since == 0)
+		watch->gone_since = now_ms();
+	else if (now_ms() - watch->gone_since >= GONE_AFTER)
+	{
+		pthread_mutex_lock(&watch->lock);
+		watch->gone = true;
+		watch->missing = partition;
+		pthread_mutex_unlock(&watch->lock);
+	}
+}
+
 /*
  * Remember one of our partitions for each leader, in chosen, which has room
  * for all.  Returns how many, or -1 if the broker did not answer.
@@ -67,6 +89,7 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 {
 	const struct rd_kafka_metadata *metadata;
 	int32_t *leaders;
+	int32_t missing = -1;
 	int found = 0;
 
 	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, METADATA_TIMEOUT) != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -86,6 +109,8 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 				if (topic->partitions[j].id == watch->assigned[i])
 					leader = topic->partitions[j].leader;
 			}
+			if (watch->assigned[i] >= topic->partition_cnt)
+				missing = watch->assigned[i];
 			for (known = 0; known < found && leaders[known] != leader; known++)
 				;
 			if (leader >= 0 && known == found)
@@ -97,7 +122,10 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 		pthread_mutex_lock(&watch->lock);
 		watch->partitions = topic->partition_cnt;
 		pthread_mutex_unlock(&watch->lock);
+		note_missing(watch, missing >= 0, missing);
 	}
+	else if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+		note_missing(watch, true, -1);
 	free(leaders);
 	rd_kafka_metadata_destroy(metadata);
 	return found;
@@ -164,7 +192,8 @@ run(void *arg)
 			int found = ask_topic(watch, chosen);
 
 			leaders = found >= 0 ? found : leaders;
-			next_topic = now_ms() + (found >= 0 ? PARTITIONS_EVERY : PROBE_EVERY);
+			next_topic = now_ms() + (found < 0 ? PROBE_EVERY : watch->gone_since && !watch->gone ? GONE_EVERY
+																								 : PARTITIONS_EVERY);
 		}
 	}
 	return NULL;

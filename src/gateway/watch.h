@@ -26,7 +26,10 @@ typedef struct MillWatch
 	unsigned probed;	/* out: the suspicion that down is the answer to */
 	bool poke;			/* in: brokers may be asleep, wake them */
 	bool down;			/* out: the leaders do not all answer */
-	int partitions; /* out: the topic's, 0 when not known */
+	bool gone;			/* out: the topic, or one of our partitions, is no more */
+	int32_t missing;	/* out: that partition, or -1 for the topic */
+	int partitions;		/* out: the topic's, 0 when not known */
+	int64_t gone_since; /* the thread's own: 0, or when it was first not there */
 } MillWatch;
 
 extern void mill_watch_start(MillWatch *watch);

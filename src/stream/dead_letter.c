@@ -25,6 +25,7 @@
 #include "stream/ingest.h"
 
 PG_FUNCTION_INFO_V1(mill_retry_dead_letters);
+PG_FUNCTION_INFO_V1(mill_delete_dead_letters);
 
 /* A longer value is cut here, and its hash goes into the detail. */
 #define KEPT_BYTES (1024 * 1024)
@@ -268,5 +269,30 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 		SPI_finish();
 	}
 	while (batch.count == RETRY_BATCH);
+	PG_RETURN_INT64(gone);
+}
+
+/*
+ * SQL: mill.delete_dead_letters(pipeline [, id]).
+ */
+Datum
+mill_delete_dead_letters(PG_FUNCTION_ARGS)
+{
+	static MillStatement delete = {
+		.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id = coalesce($2, id)",
+		.nargs = 2,
+		.types = {INT8OID, INT8OID}};
+	Datum values[2];
+	int64 gone;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"pipeline\" must not be null")));
+	SPI_connect();
+	values[0] = Int64GetDatum(mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)))->id);
+	values[1] = PG_GETARG_DATUM(1);
+	gone = mill_run(&delete, SPI_OK_DELETE, values, PG_ARGISNULL(1) ? " n" : NULL);
+	SPI_finish();
 	PG_RETURN_INT64(gone);
 }

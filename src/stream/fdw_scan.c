@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
+#include "access/xact.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
@@ -21,6 +23,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
@@ -296,9 +299,46 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
 			(errcode(error->sqlerrcode),
 			 errmsg_internal("%s", error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 errhint("To read past bad messages set the stream's option on_error to 'skip', or leave out the columns that fail."),
+			 errhint("To read past bad messages set the stream's option on_error to 'skip', or narrow the offsets that are read."),
 			 errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->topic,
 						scan->message->partition, (long long) scan->message->offset)));
+}
+
+/*
+ * Decode, where on_error is 'skip': some types' input functions raise an
+ * error instead of reporting one, and only a subtransaction contains that.
+ */
+static bool
+decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool good = false;
+
+	/* not allowed beside parallel workers; there such an error ends the query */
+	if (IsInParallelMode())
+		return decode(scan, slot, error);
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		good = decode(scan, slot, error);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		int category = ERRCODE_TO_CATEGORY(geterrcode());
+
+		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return good;
 }
 
 static TupleTableSlot *
@@ -316,6 +356,8 @@ next_row(MillScan *scan, TupleTableSlot *slot)
 			error = tombstone_error;
 			good = false;
 		}
+		else if (scan->stream->on_error == MILL_ON_ERROR_SKIP)
+			good = decode_contained(scan, slot, &error);
 		else
 			good = decode(scan, slot, &error);
 		if (good)

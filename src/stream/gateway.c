@@ -11,8 +11,11 @@
  *   how it ended.
  * - The transaction: the reset callback of the memory context that the gateway
  *   was started in kills and reaps it.
- * - This process, even by SIGKILL: the gateway's standard input closes, and
- *   PR_SET_PDEATHSIG kills it.
+ * - This process, in order: an exit callback kills and reaps it.
+ * - This process, by SIGKILL: the gateway's standard input closes, and
+ *   PR_SET_PDEATHSIG tells it too; it exits with status 0.  Where the
+ *   postmaster is process 1, as in a container, it is the postmaster that
+ *   reaps the orphan, and any other status would be a crash to it.
  *
  * The pipes do not block on our side.  We wait on the latch, so that a cancel
  * is served at once.
@@ -30,10 +33,12 @@
 #endif
 
 #include "core/compat.h"
+#include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
@@ -57,7 +62,8 @@
 
 struct MillGateway
 {
-	pid_t pid; /* 0 once it was reaped */
+	dlist_node node; /* in running */
+	pid_t pid;		 /* 0 once it was reaped */
 	pid_t owner;
 	int to;
 	int from;
@@ -68,6 +74,9 @@ struct MillGateway
 	Size filled;
 	Size consumed; /* of filled: frames that were given out */
 };
+
+/* The gateways of this process, for its exit. */
+static dlist_head running = DLIST_STATIC_INIT(running);
 
 /* ---- starting and ending ---- */
 
@@ -87,7 +96,7 @@ run_program(const char *path, int in, int out, pid_t parent)
 
 #ifdef __linux__
 	/* The parent may have died before this took hold. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+	if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
 		_exit(1);
 #endif
 	setpgid(0, 0);
@@ -238,7 +247,17 @@ finish(MillGateway *gateway)
 	while (waitpid(gateway->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	gateway->pid = 0;
+	dlist_delete(&gateway->node);
 	return status;
+}
+
+static void
+finish_all(int code, Datum arg)
+{
+	dlist_mutable_iter it;
+
+	dlist_foreach_modify (it, &running)
+		finish(dlist_container(MillGateway, node, it.cur));
 }
 
 static void
@@ -512,6 +531,7 @@ receive_reply(MillGateway *gateway, uint8 type, Size shortest)
 MillGateway *
 mill_gateway_start(List *properties, int flags)
 {
+	static bool exit_registered = false;
 	MillGateway *gateway = palloc0(sizeof(MillGateway));
 	StringInfoData request;
 	ListCell *cell;
@@ -533,7 +553,11 @@ mill_gateway_start(List *properties, int flags)
 		appendBinaryStringInfo(&request, value, strlen(value) + 1);
 	}
 
+	if (!exit_registered)
+		on_proc_exit(finish_all, 0);
+	exit_registered = true;
 	spawn(gateway);
+	dlist_push_head(&running, &gateway->node);
 	gateway->callback.func = finish_callback;
 	gateway->callback.arg = gateway;
 	MemoryContextRegisterResetCallback(gateway->context, &gateway->callback);

@@ -126,7 +126,7 @@ load(MillIngest *ingest, int64 id)
 	check_relations(ingest->pipeline);
 	mill_ingest_prepare(ingest);
 	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->relid,
-							   ingest->pipeline->target);
+							   ingest->pipeline->target, ingest->pipeline->upsert);
 	mill_xact_commit();
 	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
 	return true;
@@ -398,14 +398,14 @@ all_ended(const MillIngest *ingest)
 	return true;
 }
 
-/* Show whether we are behind; a state set by an event stays until data come. */
+/* Show whether we are behind; trouble stays shown until data come again. */
 static void
-report(MillIngest *ingest)
+report(MillIngest *ingest, bool progress)
 {
 	MillSlot *slot = &mill_shared->slots[mill_my_slot];
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
 
-	if (slot->state != state)
+	if (slot->state != state && (progress || slot->state != MILL_STATE_DEGRADED))
 		mill_slot_report(mill_my_slot, state, NULL);
 }
 
@@ -422,8 +422,10 @@ run(MillIngest *ingest)
 				return;
 			mill_worker_succeeded();
 			empty_batch(ingest);
-			report(ingest);
+			report(ingest, true);
 		}
+		else
+			report(ingest, false);
 		if (end)
 			return;
 		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);

@@ -27,7 +27,7 @@
 
 #define PIPELINE_COLUMNS                                                               \
 	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                     \
-	" mode = 'upsert', key_index::oid, start_position, start_resolved, on_error,"      \
+	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"           \
 	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes," \
 	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version"
 
@@ -39,12 +39,28 @@ copy_text(MemoryContext context, int column)
 	return value ? MemoryContextStrdup(context, value) : NULL;
 }
 
+/* The index of that name beside the table, InvalidOid without a name. */
+static Oid
+find_index(Oid table, const char *name)
+{
+	Oid index;
+
+	if (name == NULL)
+		return InvalidOid;
+	index = get_relname_relid(name, get_rel_namespace(table));
+	if (!OidIsValid(index) && OidIsValid(get_rel_namespace(table)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the key index \"%s\" no longer exists", name),
+				 errhint("Create a unique index of that name, or drop the pipeline and create it anew.")));
+	return index;
+}
+
 /* The first row of SPI's result. */
 static MillPipeline *
 read_row(MemoryContext context)
 {
 	MillPipeline *p = MemoryContextAllocZero(context, sizeof(MillPipeline));
-	bool isnull;
 
 	p->id = DatumGetInt64(mill_value(0, 1, NULL));
 	p->name = copy_text(context, 2);
@@ -53,7 +69,7 @@ read_row(MemoryContext context)
 	p->stream = DatumGetObjectId(mill_value(0, 5, NULL));
 	p->target = DatumGetObjectId(mill_value(0, 6, NULL));
 	p->upsert = DatumGetBool(mill_value(0, 7, NULL));
-	p->key_index = DatumGetObjectId(mill_value(0, 8, &isnull));
+	p->key_index = find_index(p->target, mill_text(0, 8));
 	p->start = copy_text(context, 9);
 	p->start_resolved = DatumGetBool(mill_value(0, 10, NULL));
 	p->on_error = copy_text(context, 11);
@@ -123,27 +139,27 @@ mill_pipeline_by_name(const char *name)
 	return p;
 }
 
-/* INSERT on the whole target, or on each of its columns that come. */
+/* A right on the whole target, or on each of its columns that come. */
 static void
-check_insert(Oid user, Oid source, Oid target)
+check_columns(Oid user, Oid source, Oid target, AclMode right)
 {
 	AttrNumber attnum = 0;
 	char *column;
 
-	if (pg_class_aclcheck(target, user, ACL_INSERT) == ACLCHECK_OK)
+	if (pg_class_aclcheck(target, user, right) == ACLCHECK_OK)
 		return;
 	while ((column = get_attname(source, ++attnum, true)) != NULL)
 	{
 		AttrNumber target_attnum = get_attnum(target, column);
 
 		if (target_attnum != InvalidAttrNumber &&
-			pg_attribute_aclcheck(target, target_attnum, user, ACL_INSERT) != ACLCHECK_OK)
+			pg_attribute_aclcheck(target, target_attnum, user, right) != ACLCHECK_OK)
 			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
 	}
 }
 
 void
-mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target)
+mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool upsert)
 {
 	Oid server = GetForeignServerIdByRelId(stream);
 
@@ -151,7 +167,15 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, GetForeignServer(server)->servername);
 	if (pg_class_aclcheck(source, user, ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)), get_rel_name(source));
-	check_insert(user, source, target);
+	check_columns(user, source, target, ACL_INSERT);
+	if (upsert)
+	{
+		/* ON CONFLICT DO UPDATE reads what it writes. */
+		check_columns(user, source, target, ACL_SELECT);
+		check_columns(user, source, target, ACL_UPDATE);
+		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+	}
 
 	if (superuser_arg(user) && !mill_superuser_any_target && !superuser_arg(mill_relation_owner(target)))
 		ereport(ERROR,

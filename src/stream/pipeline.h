@@ -42,8 +42,8 @@ extern const MillRoom mill_pipeline_room;
 extern MillPipeline *mill_pipeline_by_id(int64 id, bool lock);
 extern MillPipeline *mill_pipeline_by_name(const char *name);
 
-/* Raise an error unless the user may read this source into this target. */
-extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target);
+/* Raise an error unless the user may bring this source into this target. */
+extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool upsert);
 
 /* Let the pipeline rest until its owner acts, with a reason; in its batch's transaction or alone. */
 extern void mill_pipeline_fail(int64 id, const char *failure);

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -18,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
@@ -149,6 +152,22 @@ check_member(void)
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
+/* The worker connects as the owner. */
+static void
+check_login(void)
+{
+	HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	bool login = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
+
+	if (HeapTupleIsValid(role))
+		ReleaseSysCache(role);
+	if (!login)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("role \"%s\" cannot own a pipeline, as it may not log in", GetUserNameFromId(GetUserId(), false)),
+				 errhint("The pipeline's workers connect as its owner: ALTER ROLE ... LOGIN.")));
+}
+
 static bool
 pipeline_exists(const char *name)
 {
@@ -203,13 +222,15 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,"
 			   " CASE WHEN NOT $14 THEN 'created with enabled => false' END) RETURNING id",
 		.nargs = 16,
-		.types = {TEXTOID, REGCLASSOID, REGCLASSOID, TEXTOID, REGCLASSOID, TEXTOID, TEXTOID, INT4OID,
+		.types = {TEXTOID, REGCLASSOID, REGCLASSOID, TEXTOID, NAMEOID, TEXTOID, TEXTOID, INT4OID,
 				  TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, BOOLOID, REGROLEOID, REGCLASSOID}};
 	Datum values[16];
 	char nulls[16];
 
 	copy_arguments(fcinfo, 0, 14, values, nulls);
 	values[ARG_START] = CStringGetTextDatum(start);
+	if (nulls[ARG_KEY_INDEX] == ' ')
+		values[ARG_KEY_INDEX] = CStringGetDatum(get_rel_name(DatumGetObjectId(values[ARG_KEY_INDEX])));
 	values[14] = ObjectIdGetDatum(GetUserId());
 	values[15] = ObjectIdGetDatum(stream);
 	nulls[14] = nulls[15] = ' ';
@@ -224,10 +245,12 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	Oid source_oid;
 	Oid target_oid;
 	char *start;
+	bool upsert;
 	int64 id;
 
 	mill_require_preload();
 	check_member();
+	check_login();
 	for (int i = 0; i < lengthof(create_arguments); i++)
 	{
 		if (create_arguments[i])
@@ -236,13 +259,18 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	source_oid = PG_GETARG_OID(ARG_SOURCE);
 	target_oid = PG_GETARG_OID(ARG_TARGET);
 	check_word("mode", text_argument(fcinfo, ARG_MODE), modes);
+	if (!PG_ARGISNULL(ARG_KEY_INDEX) && strcmp(text_argument(fcinfo, ARG_MODE), "upsert") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"key_index\" is for mode \"upsert\""),
+				 errhint("Add mode => 'upsert', or leave it out.")));
 	check_options(fcinfo, ARG_ON_ERROR, ARG_MAX_ERRORS, ARG_DURABILITY, ARG_WORKERS);
 	start = mill_position_check(text_argument(fcinfo, ARG_START));
 
-	source = mill_source_prepare(CurrentMemoryContext, source_oid, target_oid,
-								 strcmp(text_argument(fcinfo, ARG_MODE), "upsert") == 0,
+	upsert = strcmp(text_argument(fcinfo, ARG_MODE), "upsert") == 0;
+	source = mill_source_prepare(CurrentMemoryContext, source_oid, target_oid, upsert,
 								 PG_ARGISNULL(ARG_KEY_INDEX) ? InvalidOid : PG_GETARG_OID(ARG_KEY_INDEX));
-	mill_pipeline_check_rights(GetUserId(), source_oid, source->stream->relid, target_oid);
+	mill_pipeline_check_rights(GetUserId(), source_oid, source->stream->relid, target_oid, upsert);
 
 	SPI_connect();
 	check_new_name(text_argument(fcinfo, ARG_NAME));

@@ -22,6 +22,26 @@
 #define POSITION_HINT \
 	"Write earliest, latest, a timestamp such as 2024-03-01 00:00+01, or offsets such as {\"0\": 1500, \"1\": 1620}."
 
+/* A number from 0 to max in digits alone; -1 for anything else. */
+static int64
+whole_number(const char *digits, int64 max)
+{
+	int64 number;
+
+	if (digits[0] == '\0' || digits[strspn(digits, "0123456789")] != '\0' || strlen(digits) > 18)
+		return -1;
+	number = strtoi64(digits, NULL, 10);
+	return number <= max ? number : -1;
+}
+
+static int64
+offset_of(const JsonbValue *value)
+{
+	if (value->type != jbvNumeric)
+		return -1;
+	return whole_number(numeric_normalize(value->val.numeric), PG_INT64_MAX);
+}
+
 /* Calls the function for each partition of {"partition": offset, ...}. */
 static void
 each_offset(const char *written, void (*function)(int32 partition, int64 offset, void *arg), void *arg)
@@ -30,25 +50,23 @@ each_offset(const char *written, void (*function)(int32 partition, int64 offset,
 	JsonbIterator *it = JsonbIteratorInit(&json->root);
 	JsonbIteratorToken token;
 	JsonbValue value;
-	int32 partition = 0;
+	int64 partition = -1;
 
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
-			partition = pg_strtoint32(pnstrdup(value.val.string.val, value.val.string.len));
+			partition = whole_number(pnstrdup(value.val.string.val, value.val.string.len), PG_INT32_MAX);
 		else if (token == WJB_VALUE)
 		{
-			int64 offset = -1;
+			int64 offset = offset_of(&value);
 
-			if (value.type == jbvNumeric)
-				offset = DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value.val.numeric)));
 			if (partition < 0 || offset < 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("invalid offsets: \"%s\"", written),
-						 errdetail("Partitions and offsets are numbers from 0 on."),
+						 errdetail("Partitions and offsets are whole numbers from 0 on."),
 						 errhint(POSITION_HINT)));
-			function(partition, offset, arg);
+			function((int32) partition, offset, arg);
 		}
 	}
 }

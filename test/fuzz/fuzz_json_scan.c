@@ -2,18 +2,23 @@
  * fuzz_json_scan.c
  *		Throw bytes at the JSON scanner and see that it keeps its word.
  *
- * With clang: -fsanitize=fuzzer,address,undefined, corpus as argument.
- * Without a fuzzing engine, -DFUZZ_DRIVER makes it a program of its own:
- * fuzz_json_scan SEED ROUNDS FILE... changes the files' bytes at random.  An
- * input that breaks a promise aborts; the program prints it first.
+ * fuzz_json_scan SEED SECONDS changes the corpus at random, in an order that
+ * the seed fixes.  Built by clang with -fsanitize=fuzzer -DLIBFUZZER it has
+ * no main of its own and takes libFuzzer's arguments.
  *
  * Promises: a span lies within the input; stepping through what was accepted
  * finds the same spans; unescaping never grows; what is accepted is UTF-8.
+ *
+ * LINK: src/stream/json_scan.c src/stream/json_path.c
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#ifndef LIBFUZZER
+#include "json_corpus.h"
+#endif
 #include "stream/json_scan.h"
 
 #define REQUIRE(condition)                               \
@@ -155,91 +160,40 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	return 0;
 }
 
-#ifdef FUZZ_DRIVER
-#define MAX_TEXT 4096
-
-static uint64_t state;
-
-static uint32_t
-draw(uint32_t below)
-{
-	state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-	return (uint32_t) (state >> 33) % below;
-}
-
-static size_t
-mutate(char *text, size_t length)
-{
-	static const char tokens[] = "{}[]\",:\\u0-+.eE19tfn \n\xc3\xa9\xed\x80";
-
-	for (int changes = 1 + (int) draw(4); changes > 0; changes--)
-	{
-		size_t at = length > 0 ? draw((uint32_t) length) : 0;
-
-		switch (draw(4))
-		{
-			case 0:
-				if (length > 0)
-					text[at] = (char) draw(256);
-				break;
-			case 1:
-				if (length > 0)
-					text[at] = tokens[draw(sizeof(tokens) - 1)];
-				break;
-			case 2:
-				if (length < MAX_TEXT)
-				{
-					memmove(text + at + 1, text + at, length++ - at);
-					text[at] = tokens[draw(sizeof(tokens) - 1)];
-				}
-				break;
-			case 3:
-				if (length > 0)
-					memmove(text + at, text + at + 1, --length - at);
-				break;
-		}
-	}
-	return length;
-}
-
+#ifndef LIBFUZZER
 int
 main(int argc, char **argv)
 {
-	char text[MAX_TEXT];
-	long rounds;
-	bool print = argc > 1 && strcmp(argv[1], "--print") == 0;
+	char text[CORPUS_TEXT];
+	int count;
+	CorpusText *texts;
+	uint64_t state;
+	time_t end;
+	long rounds = 0;
 
-	argv += print;
-	argc -= print;
-	if (argc < 4)
+	if (argc != 3)
 	{
-		fprintf(stderr, "usage: fuzz_json_scan [--print] SEED ROUNDS FILE...\n");
+		fprintf(stderr, "usage: fuzz_json_scan SEED SECONDS\n");
 		return 2;
 	}
+	texts = read_corpus(&count);
 	state = strtoull(argv[1], NULL, 10);
-	rounds = strtol(argv[2], NULL, 10);
-	for (long i = 0; i < rounds; i++)
+	end = time(NULL) + strtol(argv[2], NULL, 10);
+	for (int i = 0; i < count; i++)
+		LLVMFuzzerTestOneInput((const uint8_t *) texts[i].text, texts[i].length);
+	do
 	{
-		FILE *file = fopen(argv[3 + draw((uint32_t) argc - 3)], "rb");
-		size_t length = file ? fread(text, 1, sizeof(text), file) : 0;
-
-		if (file == NULL)
+		for (int i = 0; i < 1000; i++)
 		{
-			perror("fuzz_json_scan");
-			return 2;
-		}
-		fclose(file);
-		length = mutate(text, length);
+			size_t length = draw_text(&state, texts, count, text);
 
-		/* in hexadecimal, as json_verdict reads it */
-		for (size_t j = 0; print && j < length; j++)
-			printf("%02x", (unsigned char) text[j]);
-		if (print)
-			putchar('\n');
-		LLVMFuzzerTestOneInput((const uint8_t *) text, length);
+			LLVMFuzzerTestOneInput((const uint8_t *) text, length);
+		}
+		rounds += 1000;
 	}
-	if (!print)
-		printf("seed %s: %ld inputs\n", argv[1], rounds);
+	while (time(NULL) < end);
+	printf("seed %s: %ld inputs\n", argv[1], rounds);
+	free(texts);
 	return 0;
 }
 #endif

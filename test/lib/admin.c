@@ -101,17 +101,43 @@ count_leaders(const Admin *a, const char *name)
 }
 
 static void
+nap(int64_t deadline, const char *name)
+{
+	struct timespec ts = {.tv_nsec = 20000000};
+
+	if (now_ms() > deadline)
+		fail(name, "not settled within a minute");
+	nanosleep(&ts, NULL);
+}
+
+/* A leader that has just been named may not know of it yet. */
+static void
+watermarks(const Admin *a, const char *name, int partition, int64_t *low, int64_t *high)
+{
+	int64_t deadline = now_ms() + TIMEOUT_MS;
+	rd_kafka_resp_err_t err;
+
+	while ((err = rd_kafka_query_watermark_offsets(a->rk, name, partition, low, high, TIMEOUT_MS)) != 0)
+	{
+		if (err != RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION &&
+			err != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE &&
+			err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART &&
+			err != RD_KAFKA_RESP_ERR__TRANSPORT)
+			fail(name, rd_kafka_err2str(err));
+		nap(deadline, name);
+	}
+}
+
+static void
 await_leaders(const Admin *a, const char *name, int wanted)
 {
 	int64_t deadline = now_ms() + TIMEOUT_MS;
-	struct timespec nap = {.tv_nsec = 20000000};
+	int64_t low, high;
 
 	while (count_leaders(a, name) != wanted)
-	{
-		if (now_ms() > deadline)
-			fail(name, "not settled within a minute");
-		nanosleep(&nap, NULL);
-	}
+		nap(deadline, name);
+	for (int i = 0; i < wanted; i++)
+		watermarks(a, name, i, &low, &high);
 }
 
 static void
@@ -207,9 +233,7 @@ print_offsets(const Admin *a, const char *name)
 		int64_t low, high;
 		struct rd_kafka_metadata_partition *p = &metadata->topics[0].partitions[i];
 
-		err = rd_kafka_query_watermark_offsets(a->rk, name, p->id, &low, &high, TIMEOUT_MS);
-		if (err)
-			fail(name, rd_kafka_err2str(err));
+		watermarks(a, name, p->id, &low, &high);
 		printf("%d\t%lld\t%lld\t%d\n", p->id, (long long) low, (long long) high, p->leader);
 	}
 	rd_kafka_metadata_destroy(metadata);

@@ -38,7 +38,7 @@ sub new_cluster
 	my ($name, %options) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
-	$node->init(%{ $options{init} || {} });
+	$node->init(extra => [ '--encoding=UTF8' ], %{ $options{init} || {} });
 	$node->append_conf('postgresql.conf', <<'EOF');
 max_worker_processes = 24
 fsync = off
