@@ -78,3 +78,10 @@ build/mock_broker: test/lib/mock_broker.c
 build/kafka_tool: $(addprefix test/lib/,kafka_tool.c generate.c produce.c consume.c admin.c) test/lib/kafka_tool.h
 	@mkdir -p build
 	$(TEST_CC) -o $@ $(filter %.c,$^) $(RDKAFKA_LIBS)
+
+# Measurements, against a real Kafka; results in build/bench.
+BENCHES = bench-ingest bench-latency bench-memory bench-idle
+.PHONY: bench $(BENCHES)
+bench: $(BENCHES)
+$(BENCHES): bench-%:
+	@bash bench/$*

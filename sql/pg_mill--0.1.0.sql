@@ -88,6 +88,8 @@ CREATE TABLE mill_catalog.pipeline_offset (
     rows_skipped bigint NOT NULL DEFAULT 0,
     dead_letters bigint NOT NULL DEFAULT 0,
     offsets_skipped bigint NOT NULL DEFAULT 0,
+    -- timestamp of the message before next_offset, to know the topic again by
+    last_message_ms bigint,
     last_event_at timestamptz,
     last_commit_at timestamptz,
     rows_per_second double precision NOT NULL DEFAULT 0,

@@ -190,10 +190,14 @@ run(void *arg)
 		if (!down && now_ms() >= next_topic)
 		{
 			int found = ask_topic(watch, chosen);
+			int wait = PARTITIONS_EVERY;
 
+			if (found < 0)
+				wait = PROBE_EVERY;
+			else if (watch->gone_since != 0 && !watch->gone)
+				wait = GONE_EVERY;
 			leaders = found >= 0 ? found : leaders;
-			next_topic = now_ms() + (found < 0 ? PROBE_EVERY : watch->gone_since && !watch->gone ? GONE_EVERY
-																								 : PARTITIONS_EVERY);
+			next_topic = now_ms() + wait;
 		}
 	}
 	return NULL;

@@ -156,8 +156,11 @@ assign(MillIngest *ingest)
 
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
-		assignments[i].partition = ingest->partitions[i].partition;
-		assignments[i].start = ingest->partitions[i].stored;
+		const MillPartition *p = &ingest->partitions[i];
+
+		/* Also the message before, if it is still there: see check_witness. */
+		assignments[i].partition = p->partition;
+		assignments[i].start = p->last_ms >= 0 && p->stored > p->low ? p->stored - 1 : p->stored;
 		assignments[i].end = -1;
 	}
 	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions);
@@ -174,6 +177,18 @@ find_partition(MillIngest *ingest, int32 partition)
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("the gateway delivered partition %d, which it was not asked for", partition)));
+}
+
+/* Let the pipeline rest, failed, until its owner acts. */
+static void
+fail(MillIngest *ingest, const char *failure)
+{
+	mill_xact_begin("recording a failure");
+	SPI_connect();
+	mill_pipeline_fail(ingest->pipeline->id, failure);
+	SPI_finish();
+	mill_xact_commit();
+	ingest->failed = true;
 }
 
 /* ---- gathering ---- */
@@ -206,6 +221,20 @@ grow_batch(MillIngest *ingest)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * The last message that was applied comes once more when a gateway starts.
+ * If it is another one now, this is another topic of the same name.
+ */
+static void
+check_witness(MillIngest *ingest, const MillPartition *partition, const MillMessage *message)
+{
+	if (message->offset == partition->stored - 1 && partition->last_ms >= 0 &&
+		message->timestamp_ms != partition->last_ms)
+		fail(ingest, psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
+							  " it was created again; call mill.seek to go on, or drop the pipeline",
+							  ingest->source->stream->topic, partition->partition, (long long) message->offset));
+}
+
 /* Keep a frame's messages, in the order they came. */
 static void
 take_messages(MillIngest *ingest, const MillFrame *frame)
@@ -222,7 +251,10 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 
 		/* What was applied before is never applied again. */
 		if (message->offset < partition->position)
+		{
+			check_witness(ingest, partition, message);
 			continue;
+		}
 		partition->position = message->offset + 1;
 		partition->ended = false;
 		if (batch->count == ingest->room)
@@ -280,7 +312,6 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 {
 	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
 	const char *text = (const char *) (event + 1);
-	const char *failure = NULL;
 
 	switch ((MillEventKind) event->kind)
 	{
@@ -301,9 +332,9 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("kafka client cannot go on"), errdetail_internal("%s", text)));
 		case MILL_EVENT_TOPIC_GONE:
-			failure = psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
-							   ingest->source->stream->topic);
-			break;
+			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
+								  ingest->source->stream->topic));
+			return true;
 		case MILL_EVENT_OUT_OF_RANGE:
 			/* The next worker compares offsets and topic, and says it better. */
 			ereport(ERROR,
@@ -312,12 +343,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 							event->partition, ingest->source->stream->topic),
 					 errdetail_internal("%s", text)));
 	}
-	mill_xact_begin("recording a failure");
-	SPI_connect();
-	mill_pipeline_fail(ingest->pipeline->id, failure);
-	SPI_finish();
-	mill_xact_commit();
-	return true;
+	return false;
 }
 
 /* One frame; true if the worker is to end. */
@@ -328,7 +354,7 @@ take_frame(MillIngest *ingest, const MillFrame *frame)
 	{
 		case MILL_REPLY_DATA:
 			take_messages(ingest, frame);
-			return false;
+			return ingest->failed;
 		case MILL_REPLY_END:
 			take_end(ingest, frame);
 			return false;
@@ -416,6 +442,8 @@ run(MillIngest *ingest)
 	{
 		bool end = gather(ingest);
 
+		if (ingest->failed)
+			return;
 		if (has_news(ingest))
 		{
 			if (!mill_apply(ingest))
@@ -437,12 +465,27 @@ run(MillIngest *ingest)
 	}
 }
 
+/* Every error of this worker says whose it is. */
+static void
+name_pipeline(void *arg)
+{
+	const MillIngest *ingest = arg;
+
+	if (ingest->pipeline)
+		errcontext("pipeline \"%s\"", ingest->pipeline->name);
+}
+
 /* Body of the worker; see mill_worker_run. */
 static void
 ingest_body(int64 pipeline, int worker_no)
 {
 	MillIngest *ingest = MemoryContextAllocZero(TopMemoryContext, sizeof(MillIngest));
+	ErrorContextCallback context;
 
+	context.callback = name_pipeline;
+	context.arg = ingest;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 	ingest->worker_no = worker_no;
 	ingest->source_parent = AllocSetContextCreate(TopMemoryContext, "pg_mill ingest", ALLOCSET_DEFAULT_SIZES);
 	ingest->batch.context = AllocSetContextCreate(TopMemoryContext, "pg_mill batch", ALLOCSET_DEFAULT_SIZES);
@@ -456,6 +499,7 @@ ingest_body(int64 pipeline, int worker_no)
 	assign(ingest);
 	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 	run(ingest);
+	error_context_stack = context.previous;
 }
 
 void

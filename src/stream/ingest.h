@@ -13,6 +13,7 @@ typedef struct MillPartition
 {
 	int32 partition;
 	int64 stored;	/* next_offset as committed, ours to advance */
+	int64 last_ms;	/* timestamp of message stored - 1, -1 if not known */
 	int64 position; /* the next offset after all that the batch holds */
 	int64 low;
 	int64 high;
@@ -31,6 +32,7 @@ typedef struct MillIngest
 
 	MillGateway *gateway;
 	int topic_partitions;
+	bool failed; /* the pipeline's row says so */
 	MillPartition *partitions;
 	int npartitions;
 

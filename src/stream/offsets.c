@@ -88,6 +88,7 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 		.types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID, BOOLOID, INT8ARRAYOID}};
 	static MillStatement move = {
 		.sql = "UPDATE mill_catalog.pipeline_offset o SET next_offset = CASE WHEN n.start >= 0 THEN n.start ELSE b.before END,"
+			   " last_message_ms = CASE WHEN n.start >= 0 THEN NULL ELSE last_message_ms END,"
 			   " offsets_skipped = offsets_skipped + CASE WHEN n.start > b.before THEN n.start - b.before ELSE 0 END"
 			   " FROM unnest($2, $3) AS n (partition, start),"
 			   " LATERAL (SELECT CASE WHEN x.next_offset < 0 THEN -1 - x.next_offset ELSE x.next_offset END AS before"
@@ -144,7 +145,7 @@ static char *
 load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 {
 	static MillStatement read = {
-		.sql = "SELECT partition, next_offset FROM mill_catalog.pipeline_offset"
+		.sql = "SELECT partition, next_offset, coalesce(last_message_ms, -1) FROM mill_catalog.pipeline_offset"
 			   " WHERE pipeline_id = $1 AND partition % $2 = $3 ORDER BY partition",
 		.nargs = 3,
 		.types = {INT8OID, INT4OID, INT4OID}};
@@ -165,6 +166,7 @@ load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 			return psprintf("topic \"%s\" has %d partitions, and partition %d was read before; it was created again;"
 							" drop the pipeline and create it anew",
 							ingest->source->stream->topic, topic->count, p->partition);
+		p->last_ms = DatumGetInt64(mill_value(row, 3, NULL));
 		p->low = topic->marks[p->partition].low;
 		p->high = topic->marks[p->partition].high;
 		p->stale = true;
@@ -213,6 +215,7 @@ typedef struct Move
 	int64 next;
 	int64 read;
 	int64 last_event_ms;
+	int64 last_message_ms; /* of message next - 1, -1 if there is none */
 } Move;
 
 static Move *
@@ -228,6 +231,7 @@ collect_moves(const MillIngest *ingest, int first, int last)
 		move->moved = true;
 		move->next = message->offset + 1;
 		move->read++;
+		move->last_message_ms = message->timestamp_ms;
 		move->last_event_ms = Max(move->last_event_ms, message->timestamp_ms);
 	}
 	/* With the last piece also what lies behind the last message. */
@@ -235,6 +239,10 @@ collect_moves(const MillIngest *ingest, int first, int last)
 	{
 		if (ingest->partitions[i].stale || moves[i].moved)
 		{
+			if (!moves[i].moved && ingest->partitions[i].position == ingest->partitions[i].stored)
+				moves[i].last_message_ms = ingest->partitions[i].last_ms;
+			else if (!moves[i].moved || moves[i].next != ingest->partitions[i].position)
+				moves[i].last_message_ms = -1;
 			moves[i].moved = true;
 			moves[i].next = ingest->partitions[i].position;
 		}
@@ -291,6 +299,7 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 	 */
 	static MillStatement store = {
 		.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = $3, rows_read = rows_read + $4, low_offset = $5,"
+			   " last_message_ms = $11,"
 			   " high_offset = $6, last_event_at = coalesce($7, last_event_at), rows_written = rows_written + $8,"
 			   " rows_skipped = rows_skipped + $9, dead_letters = dead_letters + $10,"
 			   " last_commit_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE last_commit_at END,"
@@ -298,16 +307,16 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 			   "  FROM (SELECT least(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit_at, '2000-01-01'))::float8,"
 			   "   1e-3), 100) AS dt) d)"
 			   " WHERE pipeline_id = $1 AND partition = $2",
-		.nargs = 10,
-		.types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID}};
+		.nargs = 11,
+		.types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID}};
 	Move *moves = collect_moves(ingest, first, last);
 	MillTally counted = *tally;
 
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
 		MillPartition *p = &ingest->partitions[i];
-		Datum values[10];
-		char nulls[11] = "          ";
+		Datum values[11];
+		char nulls[12] = "           ";
 
 		if (!moves[i].moved)
 			continue;
@@ -324,6 +333,10 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		values[7] = Int64GetDatum(counted.written);
 		values[8] = Int64GetDatum(counted.skipped);
 		values[9] = Int64GetDatum(counted.dead);
+		values[10] = Int64GetDatum(moves[i].last_message_ms);
+		if (moves[i].last_message_ms < 0)
+			nulls[10] = 'n';
+		p->last_ms = moves[i].last_message_ms;
 		memset(&counted, 0, sizeof(counted));
 		mill_run(&store, SPI_OK_UPDATE, values, nulls);
 	}

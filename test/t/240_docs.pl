@@ -18,7 +18,7 @@ my $node = new_cluster('docs');
 sub applied
 {
 	my ($database) = @_;
-	return wait_for_sql($node, 'SELECT sum(rows_read) = 2000 FROM mill.pipelines', 't', $database);
+	return wait_for_sql($node, 'SELECT sum(rows_read) = 2000 FROM mill.pipelines', db => $database);
 }
 
 # ---- README.md ----

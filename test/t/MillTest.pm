@@ -283,16 +283,30 @@ sub control
 {
 	my ($self, @arguments) = @_;
 
-	local $ENV{MILL_KAFKA_HOME} = $self->{home};
-	local $ENV{MILL_KAFKA_TLS} = $self->{tls} ? 1 : '';
-	local $ENV{MILL_KAFKA_CONF} = $self->{conf} // '';
-	local $ENV{KAFKA_VERSION} = $self->{version} if $self->{version};
-	return MillTest::run_tool([ "$top/test/kafka/kafka", @arguments ]);
+	return MillTest::run_tool([ $self->control_command(@arguments) ]);
+}
+
+sub control_command
+{
+	my ($self, @arguments) = @_;
+
+	return ('env', "MILL_KAFKA_HOME=$self->{home}", 'MILL_KAFKA_TLS=' . ($self->{tls} ? 1 : ''),
+		'MILL_KAFKA_CONF=' . ($self->{conf} // ''), $self->{version} ? "KAFKA_VERSION=$self->{version}" : (),
+		"$top/test/kafka/kafka", @arguments);
 }
 
 sub bootstrap { my ($self) = @_; return $self->{bootstrap} //= $self->control('bootstrap'); }
 sub kill { my ($self, $broker) = @_; $self->control('kill', $broker // 1); }
 sub restart { my ($self, $broker) = @_; $self->control('restart', $broker // 1); }
+
+# The same without waiting for it: the caller finishes the harness that he gets.
+sub start_restart
+{
+	my ($self, $broker) = @_;
+
+	return IPC::Run::start([ $self->control_command('restart', $broker // 1) ], '<', \undef, '>', '/dev/null', '2>', '/dev/null');
+}
+
 sub stop { my ($self, @broker) = @_; $self->control('stop', @broker); }
 
 # Client properties of the TLS listener as a hash; mechanism PLAIN or SCRAM-SHA-...
