@@ -85,3 +85,8 @@ BENCHES = bench-ingest bench-latency bench-memory bench-idle
 bench: $(BENCHES)
 $(BENCHES): bench-%:
 	@bash bench/$*
+
+# The tests with random faults, for hours: make test-long KILLS=2000
+.PHONY: test-long
+test-long:
+	@KILLS=$(or $(KILLS),2000) bash test/run test/t/100_chaos_kafka.pl

@@ -103,12 +103,6 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 
 /* ---- again ---- */
 
-static bool
-is_tombstone(ItemPointer ordinal)
-{
-	return mill_bound_batch->messages[ItemPointerGetBlockNumber(ordinal)]->value_length < 0;
-}
-
 /* A column of a result row: its bytes, and length or -1. */
 static const char *
 bytes_of(int row, int column, int32 *length)
@@ -240,18 +234,13 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	int64 after = 0;
 	int64 gone = 0;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"pipeline\" must not be null")));
+	mill_require_argument(fcinfo, 0, "pipeline");
 	SPI_connect();
 	pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	SPI_finish();
 	source = mill_source_prepare(CurrentMemoryContext, pipeline->source, pipeline->target,
 								 pipeline->upsert, pipeline->key_index);
-	source->spec.is_tombstone = is_tombstone;
-	batch.stream = source->stream->relid;
-	batch.tombstone = pipeline->upsert ? MILL_TOMBSTONE_NULLS : source->stream->tombstone;
+	mill_source_take(source, &batch);
 	batch.context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
 
 	do
@@ -285,10 +274,7 @@ mill_delete_dead_letters(PG_FUNCTION_ARGS)
 	Datum values[2];
 	int64 gone;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"pipeline\" must not be null")));
+	mill_require_argument(fcinfo, 0, "pipeline");
 	SPI_connect();
 	values[0] = Int64GetDatum(mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)))->id);
 	values[1] = PG_GETARG_DATUM(1);

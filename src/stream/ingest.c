@@ -43,13 +43,6 @@
 
 extern PGDLLEXPORT void mill_ingest_main(Datum arg);
 
-/* The batch's messages know their place; see mill_bound_batch. */
-static bool
-is_tombstone(ItemPointer ordinal)
-{
-	return mill_bound_batch->messages[ItemPointerGetBlockNumber(ordinal)]->value_length < 0;
-}
-
 static MillOnError
 error_policy(const MillIngest *ingest)
 {
@@ -72,17 +65,14 @@ void
 mill_ingest_prepare(MillIngest *ingest)
 {
 	MillPipeline *pipeline = ingest->pipeline;
-	MillBatch *batch = &ingest->batch;
 
 	if (ingest->source)
 		MemoryContextDelete(ingest->source->context);
 	ingest->source = NULL;
 	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->source, pipeline->target,
 										 pipeline->upsert, pipeline->key_index);
-	ingest->source->spec.is_tombstone = is_tombstone;
 	ingest->on_error = error_policy(ingest);
-	batch->stream = ingest->source->stream->relid;
-	batch->tombstone = pipeline->upsert ? MILL_TOMBSTONE_NULLS : ingest->source->stream->tombstone;
+	mill_source_take(ingest->source, &ingest->batch);
 }
 
 /* The source or target may be gone: say which, for the pipeline's reason. */

@@ -6,6 +6,7 @@
 #define MILL_STREAM_PIPELINE_H
 
 #include "core/manager.h"
+#include "fmgr.h"
 #include "stream/gateway.h"
 #include "stream/stream.h"
 
@@ -48,6 +49,9 @@ extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid tar
 /* Let the pipeline rest until its owner acts, with a reason; in its batch's transaction or alone. */
 extern void mill_pipeline_fail(int64 id, const char *failure);
 extern void mill_pipeline_pause(int64 id, const char *reason);
+
+/* Raise an error if an argument of an SQL function is NULL; its number and name. */
+extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name);
 
 /* ---- positions: earliest, latest, a timestamp, {"partition": offset} ---- */
 

@@ -40,8 +40,8 @@ PG_FUNCTION_INFO_V1(mill_wait_for);
 PG_FUNCTION_INFO_V1(mill_arm);
 
 /* An argument that must not be NULL, by its name. */
-static void
-require_argument(FunctionCallInfo fcinfo, int number, const char *name)
+void
+mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 {
 	if (PG_ARGISNULL(number))
 		ereport(ERROR,
@@ -254,7 +254,7 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(create_arguments); i++)
 	{
 		if (create_arguments[i])
-			require_argument(fcinfo, i, create_arguments[i]);
+			mill_require_argument(fcinfo, i, create_arguments[i]);
 	}
 	source_oid = PG_GETARG_OID(ARG_SOURCE);
 	target_oid = PG_GETARG_OID(ARG_TARGET);
@@ -295,7 +295,7 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	char nulls[10];
 	MillPipeline *pipeline;
 
-	require_argument(fcinfo, 0, "name");
+	mill_require_argument(fcinfo, 0, "name");
 	check_options(fcinfo, 2, 3, 4, 5);
 
 	SPI_connect();
@@ -326,7 +326,7 @@ change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 {
 	Datum values[1];
 
-	require_argument(fcinfo, 0, "pipeline");
+	mill_require_argument(fcinfo, 0, "pipeline");
 	SPI_connect();
 	values[0] = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
 	mill_run(statement, expected, values, NULL);
@@ -398,8 +398,8 @@ mill_seek(PG_FUNCTION_ARGS)
 		.types = {INT8OID, TEXTOID}};
 	Datum values[2];
 
-	require_argument(fcinfo, 0, "pipeline");
-	require_argument(fcinfo, 1, "position");
+	mill_require_argument(fcinfo, 0, "pipeline");
+	mill_require_argument(fcinfo, 1, "position");
 	SPI_connect();
 	values[0] = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
 	values[1] = CStringGetTextDatum(mill_position_check(text_argument(fcinfo, 1)));
@@ -463,10 +463,10 @@ mill_wait_for(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 	int64 id;
 
-	require_argument(fcinfo, 0, "pipeline");
-	require_argument(fcinfo, 1, "partition");
-	require_argument(fcinfo, 2, "offset");
-	require_argument(fcinfo, 3, "timeout");
+	mill_require_argument(fcinfo, 0, "pipeline");
+	mill_require_argument(fcinfo, 1, "partition");
+	mill_require_argument(fcinfo, 2, "offset");
+	mill_require_argument(fcinfo, 3, "timeout");
 	id = pipeline_id(text_argument(fcinfo, 0));
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),

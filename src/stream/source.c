@@ -356,6 +356,21 @@ check_kinds(Relation source, Relation target)
 				 errmsg("\"%s\" is a temporary table, which no other session can see", RelationGetRelationName(target))));
 }
 
+/* The batch's messages know their place; see mill_bound_batch. */
+static bool
+is_tombstone(ItemPointer ordinal)
+{
+	return mill_bound_batch->messages[ItemPointerGetBlockNumber(ordinal)]->value_length < 0;
+}
+
+/* A tombstone is a delete in mode upsert, else what the stream says. */
+void
+mill_source_take(const MillSource *source, MillBatch *batch)
+{
+	batch->stream = source->stream->relid;
+	batch->tombstone = source->spec.upsert ? MILL_TOMBSTONE_NULLS : source->stream->tombstone;
+}
+
 static void
 count_invalidation(Datum arg, Oid relid)
 {
@@ -404,6 +419,7 @@ mill_source_prepare(MemoryContext parent, Oid source_oid, Oid target_oid, bool u
 	result->spec.ncolumns = list_length(query->targetList);
 	result->spec.attnums = match_columns(query, source, target);
 	result->spec.upsert = upsert;
+	result->spec.is_tombstone = is_tombstone;
 	if (upsert)
 		find_keys(&result->spec, target, key_index);
 

@@ -14,7 +14,7 @@ typedef struct MillSource
 	MemoryContext context; /* holds this and all of it */
 	MillStream *stream;
 	PlannedStmt *plan;	/* delivers spec.source */
-	MillWriteSpec spec; /* is_tombstone and path are the caller's to set */
+	MillWriteSpec spec; /* path is the caller's to set */
 } MillSource;
 
 /*
@@ -23,6 +23,9 @@ typedef struct MillSource
  * a child of the parent context.  Errors are the user's.
  */
 extern MillSource *mill_source_prepare(MemoryContext parent, Oid source, Oid target, bool upsert, Oid key_index);
+
+/* Make the batch one of this source's stream. */
+extern void mill_source_take(const MillSource *source, MillBatch *batch);
 
 /*
  * Lock what the plan touches.  False if it is no longer valid: delete its

@@ -23,7 +23,10 @@
  * Everything is in memory and gone when the process ends.  Limits to know of
  * the mock cluster: it keeps 5 MiB or 100,000 messages a partition and forgets
  * older ones, deletes no topic and no record, does not hide aborted
- * transactions, and listens on 127.0.0.1 on ports that it chooses.
+ * transactions, and listens on 127.0.0.1 on ports that it chooses.  It does not
+ * recognize a message that is sent again: "down" in the middle of production
+ * can leave one in the topic twice, which an idempotent producer's account
+ * knows once.
  */
 #include <errno.h>
 #include <poll.h>

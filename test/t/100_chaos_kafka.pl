@@ -68,6 +68,14 @@ sub gateways
 	return @pids;
 }
 
+sub kill_postmaster
+{
+	my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+	$node->kill9;
+	wait_for(sub { !kill 0, $pid }) or die "postmaster $pid does not go away";
+}
+
 # A postmaster that was killed can be followed only when the last of its
 # children has noticed.
 sub start_again
@@ -90,7 +98,7 @@ my %actions = (
 	worker => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill 'KILL', $pid; },
 	backend => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill 'TERM', $pid; },
 	server => sub { gateways(); $node->stop('immediate'); start_again(); return 1; },
-	postmaster => sub { gateways(); $node->kill9; start_again(); return 1; },
+	postmaster => sub { gateways(); kill_postmaster(); start_again(); return 1; },
 	broker => sub {
 		return if $restart && !broker_is_back();
 		if ($broker_down)

@@ -239,6 +239,21 @@ sub wait_for_count
 	sql("SELECT mill.seek('shorter', 'earliest')");
 	ok(wait_for_count('shorter', 110), 'CASES 6: seek goes on');
 
+	# and is longer than what was read: its offsets are another topic's
+	$kafka->create_topic('longer', 1);
+	start_pipeline('longer');
+	$kafka->produce('longer', count => 100);
+	ok(wait_for_count('longer', 100), 'CASES 6: before the topic is created again, longer');
+	sql("SELECT mill.pause('longer')");
+	$kafka->delete_topic('longer');
+	$kafka->create_topic('longer', 1);
+	$kafka->produce('longer', count => 300, first => 1000);
+	sql("SELECT mill.resume('longer')");
+	ok(wait_for_state($node, 'longer', qr/^failed: .*created again/), 'CASES 6: created again longer: failed, with the reason');
+	is(sql('SELECT count(*) FROM longer'), 100, 'CASES 6: nothing of it was read');
+	sql("SELECT mill.seek('longer', 'earliest')");
+	ok(wait_for_count('longer', 400), 'CASES 6: seek goes on');
+
 	# not there yet
 	start_pipeline('unborn');
 	ok(wait_for_state($node, 'unborn', qr/^(degraded|failed): .*unborn/), 'CASES 6: unknown topic: it waits, visibly');
@@ -354,9 +369,10 @@ sub wait_for_count
 	is(compare_with_account($node, 'breaks', 'pauses_account', target => 'pauses'), '',
 		'CASES 15: pause and rename skip nothing and repeat nothing');
 
+	my $workers = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' AND application_name ~ 'breaks');
+	ok(wait_for_sql($node, $workers, expected => 1), 'CASES 15: its worker has its new name');
 	sql("SELECT mill.pause('breaks')");
-	ok(wait_for_sql($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' AND application_name ~ 'breaks'"),
-		'CASES 15: paused, it has no worker');
+	ok(wait_for_sql($node, $workers, expected => 0), 'CASES 15: paused, it has no worker');
 	sql("SELECT mill.drop_pipeline('breaks'); TRUNCATE pauses");
 	create_pipeline($node, 'pauses', 'pauses_stream');
 	arrives('pauses', 'CASES 15: dropped and created anew, it reads everything again');

@@ -122,14 +122,15 @@ is(sql(q[SELECT mill.retry_dead_letters('policy_dead_letter')]), 1, 'CASES 13: t
 is(dead('policy_dead_letter') . alive('policy_dead_letter'), '0 1 2 3 4 5 6 7 8 9', 'CASES 13: it is a row, and no dead letter any more');
 
 $broker->create_topic('many', 1);
-$broker->produce('many', lines => [ ('bad') x 20, '{"v":1}' ]);
+$broker->produce('many', lines => [ ('bad') x 20 ]);
 sql(q[CREATE FOREIGN TABLE many_stream (v int, kafka_offset bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic 'many');
 	CREATE TABLE many (v int, kafka_offset bigint);]);
-create_pipeline($node, 'many', 'many_stream', max_errors => 5, batch_rows => 1);
+create_pipeline($node, 'many', 'many_stream', max_errors => 5);
 ok(wait_for_state($node, 'many', qr/^paused: more than 5 bad messages in a minute; see mill.dead_letters, then call mill.resume/),
 	'CASES 13: more than max_errors: paused, with the reason');
 my $stored = sql(q[SELECT stored_offset FROM mill.lag WHERE pipeline = 'many']);
 is(dead('many'), join(' ', 0 .. $stored - 1), 'CASES 13: what was read is a dead letter, no more');
+$broker->produce('many', lines => ['{"v":1}']);
 sql(q[SELECT mill.alter_pipeline('many', max_errors => 100); SELECT mill.resume('many')]);
 read_all('many', 21);
 is(dead('many') . ': ' . alive('many'), join(' ', 0 .. 19) . ': 20', 'CASES 13: and goes on after mill.resume');
@@ -168,21 +169,27 @@ my @changes = (
 	[ 'a', '{"v":1}' ], [ 'a', '{"v":2}' ], [ 'b', '{"v":1}' ], [ 'b', undef ], [ 'c', undef ], [ 'c', '{"v":3}' ], [ 'd', undef ],
 	[ 'e', '{"v":1}' ], [ 'e', undef ], [ 'e', '{"v":5}' ], [ 'f', '{"v":1}' ], [ 'f', '{"v":"x"}' ], [ 'f', '{"v":6}' ], [ 'g', '{"v":7}' ], [ 'g', '{"v":"x"}' ],
 	[ 'h', '{"v":1}' ], [ 'h', '{"v":null}' ], [ 'A', '{"v":9}' ]);
-$broker->create_topic('changes', 1);
-$broker->produce('changes', fields => [ map { [ 0, $_->[0], '', $_->[1] ] } @changes ]);
-sql(q[CREATE FOREIGN TABLE changes_stream (k text OPTIONS (metadata 'key'), v int) SERVER kafka OPTIONS (topic 'changes')]);
 my $expected = "A|9\na|2\nc|3\ne|5\nf|6\ng|7\nh|";
 foreach my $rows (1, 2, 3, 50)
 {
-	sql("CREATE TABLE changes_$rows (k text COLLATE \"C\" PRIMARY KEY, v int, other int DEFAULT 7); INSERT INTO changes_$rows VALUES ('d', 0, 1), ('e', 0, 2), ('z', 0, 3)");
-	create_pipeline($node, "changes_$rows", 'changes_stream', mode => "'upsert'", batch_rows => $rows);
-}
-foreach my $rows (1, 2, 3, 50)
-{
-	read_all("changes_$rows", scalar @changes);
-	is(sql("SELECT k, v FROM changes_$rows WHERE k <> 'z' ORDER BY k"), $expected, "CASES 5: batches of $rows: the last change of each key");
-	is(sql("SELECT v, other FROM changes_$rows WHERE k = 'z'"), '0|3', "CASES 5: batches of $rows: no other key is touched");
-	is(dead("changes_$rows"), '11 14', "CASES 5: batches of $rows: bad messages change nothing");
+	my $name = "changes_$rows";
+	my @rest = @changes;
+	my $sent = 0;
+
+	$broker->create_topic($name, 1);
+	sql(qq[CREATE FOREIGN TABLE ${name}_stream (k text OPTIONS (metadata 'key'), v int) SERVER kafka OPTIONS (topic '$name');
+		CREATE TABLE $name (k text COLLATE "C" PRIMARY KEY, v int, other int DEFAULT 7);
+		INSERT INTO $name VALUES ('d', 0, 1), ('e', 0, 2), ('z', 0, 3)]);
+	create_pipeline($node, $name, "${name}_stream", mode => "'upsert'");
+	while (my @some = splice(@rest, 0, $rows))
+	{
+		# what is read before the next is sent is a batch
+		$broker->produce($name, fields => [ map { [ 0, $_->[0], '', $_->[1] ] } @some ]);
+		read_all($name, $sent += @some);
+	}
+	is(sql("SELECT k, v FROM $name WHERE k <> 'z' ORDER BY k"), $expected, "CASES 5: batches of $rows: the last change of each key");
+	is(sql("SELECT v, other FROM $name WHERE k = 'z'"), '0|3', "CASES 5: batches of $rows: no other key is touched");
+	is(dead($name), '11 14', "CASES 5: batches of $rows: bad messages change nothing");
 }
 
 # many changes at random, in batches of any size, against the last of each key
@@ -195,13 +202,18 @@ foreach my $i (0 .. 1999)
 	$last{$key} = defined $value ? $i : undef;
 }
 $broker->create_topic('random', 1);
-$broker->produce('random', fields => \@random);
 sql(q[CREATE FOREIGN TABLE random_stream (k int OPTIONS (metadata 'key'), v int) SERVER kafka OPTIONS (topic 'random');
 	CREATE TABLE random_1 (k int PRIMARY KEY, v int); CREATE TABLE random_2 (k int, v int, UNIQUE (k)) PARTITION BY HASH (k);
 	CREATE TABLE random_2a PARTITION OF random_2 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 	CREATE TABLE random_2b PARTITION OF random_2 FOR VALUES WITH (MODULUS 2, REMAINDER 1);]);
-create_pipeline($node, 'random_1', 'random_stream', mode => "'upsert'", batch_rows => 37);
+create_pipeline($node, 'random_1', 'random_stream', mode => "'upsert'");
 create_pipeline($node, 'random_2', 'random_stream', mode => "'upsert'", key_index => "'random_2_k_key'");
+my $sent = 0;
+while (my @some = splice(@random, 0, 1 + int(rand(400))))
+{
+	$broker->produce('random', fields => \@some);
+	read_all('random_1', $sent += @some);
+}
 foreach my $table ('random_1', 'random_2')
 {
 	read_all($table, 2000);
