@@ -12,7 +12,7 @@ set -euo pipefail
 
 bench=$(basename "$0")
 top=$(cd "$(dirname "$0")/.." && pwd)
-# psycopg's and Connect's readers were measured with the same wait of the producer
+# how long the producer may wait for company; the library's default is 5
 linger=(-X linger.ms=1)
 
 sql() { psql -X -q -v ON_ERROR_STOP=1 "$@"; }

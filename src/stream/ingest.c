@@ -232,6 +232,7 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 	MillBatch *batch = &ingest->batch;
 	char *copy = MemoryContextAllocHuge(batch->context, frame->length);
 	char *end = copy + frame->length;
+	int before = batch->count;
 
 	memcpy(copy, mill_frame_payload(frame), frame->length);
 	for (char *at = copy; at < end; at += ((MillMessage *) at)->size)
@@ -250,6 +251,12 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 		if (batch->count == ingest->room)
 			grow_batch(ingest);
 		batch->messages[batch->count++] = message;
+	}
+	/* Of a frame that brought nothing new nothing is to be applied: no batch begins. */
+	if (batch->count == before)
+	{
+		pfree(copy);
+		return;
 	}
 	ingest->batch_bytes += frame->length;
 	if (ingest->batch_began == 0)

@@ -106,10 +106,11 @@ SELECT try('SELECT count(*) FROM clicks');
 \det clicks
 INSERT INTO clicks VALUES (1);
 COPY clicks FROM stdin;
+\.
 UPDATE clicks SET id = 2;
 DELETE FROM clicks;
 MERGE INTO clicks c USING (VALUES (1)) v (id) ON c.id = v.id WHEN MATCHED THEN DELETE;
-SELECT * FROM clicks FOR UPDATE;
+EXPLAIN (COSTS OFF) SELECT id FROM clicks FOR UPDATE;
 TRUNCATE clicks;
 ANALYZE clicks;
 VACUUM clicks;

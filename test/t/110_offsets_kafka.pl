@@ -86,7 +86,7 @@ sub wait_for_count
 	my $second = IPC::Run::start([ $node->installed_command('psql'), '-XqAt', '-d', $node->connstr('postgres'), '-c', q(
 		DO $$
 		BEGIN
-			UPDATE mill_catalog.pipeline_offset SET next_offset = 150;
+			UPDATE mill_catalog.pipeline_offset SET next_offset = 150, last_message_ms = NULL;
 			PERFORM pg_advisory_xact_lock(2);
 			LOOP
 				PERFORM pg_stat_clear_snapshot();
@@ -210,6 +210,12 @@ sub wait_for_count
 	$kafka->delete_records('retention', 0, 2000);
 	$kafka->produce('retention', count => 10, first => 2000);
 	ok(wait_for_count('retention', 1510), 'CASES 6: records removed behind the offset are nothing to it');
+	sql("SELECT mill.pause('retention')");
+	$kafka->delete_records('retention', 0, 2010);
+	sql("SELECT mill.resume('retention')");
+	ok(wait_for_state($node, 'retention', qr/^idle: /), 'CASES 6: nor all of them, when it starts');
+	$kafka->produce('retention', count => 10, first => 2010);
+	ok(wait_for_count('retention', 1520), 'CASES 6: and it goes on');
 
 	# deleted while it runs
 	$kafka->create_topic('deleted', 1);
@@ -369,8 +375,9 @@ sub wait_for_count
 	is(compare_with_account($node, 'breaks', 'pauses_account', target => 'pauses'), '',
 		'CASES 15: pause and rename skip nothing and repeat nothing');
 
-	my $workers = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' AND application_name ~ 'breaks');
-	ok(wait_for_sql($node, $workers, expected => 1), 'CASES 15: its worker has its new name');
+	my $workers = q(SELECT count(pid) FROM mill_catalog.worker_slots() s JOIN mill_catalog.pipeline p ON p.id = s.pipeline_id
+		WHERE p.name = 'breaks');
+	ok(wait_for_sql($node, $workers, expected => 1), 'CASES 15: renamed, it has a worker');
 	sql("SELECT mill.pause('breaks')");
 	ok(wait_for_sql($node, $workers, expected => 0), 'CASES 15: paused, it has no worker');
 	sql("SELECT mill.drop_pipeline('breaks'); TRUNCATE pauses");

@@ -221,4 +221,26 @@ foreach my $table ('random_1', 'random_2')
 		"CASES 5: $table: 2,000 changes at random (seed $random)");
 }
 
+# ---- mill.wait_for ----
+
+$broker->create_topic('waited', 1);
+sql(q[CREATE FOREIGN TABLE waited_stream (v int) SERVER kafka OPTIONS (topic 'waited'); CREATE TABLE waited (v int)]);
+create_pipeline($node, 'waited', 'waited_stream');
+my ($out, $err, $in) = ('', '', '');
+my $waiter = IPC::Run::start([ $node->installed_command('psql'), '-XqAt', '-d', $node->connstr('postgres'), '-v', 'ON_ERROR_STOP=1',
+		'-c', q[BEGIN ISOLATION LEVEL REPEATABLE READ], '-c', q[SELECT count(*) FROM waited], '-c', q[SELECT mill.wait_for('waited', 0, 2, '30 s')],
+		'-c', q[COMMIT], '-c', q[SELECT count(*) FROM waited] ], '<', \$in, '>', \$out, '2>', \$err);
+wait_for_sql($node, q[SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'SELECT mill.wait_for%' AND state = 'active' AND pid <> pg_backend_pid()]);
+$broker->produce('waited', lines => [ map { qq({"v":$_}) } 1 .. 3 ]);
+$waiter->finish;
+is($out . $err, "0\n\n3\n", 'CASES 15: mill.wait_for returns when the message is in the table, whatever the isolation level');
+
+# a worker that starts where all is read, and has nothing to do for longer than max_wait
+sql(q[SELECT mill.alter_pipeline('waited', max_wait => '0'); SELECT mill.pause('waited')]);
+wait_for_state($node, 'waited', qr/^paused/);
+sql(q[SELECT mill.resume('waited')]);
+ok(wait_for_state($node, 'waited', qr/^idle/), 'CASES 15: resumed where all is read: idle');
+$broker->produce('waited', lines => ['{"v":4}']);
+ok(wait_for_sql($node, 'SELECT count(*) = 4 FROM waited'), 'CASES 15: and takes what comes then');
+
 done_testing();
