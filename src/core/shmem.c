@@ -265,7 +265,7 @@ mill_state_name(MillState state)
 
 /*
  * SQL: mill_catalog.worker_slots(), the slots of the current database.  For
- * the views only, which show each user his own; not granted to anybody.
+ * the views only, which show each user his own: nobody has USAGE on the schema.
  */
 Datum
 mill_worker_slots(PG_FUNCTION_ARGS)

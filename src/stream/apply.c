@@ -380,7 +380,7 @@ bool
 mill_apply(MillIngest *ingest)
 {
 	MillBatch *batch = &ingest->batch;
-	int piece = Max(batch->count, 1);
+	int piece = ingest->pipeline->batch_rows;
 	bool isolate = false;
 	int tries = 0;
 	int first = 0;
@@ -401,7 +401,7 @@ mill_apply(MillIngest *ingest)
 				return false;
 			case DATA_ERROR:
 				isolate = true;
-				piece = PIECE;
+				piece = Min(piece, PIECE);
 				break;
 			case REPEAT:
 				break;

@@ -95,11 +95,6 @@ mill_position_check(const char *written)
 				 errmsg("invalid position in a topic: \"%s\"", written),
 				 errhint(POSITION_HINT)));
 	time = DirectFunctionCall3(timestamptz_in, CStringGetDatum(written), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
-	if (TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(time)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a position in a topic cannot be infinite"),
-				 errhint(POSITION_HINT)));
 	result = palloc(MAXDATELEN + 1);
 	return JsonEncodeDateTime(result, time, TIMESTAMPTZOID, NULL);
 }
