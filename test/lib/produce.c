@@ -311,6 +311,9 @@ connect_producer(Producer *p, ClientSettings *settings)
 
 	default_setting(settings, "enable.idempotence", "true");
 	default_setting(settings, "acks", "all");
+	/* more of them, and a leader that dies, can make librdkafka before 2.3 end
+	 * with "out of order sequence number" (its issue 4438) */
+	default_setting(settings, "max.in.flight.requests.per.connection", "1");
 	if (p->transaction != NULL)
 	{
 		default_setting(settings, "transactional.id", p->transaction);
