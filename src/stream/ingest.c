@@ -328,6 +328,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("kafka client cannot go on"), errdetail_internal("%s", text)));
+			break;
 		case MILL_EVENT_TOPIC_GONE:
 			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
 								  ingest->source->stream->topic));
@@ -339,6 +340,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 					 errmsg("offset of partition %d is no longer in topic \"%s\"",
 							event->partition, ingest->source->stream->topic),
 					 errdetail_internal("%s", text)));
+			break;
 	}
 	return false;
 }
