@@ -46,6 +46,24 @@ now_ms(void)
 	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* Does a broker answer, and has the topic a leader everywhere, or is it gone? */
+static bool
+has_leaders(const MillWatch *watch)
+{
+	const struct rd_kafka_metadata *metadata;
+	bool result = true;
+
+	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, PROBE_TIMEOUT) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return false;
+	for (int i = 0; metadata->topic_cnt == 1 && i < metadata->topics[0].partition_cnt; i++)
+	{
+		if (metadata->topics[0].partitions[i].leader < 0)
+			result = false;
+	}
+	rd_kafka_metadata_destroy(metadata);
+	return result;
+}
+
 /* Do all leaders answer? */
 static bool
 probe(const MillWatch *watch)
@@ -58,9 +76,23 @@ probe(const MillWatch *watch)
 	code = rd_kafka_offsets_for_times(watch->rk, list, PROBE_TIMEOUT);
 	rd_kafka_topic_partition_list_destroy(list);
 
-	/* A partition that is gone is for the stream to report. */
-	return code == RD_KAFKA_RESP_ERR_NO_ERROR || code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-		   code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
+	switch (code)
+	{
+		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			return true;
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+
+			/*
+			 * A partition that is gone is for the stream to report.  But the
+			 * library says this from memory, too, when the last broker that
+			 * answered knew of no leader.
+			 */
+			return has_leaders(watch);
+		default:
+			return false;
+	}
 }
 
 /* Note that the topic, or a partition of ours, is not there, or that all are. */
@@ -192,8 +224,12 @@ run(void *arg)
 			int found = ask_topic(watch, chosen);
 			int wait = PARTITIONS_EVERY;
 
+			/* the library does not report twice what it has reported before */
 			if (found < 0)
+			{
+				mill_watch_suspect(watch);
 				wait = PROBE_EVERY;
+			}
 			else if (watch->gone_since != 0 && !watch->gone)
 				wait = GONE_EVERY;
 			leaders = found >= 0 ? found : leaders;
