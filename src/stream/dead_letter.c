@@ -239,7 +239,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	SPI_finish();
 	source = mill_source_prepare(CurrentMemoryContext, pipeline->source, pipeline->target,
-								 pipeline->upsert, pipeline->key_index);
+								 pipeline->upsert, mill_pipeline_key_index(pipeline));
 	mill_source_take(source, &batch);
 	batch.context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
 

@@ -70,7 +70,7 @@ mill_ingest_prepare(MillIngest *ingest)
 		MemoryContextDelete(ingest->source->context);
 	ingest->source = NULL;
 	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->source, pipeline->target,
-										 pipeline->upsert, pipeline->key_index);
+										 pipeline->upsert, mill_pipeline_key_index(pipeline));
 	ingest->on_error = error_policy(ingest);
 	mill_source_take(ingest->source, &ingest->batch);
 }

@@ -39,19 +39,22 @@ copy_text(MemoryContext context, int column)
 	return value ? MemoryContextStrdup(context, value) : NULL;
 }
 
-/* The index of that name beside the table, InvalidOid without a name. */
-static Oid
-find_index(Oid table, const char *name)
+/*
+ * Raised only by who is about to use the key: a pipeline whose index is gone
+ * can still be paused and dropped.
+ */
+Oid
+mill_pipeline_key_index(const MillPipeline *pipeline)
 {
 	Oid index;
 
-	if (name == NULL)
+	if (pipeline->key_index == NULL)
 		return InvalidOid;
-	index = get_relname_relid(name, get_rel_namespace(table));
-	if (!OidIsValid(index) && OidIsValid(get_rel_namespace(table)))
+	index = get_relname_relid(pipeline->key_index, get_rel_namespace(pipeline->target));
+	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the key index \"%s\" no longer exists", name),
+				 errmsg("the key index \"%s\" no longer exists", pipeline->key_index),
 				 errhint("Create a unique index of that name, or drop the pipeline and create it anew.")));
 	return index;
 }
@@ -69,7 +72,7 @@ read_row(MemoryContext context)
 	p->stream = DatumGetObjectId(mill_value(0, 5, NULL));
 	p->target = DatumGetObjectId(mill_value(0, 6, NULL));
 	p->upsert = DatumGetBool(mill_value(0, 7, NULL));
-	p->key_index = find_index(p->target, mill_text(0, 8));
+	p->key_index = copy_text(context, 8);
 	p->start = copy_text(context, 9);
 	p->start_resolved = DatumGetBool(mill_value(0, 10, NULL));
 	p->on_error = copy_text(context, 11);

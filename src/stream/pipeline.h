@@ -19,7 +19,7 @@ typedef struct MillPipeline
 	Oid stream;
 	Oid target;
 	bool upsert;
-	Oid key_index; /* InvalidOid: the primary key */
+	char *key_index; /* its name, beside the target; NULL: the primary key */
 	char *start;
 	bool start_resolved; /* the start position was turned into offsets */
 	char *on_error;		 /* NULL: as the stream says */
@@ -42,6 +42,9 @@ extern const MillRoom mill_pipeline_room;
  */
 extern MillPipeline *mill_pipeline_by_id(int64 id, bool lock);
 extern MillPipeline *mill_pipeline_by_name(const char *name);
+
+/* The key index of an upsert, InvalidOid for the primary key; an error if it is gone. */
+extern Oid mill_pipeline_key_index(const MillPipeline *pipeline);
 
 /* Raise an error unless the user may bring this source into this target. */
 extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool upsert);

@@ -230,7 +230,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 	copy_arguments(fcinfo, 0, 14, values, nulls);
 	values[ARG_START] = CStringGetTextDatum(start);
 	if (nulls[ARG_KEY_INDEX] == ' ')
-		values[ARG_KEY_INDEX] = CStringGetDatum(get_rel_name(DatumGetObjectId(values[ARG_KEY_INDEX])));
+		values[ARG_KEY_INDEX] = DirectFunctionCall1(namein, CStringGetDatum(get_rel_name(DatumGetObjectId(values[ARG_KEY_INDEX]))));
 	values[14] = ObjectIdGetDatum(GetUserId());
 	values[15] = ObjectIdGetDatum(stream);
 	nulls[14] = nulls[15] = ' ';
