@@ -7,7 +7,7 @@
 
 EXTENSION = pg_mill
 MODULE_big = pg_mill
-OBJS = $(patsubst %.c,%.o,$(wildcard src/core/*.c src/stream/*.c))
+OBJS = $(patsubst %.c,%.o,$(wildcard src/core/*.c src/stream/*.c src/aggregate/*.c))
 DATA = $(wildcard sql/pg_mill--*.sql)
 PGFILEDESC = "pg_mill - Kafka topics into tables, exactly once"
 PG_CPPFLAGS = -I$(srcdir)/src

@@ -212,6 +212,374 @@ CREATE FUNCTION mill.arm() RETURNS void
 COMMENT ON FUNCTION mill.arm() IS 'let the pipelines of a restored or copied database run here; superusers only';
 REVOKE ALL ON FUNCTION mill.arm() FROM PUBLIC;
 
+---- windows ----
+
+-- What is named window_end_of, fixed_* and is_finite is what mill.tumble and the
+-- planner turn a call into; they are no part of the API.
+
+CREATE FUNCTION mill_catalog.window_start_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_window_start_support';
+COMMENT ON FUNCTION mill_catalog.window_start_support(internal) IS 'planner support: a cheaper form of window_start';
+
+CREATE FUNCTION mill_catalog.window_end_of_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_window_end_of_support';
+COMMENT ON FUNCTION mill_catalog.window_end_of_support(internal) IS 'planner support: a cheaper form of window_end_of';
+
+CREATE FUNCTION mill_catalog.hop_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_hop_support';
+COMMENT ON FUNCTION mill_catalog.hop_support(internal) IS 'planner support: the number of windows';
+
+CREATE FUNCTION mill_catalog.is_finite_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_is_finite_support';
+COMMENT ON FUNCTION mill_catalog.is_finite_support(internal) IS 'planner support: selectivity';
+
+CREATE FUNCTION mill_catalog.fixed_start(ts timestamptz, width bigint, origin bigint) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_start_timestamp';
+COMMENT ON FUNCTION mill_catalog.fixed_start(timestamptz, bigint, bigint) IS 'start of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.fixed_end(ts timestamptz, width bigint, origin bigint) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_end_timestamp';
+COMMENT ON FUNCTION mill_catalog.fixed_end(timestamptz, bigint, bigint) IS 'end of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.fixed_start(ts timestamp, width bigint, origin bigint) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_start_timestamp';
+COMMENT ON FUNCTION mill_catalog.fixed_start(timestamp, bigint, bigint) IS 'start of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.fixed_end(ts timestamp, width bigint, origin bigint) RETURNS timestamp
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_end_timestamp';
+COMMENT ON FUNCTION mill_catalog.fixed_end(timestamp, bigint, bigint) IS 'end of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.fixed_start(ts bigint, width bigint, origin bigint) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_start_bigint';
+COMMENT ON FUNCTION mill_catalog.fixed_start(bigint, bigint, bigint) IS 'start of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.fixed_end(ts bigint, width bigint, origin bigint) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_fixed_end_bigint';
+COMMENT ON FUNCTION mill_catalog.fixed_end(bigint, bigint, bigint) IS 'end of the window of fixed width that a time is in';
+
+CREATE FUNCTION mill_catalog.is_finite(ts timestamptz) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT mill_catalog.is_finite_support
+    AS 'MODULE_PATHNAME', 'mill_is_finite_timestamp';
+COMMENT ON FUNCTION mill_catalog.is_finite(timestamptz) IS 'whether a time can be in a window';
+
+CREATE FUNCTION mill_catalog.is_finite(ts timestamp) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT mill_catalog.is_finite_support
+    AS 'MODULE_PATHNAME', 'mill_is_finite_timestamp';
+COMMENT ON FUNCTION mill_catalog.is_finite(timestamp) IS 'whether a time can be in a window';
+
+CREATE FUNCTION mill_catalog.is_finite(ts date) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT mill_catalog.is_finite_support
+    AS 'MODULE_PATHNAME', 'mill_is_finite_date';
+COMMENT ON FUNCTION mill_catalog.is_finite(date) IS 'whether a time can be in a window';
+
+CREATE FUNCTION mill.window_start(ts timestamptz, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL) RETURNS timestamptz
+    LANGUAGE c STABLE PARALLEL SAFE SUPPORT mill_catalog.window_start_support
+    AS 'MODULE_PATHNAME', 'mill_window_start_timestamptz';
+COMMENT ON FUNCTION mill.window_start(timestamptz, interval, timestamptz, text) IS 'start of the window of this size that ts is in; null when ts is null or infinite';
+
+CREATE FUNCTION mill.window_end(window_start timestamptz, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL) RETURNS timestamptz
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_end_timestamptz';
+COMMENT ON FUNCTION mill.window_end(timestamptz, interval, timestamptz, text) IS 'end of the window of this size that starts at window_start';
+
+CREATE FUNCTION mill_catalog.window_end_of(ts timestamptz, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL) RETURNS timestamptz
+    LANGUAGE c STABLE PARALLEL SAFE SUPPORT mill_catalog.window_end_of_support
+    AS 'MODULE_PATHNAME', 'mill_window_end_of_timestamptz';
+COMMENT ON FUNCTION mill_catalog.window_end_of(timestamptz, interval, timestamptz, text) IS 'end of the window of this size that ts is in';
+
+-- not strict, or the planner would not inline it
+CREATE FUNCTION mill.tumble(ts timestamptz, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL)
+    RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+    LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+    BEGIN ATOMIC
+        SELECT mill.window_start(ts, size, origin, time_zone), mill_catalog.window_end_of(ts, size, origin, time_zone)
+        WHERE mill_catalog.is_finite(ts);
+    END;
+COMMENT ON FUNCTION mill.tumble(timestamptz, interval, timestamptz, text) IS 'the window of this size that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.hop(ts timestamptz, slide interval, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL)
+    RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+    LANGUAGE c STABLE PARALLEL SAFE ROWS 10 SUPPORT mill_catalog.hop_support
+    AS 'MODULE_PATHNAME', 'mill_hop_timestamptz';
+COMMENT ON FUNCTION mill.hop(timestamptz, interval, interval, timestamptz, text) IS 'the windows of this size, one starting every slide, that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.window_start(ts timestamp, size interval, origin timestamp DEFAULT NULL) RETURNS timestamp
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT mill_catalog.window_start_support
+    AS 'MODULE_PATHNAME', 'mill_window_start_timestamp';
+COMMENT ON FUNCTION mill.window_start(timestamp, interval, timestamp) IS 'start of the window of this size that ts is in; null when ts is null or infinite';
+
+CREATE FUNCTION mill.window_end(window_start timestamp, size interval, origin timestamp DEFAULT NULL) RETURNS timestamp
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_end_timestamp';
+COMMENT ON FUNCTION mill.window_end(timestamp, interval, timestamp) IS 'end of the window of this size that starts at window_start';
+
+CREATE FUNCTION mill_catalog.window_end_of(ts timestamp, size interval, origin timestamp DEFAULT NULL) RETURNS timestamp
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT mill_catalog.window_end_of_support
+    AS 'MODULE_PATHNAME', 'mill_window_end_of_timestamp';
+COMMENT ON FUNCTION mill_catalog.window_end_of(timestamp, interval, timestamp) IS 'end of the window of this size that ts is in';
+
+-- not strict, or the planner would not inline it
+CREATE FUNCTION mill.tumble(ts timestamp, size interval, origin timestamp DEFAULT NULL)
+    RETURNS TABLE (window_start timestamp, window_end timestamp)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+    BEGIN ATOMIC
+        SELECT mill.window_start(ts, size, origin), mill_catalog.window_end_of(ts, size, origin)
+        WHERE mill_catalog.is_finite(ts);
+    END;
+COMMENT ON FUNCTION mill.tumble(timestamp, interval, timestamp) IS 'the window of this size that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.hop(ts timestamp, slide interval, size interval, origin timestamp DEFAULT NULL)
+    RETURNS TABLE (window_start timestamp, window_end timestamp)
+    LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 10 SUPPORT mill_catalog.hop_support
+    AS 'MODULE_PATHNAME', 'mill_hop_timestamp';
+COMMENT ON FUNCTION mill.hop(timestamp, interval, interval, timestamp) IS 'the windows of this size, one starting every slide, that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.window_start(ts date, size interval, origin date DEFAULT NULL) RETURNS date
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_start_date';
+COMMENT ON FUNCTION mill.window_start(date, interval, date) IS 'start of the window of this size that ts is in; null when ts is null or infinite';
+
+CREATE FUNCTION mill.window_end(window_start date, size interval, origin date DEFAULT NULL) RETURNS date
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_end_date';
+COMMENT ON FUNCTION mill.window_end(date, interval, date) IS 'end of the window of this size that starts at window_start';
+
+CREATE FUNCTION mill_catalog.window_end_of(ts date, size interval, origin date DEFAULT NULL) RETURNS date
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_end_of_date';
+COMMENT ON FUNCTION mill_catalog.window_end_of(date, interval, date) IS 'end of the window of this size that ts is in';
+
+-- not strict, or the planner would not inline it
+CREATE FUNCTION mill.tumble(ts date, size interval, origin date DEFAULT NULL)
+    RETURNS TABLE (window_start date, window_end date)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+    BEGIN ATOMIC
+        SELECT mill.window_start(ts, size, origin), mill_catalog.window_end_of(ts, size, origin)
+        WHERE mill_catalog.is_finite(ts);
+    END;
+COMMENT ON FUNCTION mill.tumble(date, interval, date) IS 'the window of this size that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.hop(ts date, slide interval, size interval, origin date DEFAULT NULL)
+    RETURNS TABLE (window_start date, window_end date)
+    LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 10 SUPPORT mill_catalog.hop_support
+    AS 'MODULE_PATHNAME', 'mill_hop_date';
+COMMENT ON FUNCTION mill.hop(date, interval, interval, date) IS 'the windows of this size, one starting every slide, that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.window_start(ts bigint, size bigint, origin bigint DEFAULT 0) RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT mill_catalog.window_start_support
+    AS 'MODULE_PATHNAME', 'mill_window_start_bigint';
+COMMENT ON FUNCTION mill.window_start(bigint, bigint, bigint) IS 'start of the window of this size that ts is in; null when ts is null or infinite';
+
+CREATE FUNCTION mill.window_end(window_start bigint, size bigint, origin bigint DEFAULT 0) RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'mill_window_end_bigint';
+COMMENT ON FUNCTION mill.window_end(bigint, bigint, bigint) IS 'end of the window of this size that starts at window_start';
+
+CREATE FUNCTION mill_catalog.window_end_of(ts bigint, size bigint, origin bigint DEFAULT 0) RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE SUPPORT mill_catalog.window_end_of_support
+    AS 'MODULE_PATHNAME', 'mill_window_end_of_bigint';
+COMMENT ON FUNCTION mill_catalog.window_end_of(bigint, bigint, bigint) IS 'end of the window of this size that ts is in';
+
+-- not strict, or the planner would not inline it
+CREATE FUNCTION mill.tumble(ts bigint, size bigint, origin bigint DEFAULT 0)
+    RETURNS TABLE (window_start bigint, window_end bigint)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+    BEGIN ATOMIC
+        SELECT mill.window_start(ts, size, origin), mill_catalog.window_end_of(ts, size, origin)
+        WHERE ts IS NOT NULL;
+    END;
+COMMENT ON FUNCTION mill.tumble(bigint, bigint, bigint) IS 'the window of this size that ts is in; none when ts is null or infinite';
+
+CREATE FUNCTION mill.hop(ts bigint, slide bigint, size bigint, origin bigint DEFAULT 0)
+    RETURNS TABLE (window_start bigint, window_end bigint)
+    LANGUAGE c IMMUTABLE PARALLEL SAFE ROWS 10 SUPPORT mill_catalog.hop_support
+    AS 'MODULE_PATHNAME', 'mill_hop_bigint';
+COMMENT ON FUNCTION mill.hop(bigint, bigint, bigint, bigint) IS 'the windows of this size, one starting every slide, that ts is in; none when ts is null or infinite';
+
+---- sessions ----
+
+CREATE FUNCTION mill.session_start(ts timestamptz, gap interval) RETURNS timestamptz
+    LANGUAGE c WINDOW IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_start_timestamp';
+COMMENT ON FUNCTION mill.session_start(timestamptz, interval) IS 'first event of the session that ts is in: OVER (PARTITION BY user_id ORDER BY ts)';
+
+CREATE FUNCTION mill_catalog.session_end_step(state timestamptz, ts timestamptz, gap interval) RETURNS timestamptz
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_end_timestamp';
+COMMENT ON FUNCTION mill_catalog.session_end_step(timestamptz, timestamptz, interval) IS 'transition function of mill.session_end';
+
+CREATE AGGREGATE mill.session_end(ts timestamptz, gap interval) (
+    SFUNC = mill_catalog.session_end_step, STYPE = timestamptz, COMBINEFUNC = pg_catalog.timestamptz_larger, PARALLEL = SAFE);
+COMMENT ON AGGREGATE mill.session_end(timestamptz, interval) IS 'end of a session: its last event plus the gap';
+
+CREATE FUNCTION mill.session_start(ts timestamp, gap interval) RETURNS timestamp
+    LANGUAGE c WINDOW IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_start_timestamp';
+COMMENT ON FUNCTION mill.session_start(timestamp, interval) IS 'first event of the session that ts is in: OVER (PARTITION BY user_id ORDER BY ts)';
+
+CREATE FUNCTION mill_catalog.session_end_step(state timestamp, ts timestamp, gap interval) RETURNS timestamp
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_end_timestamp';
+COMMENT ON FUNCTION mill_catalog.session_end_step(timestamp, timestamp, interval) IS 'transition function of mill.session_end';
+
+CREATE AGGREGATE mill.session_end(ts timestamp, gap interval) (
+    SFUNC = mill_catalog.session_end_step, STYPE = timestamp, COMBINEFUNC = pg_catalog.timestamp_larger, PARALLEL = SAFE);
+COMMENT ON AGGREGATE mill.session_end(timestamp, interval) IS 'end of a session: its last event plus the gap';
+
+CREATE FUNCTION mill.session_start(ts date, gap interval) RETURNS date
+    LANGUAGE c WINDOW IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_start_date';
+COMMENT ON FUNCTION mill.session_start(date, interval) IS 'first event of the session that ts is in: OVER (PARTITION BY user_id ORDER BY ts)';
+
+CREATE FUNCTION mill_catalog.session_end_step(state date, ts date, gap interval) RETURNS date
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_end_date';
+COMMENT ON FUNCTION mill_catalog.session_end_step(date, date, interval) IS 'transition function of mill.session_end';
+
+CREATE AGGREGATE mill.session_end(ts date, gap interval) (
+    SFUNC = mill_catalog.session_end_step, STYPE = date, COMBINEFUNC = pg_catalog.date_larger, PARALLEL = SAFE);
+COMMENT ON AGGREGATE mill.session_end(date, interval) IS 'end of a session: its last event plus the gap';
+
+CREATE FUNCTION mill.session_start(ts bigint, gap bigint) RETURNS bigint
+    LANGUAGE c WINDOW IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_start_bigint';
+COMMENT ON FUNCTION mill.session_start(bigint, bigint) IS 'first event of the session that ts is in: OVER (PARTITION BY user_id ORDER BY ts)';
+
+CREATE FUNCTION mill_catalog.session_end_step(state bigint, ts bigint, gap bigint) RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_session_end_bigint';
+COMMENT ON FUNCTION mill_catalog.session_end_step(bigint, bigint, bigint) IS 'transition function of mill.session_end';
+
+CREATE AGGREGATE mill.session_end(ts bigint, gap bigint) (
+    SFUNC = mill_catalog.session_end_step, STYPE = bigint, COMBINEFUNC = pg_catalog.int8larger, PARALLEL = SAFE);
+COMMENT ON AGGREGATE mill.session_end(bigint, bigint) IS 'end of a session: its last event plus the gap';
+
+---- partial states of aggregates ----
+
+-- They run the named aggregate's functions with the rights of the caller, who needs
+-- EXECUTE on it, so they are open to all: the views of continuous aggregates call them.
+CREATE FUNCTION mill_catalog.partial_state_add(internal, aggregate regprocedure, VARIADIC "any") RETURNS internal
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_partial_state_add';
+COMMENT ON FUNCTION mill_catalog.partial_state_add(internal, regprocedure, "any") IS 'transition function of partial_state';
+
+CREATE FUNCTION mill_catalog.combine_state_add(internal, aggregate regprocedure, state bytea) RETURNS internal
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_combine_state_add';
+COMMENT ON FUNCTION mill_catalog.combine_state_add(internal, regprocedure, bytea) IS 'transition function of combine_state';
+
+CREATE FUNCTION mill_catalog.state_bytes(internal) RETURNS bytea
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_state_bytes';
+COMMENT ON FUNCTION mill_catalog.state_bytes(internal) IS 'final function of partial_state and combine_state';
+
+CREATE AGGREGATE mill.partial_state(aggregate regprocedure, VARIADIC "any") (
+    SFUNC = mill_catalog.partial_state_add, STYPE = internal,
+    FINALFUNC = mill_catalog.state_bytes, PARALLEL = safe);
+COMMENT ON AGGREGATE mill.partial_state(regprocedure, VARIADIC "any")
+    IS 'runs an aggregate over its arguments and returns its state in place of its result';
+
+CREATE AGGREGATE mill.combine_state(aggregate regprocedure, state bytea) (
+    SFUNC = mill_catalog.combine_state_add, STYPE = internal,
+    FINALFUNC = mill_catalog.state_bytes, PARALLEL = safe);
+COMMENT ON AGGREGATE mill.combine_state(regprocedure, bytea)
+    IS 'the state that an aggregate would have over the rows of all these states';
+
+CREATE FUNCTION mill.final_state(aggregate regprocedure, state bytea, result anyelement) RETURNS anyelement
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_final_state';
+COMMENT ON FUNCTION mill.final_state(regprocedure, bytea, anyelement)
+    IS 'the result of an aggregate by its state; the third argument is a NULL of the result''s type';
+
+CREATE FUNCTION mill.key_hash(VARIADIC "any") RETURNS bigint
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_key_hash';
+COMMENT ON FUNCTION mill.key_hash("any") IS 'a hash of values by the default equality of their types';
+
+---- continuous aggregates ----
+
+CREATE SCHEMA mill_data;
+COMMENT ON SCHEMA mill_data IS 'pg_mill: tables of continuous aggregates, each owned by the owner of its view';
+GRANT USAGE ON SCHEMA mill_data TO PUBLIC;
+
+CREATE TABLE mill_catalog.aggregate (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    view regclass NOT NULL UNIQUE,
+    base_table regclass NOT NULL,
+    definition regclass NOT NULL,
+    state_table regclass NOT NULL,
+    delta_table regclass NOT NULL,
+    with_indexes boolean NOT NULL,
+    fold_interval interval NOT NULL,
+    backfill boolean NOT NULL,
+    live boolean NOT NULL,
+    -- filled from this pane on, in the type of the window's time; or completely
+    backfill_until text,
+    filled boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE INDEX aggregate_base_table ON mill_catalog.aggregate (base_table);
+COMMENT ON TABLE mill_catalog.aggregate IS 'views that are kept live, and the relations that keep them';
+SELECT pg_catalog.pg_extension_config_dump('mill_catalog.aggregate', '');
+SELECT pg_catalog.pg_extension_config_dump('mill_catalog.aggregate_id_seq', '');
+
+CREATE TABLE mill_catalog.aggregate_progress (
+    aggregate_id bigint PRIMARY KEY REFERENCES mill_catalog.aggregate ON DELETE CASCADE,
+    folds bigint NOT NULL DEFAULT 0,
+    deltas_folded bigint NOT NULL DEFAULT 0,
+    deltas_per_second double precision NOT NULL DEFAULT 0,
+    last_fold_at timestamptz,
+    behind boolean NOT NULL DEFAULT false,
+    fill_steps bigint NOT NULL DEFAULT 0,
+    groups_filled bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+COMMENT ON TABLE mill_catalog.aggregate_progress IS 'what the fold worker did for each aggregate';
+SELECT pg_catalog.pg_extension_config_dump('mill_catalog.aggregate_progress', '');
+
+CREATE FUNCTION mill.maintain_aggregates() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_maintain_aggregates';
+COMMENT ON FUNCTION mill.maintain_aggregates() IS 'appends what a statement changes to the continuous aggregates of its table';
+
+CREATE FUNCTION mill.materialize(
+    view regclass,
+    backfill boolean DEFAULT true,
+    with_indexes boolean DEFAULT true,
+    fold_interval interval DEFAULT '1 second'
+) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_materialize';
+COMMENT ON FUNCTION mill.materialize(regclass, boolean, boolean, interval)
+    IS 'make a view of aggregates live: exact at any moment, and as fast to read as a table';
+
+CREATE FUNCTION mill.dematerialize(view regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_dematerialize';
+COMMENT ON FUNCTION mill.dematerialize(regclass) IS 'make a continuous aggregate the plain view again that it was';
+
+CREATE FUNCTION mill.replace_aggregate(view regclass, new_view regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_replace_aggregate';
+COMMENT ON FUNCTION mill.replace_aggregate(regclass, regclass)
+    IS 'give a continuous aggregate the query and the state of another one, which goes';
+
+CREATE FUNCTION mill.fold(view regclass) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_fold_now';
+COMMENT ON FUNCTION mill.fold(regclass) IS 'merge what writers appended into the state now; returns how many deltas';
+
+CREATE FUNCTION mill.refresh(view regclass) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_refresh';
+COMMENT ON FUNCTION mill.refresh(regclass) IS 'compute a continuous aggregate anew from its tables; returns the number of groups';
+
+CREATE FUNCTION mill.refresh(view regclass, "from" text, until text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_refresh';
+COMMENT ON FUNCTION mill.refresh(regclass, text, text) IS 'compute the windows of a stretch of time anew; bounds in the type of the window''s time';
+
+CREATE FUNCTION mill.refresh(view regclass, "from" timestamptz, until timestamptz) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_refresh';
+COMMENT ON FUNCTION mill.refresh(regclass, timestamptz, timestamptz) IS 'compute the windows of a stretch of time anew';
+
+CREATE FUNCTION mill.refresh(view regclass, "from" bigint, until bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_refresh';
+COMMENT ON FUNCTION mill.refresh(regclass, bigint, bigint) IS 'compute the windows of a stretch of time, as numbers, anew';
+
+CREATE FUNCTION mill_catalog.follow_drop() RETURNS event_trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_follow_drop';
+COMMENT ON FUNCTION mill_catalog.follow_drop() IS 'continuous aggregates go with their views';
+
+CREATE FUNCTION mill_catalog.follow_ddl() RETURNS event_trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_follow_ddl';
+COMMENT ON FUNCTION mill_catalog.follow_ddl() IS 'continuous aggregates follow changes of their tables and views';
+
+CREATE EVENT TRIGGER mill_follow_drop ON sql_drop
+    EXECUTE FUNCTION mill_catalog.follow_drop();
+CREATE EVENT TRIGGER mill_follow_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE VIEW', 'ALTER TABLE', 'ALTER VIEW', 'CREATE FOREIGN TABLE')
+    EXECUTE FUNCTION mill_catalog.follow_ddl();
+
 ---- what goes on ----
 
 CREATE FUNCTION mill_catalog.worker_slots(

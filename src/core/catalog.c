@@ -76,17 +76,12 @@ extension_owner(void)
 	return owner;
 }
 
-/*
- * Become the extension's owner until mill_become_again; in a transaction.
- * Nothing that a user wrote may run in between.
- */
-void
-mill_become_owner(MillIdentity *before)
+/* Take on a role with a safe search_path. */
+static void
+become(Oid role, int security, MillIdentity *before)
 {
-	Oid owner = extension_owner();
-
 	GetUserIdAndSecContext(&before->user, &before->security);
-	SetUserIdAndSecContext(owner, before->security | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(role, before->security | security);
 	before->guc_level = 0;
 	if (strcmp(namespace_search_path, MILL_SEARCH_PATH) != 0)
 	{
@@ -94,6 +89,26 @@ mill_become_owner(MillIdentity *before)
 		(void) set_config_option("search_path", MILL_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	}
+}
+
+/*
+ * Become the extension's owner until mill_become_again; in a transaction.
+ * Nothing that a user wrote may run in between.
+ */
+void
+mill_become_owner(MillIdentity *before)
+{
+	become(extension_owner(), SECURITY_LOCAL_USERID_CHANGE, before);
+}
+
+/*
+ * Become the owner of an object until mill_become_again, to run what he wrote:
+ * as REFRESH MATERIALIZED VIEW does, so that nothing outlives the statement.
+ */
+void
+mill_become(Oid role, MillIdentity *before)
+{
+	become(role, SECURITY_RESTRICTED_OPERATION, before);
 }
 
 void

@@ -12,7 +12,7 @@
 /* Where our SQL looks for functions and operators. */
 #define MILL_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* Who we were before mill_become_owner. */
+/* Who we were before mill_become or mill_become_owner. */
 typedef struct MillIdentity
 {
 	Oid user;
@@ -32,6 +32,7 @@ typedef struct MillStatement
 
 extern Oid mill_extension(void);
 extern Oid mill_relation_owner(Oid relid);
+extern void mill_become(Oid role, MillIdentity *before);
 extern void mill_become_owner(MillIdentity *before);
 extern void mill_become_again(const MillIdentity *before);
 extern uint64 mill_run(MillStatement *statement, int expected, const Datum *values, const char *nulls);

@@ -14,6 +14,11 @@
 #error "pg_mill needs PostgreSQL 15 or later"
 #endif
 
+/* 16 moved VARDATA and its like out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* 17 gives each extension wait events of its own; one is enough for all. */
 #define MILL_WAIT_EVENT PG_WAIT_EXTENSION
 
@@ -60,9 +65,21 @@
 #endif
 
 #if PG_VERSION_NUM >= 160000
+#define mill_relation_ownercheck(relid, role) object_ownercheck(RelationRelationId, relid, role)
+#else
+#define mill_relation_ownercheck(relid, role) pg_class_ownercheck(relid, role)
+#endif
+
+#if PG_VERSION_NUM >= 160000
 #define mill_server_aclcheck(server, role, mode) object_aclcheck(ForeignServerRelationId, server, role, mode)
 #else
 #define mill_server_aclcheck(server, role, mode) pg_foreign_server_aclcheck(server, role, mode)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define mill_function_aclcheck(function, role, mode) object_aclcheck(ProcedureRelationId, function, role, mode)
+#else
+#define mill_function_aclcheck(function, role, mode) pg_proc_aclcheck(function, role, mode)
 #endif
 
 /* Run a query to its end, once. */

@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "aggregate/aggregate.h"
 #include "core/launcher.h"
 #include "core/manager.h"
 #include "core/settings.h"
@@ -36,5 +37,6 @@ _PG_init(void)
 		mill_shmem_init();
 		mill_launcher_init();
 		mill_manager_add_room(&mill_pipeline_room);
+		mill_manager_add_room(&mill_fold_room);
 	}
 }

@@ -121,6 +121,7 @@ mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no)
 		slot->worker_no = worker_no;
 		slot->state = MILL_STATE_STARTING;
 		slot->since = GetCurrentTimestamp();
+		mill_shared->slots_used = Max(mill_shared->slots_used, free_slot + 1);
 	}
 	LWLockRelease(mill_shared->lock);
 	return free_slot;
@@ -211,6 +212,43 @@ mill_slot_stop(int slot_index, bool now)
 
 	if (now && pid != 0)
 		kill(pid, SIGTERM);
+}
+
+/*
+ * There is work for the workers of a kind.  Called by writers at each commit:
+ * those that were told already are left alone.
+ */
+void
+mill_wake_workers(MillKind kind, Oid database)
+{
+	if (mill_shared == NULL)
+		return;
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	for (int i = 0; i < mill_shared->slots_used; i++)
+	{
+		MillSlot *slot = &mill_shared->slots[i];
+
+		if (!slot->in_use || slot->kind != kind || slot->database != database || slot->pending)
+			continue;
+		/* Two writers at once wake twice, which does no harm. */
+		slot->pending = true;
+		if (slot->proc)
+			SetLatch(&slot->proc->procLatch);
+	}
+	LWLockRelease(mill_shared->lock);
+}
+
+/* Has there been work since the last call?  Asked before looking for it. */
+bool
+mill_slot_take_pending(int slot)
+{
+	bool pending;
+
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	pending = mill_shared->slots[slot].pending;
+	mill_shared->slots[slot].pending = false;
+	LWLockRelease(mill_shared->lock);
+	return pending;
 }
 
 void

@@ -15,7 +15,8 @@
 typedef enum MillKind
 {
 	MILL_KIND_MANAGER,
-	MILL_KIND_PIPELINE
+	MILL_KIND_PIPELINE,
+	MILL_KIND_FOLD
 } MillKind;
 
 typedef enum MillState
@@ -36,12 +37,14 @@ typedef struct MillSlot
 	MillKind kind;
 	Oid database;
 	Oid owner;		 /* role the worker connects as */
-	int64 object_id; /* pipeline's id */
+	int64 object_id; /* pipeline's id, role of a fold worker */
 	int worker_no;	 /* 0 .. workers - 1 */
 	int64 version;	 /* of the object's row when the slot was made */
 	bool stop;		 /* asked to end at the next good moment */
 	bool launched;	 /* registered, not yet seen to end */
 	TimestampTz launched_at;
+
+	bool pending; /* there is work since the worker last looked */
 
 	/* set by the worker */
 	PGPROC *proc; /* NULL: not attached */
@@ -61,6 +64,7 @@ typedef struct MillShared
 	PGPROC *launcher;	   /* NULL while there is none */
 	uint32 probe_requests; /* grows when a database may have the extension */
 	uint32 next_generation;
+	int slots_used; /* no slot from here on was ever given out */
 	MillSlot slots[MILL_SLOTS];
 } MillShared;
 
@@ -76,6 +80,8 @@ extern void mill_slot_free(int slot);
 extern bool mill_slot_launch(int slot, const char *function, const char *title);
 extern void mill_slot_report(int slot, MillState state, const char *reason);
 extern void mill_slot_stop(int slot, bool now);
+extern void mill_wake_workers(MillKind kind, Oid database);
+extern bool mill_slot_take_pending(int slot);
 extern void mill_wake_launcher(void);
 extern void mill_wake_manager(Oid database);
 extern const char *mill_state_name(MillState state);

@@ -25,6 +25,7 @@ static MemoryContext outer_context;
 
 static bool wake_manager = false;
 static bool wake_launcher = false;
+static uint32 wake_kinds = 0; /* of workers, as bits */
 
 /*
  * Begin a transaction with an active snapshot.  Activity is shown in
@@ -80,11 +81,15 @@ at_transaction_end(XactEvent event, void *arg)
 				mill_wake_launcher();
 			if (wake_manager)
 				mill_wake_manager(MyDatabaseId);
+			if (wake_kinds & (1U << MILL_KIND_FOLD))
+				mill_wake_workers(MILL_KIND_FOLD, MyDatabaseId);
 			wake_launcher = wake_manager = false;
+			wake_kinds = 0;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			wake_launcher = wake_manager = false;
+			wake_kinds = 0;
 			break;
 		default:
 			break;
@@ -108,6 +113,13 @@ void
 mill_wake_launcher_at_commit(void)
 {
 	wake_launcher = true;
+}
+
+/* Tell the workers of a kind, in this database, that there is work. */
+void
+mill_wake_workers_at_commit(MillKind kind)
+{
+	wake_kinds |= 1U << kind;
 }
 
 /*

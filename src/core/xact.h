@@ -5,6 +5,8 @@
 #ifndef MILL_CORE_XACT_H
 #define MILL_CORE_XACT_H
 
+#include "core/shmem.h"
+
 extern void mill_xact_begin(const char *activity);
 extern void mill_xact_commit(void);
 extern void mill_xact_abort(void);
@@ -12,5 +14,6 @@ extern void mill_xact_abort(void);
 extern void mill_xact_init(void);
 extern void mill_wake_manager_at_commit(void);
 extern void mill_wake_launcher_at_commit(void);
+extern void mill_wake_workers_at_commit(MillKind kind);
 
 #endif

@@ -1,0 +1,237 @@
+/*
+ * aggregate.c
+ *		Rows of mill_catalog.aggregate, and acting as an aggregate's owner.
+ *
+ * The row says that a view is a continuous aggregate and which relations
+ * belong to it.  Who folds, fills or changes an aggregate holds its lock, a
+ * lock on the row's identity that no reader or writer asks for, from before
+ * the statement that works until the end of the transaction.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+
+#include "aggregate/aggregate.h"
+
+#define AGGREGATE_COLUMNS                                                                              \
+	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled"
+#define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
+
+/* A row of SPI's result, in the current memory context. */
+static MillAggregate *
+read_row(int row)
+{
+	MillAggregate *a = palloc0(sizeof(MillAggregate));
+	char *until = mill_text(row, 11);
+
+	a->id = DatumGetInt64(mill_value(row, 1, NULL));
+	a->view = DatumGetObjectId(mill_value(row, 2, NULL));
+	a->base = DatumGetObjectId(mill_value(row, 3, NULL));
+	a->definition = DatumGetObjectId(mill_value(row, 4, NULL));
+	a->state = DatumGetObjectId(mill_value(row, 5, NULL));
+	a->delta = DatumGetObjectId(mill_value(row, 6, NULL));
+	a->with_indexes = DatumGetBool(mill_value(row, 7, NULL));
+	a->fold_interval_ms = DatumGetInt32(mill_value(row, 8, NULL));
+	a->live = DatumGetBool(mill_value(row, 9, NULL));
+	a->backfill = DatumGetBool(mill_value(row, 10, NULL));
+	a->backfill_until = until ? pstrdup(until) : NULL;
+	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
+	a->filled = DatumGetBool(mill_value(row, 13, NULL));
+	return a;
+}
+
+static List *
+read_rows(MillStatement *statement, Datum argument)
+{
+	List *rows = NIL;
+	uint64 count = mill_run(statement, SPI_OK_SELECT, &argument, NULL);
+
+	for (uint64 i = 0; i < count; i++)
+		rows = lappend(rows, read_row((int) i));
+	return rows;
+}
+
+MillAggregate *
+mill_aggregate_of_view(Oid view, bool missing_ok)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = $1",
+		.nargs = 1,
+		.types = {OIDOID}};
+	List *rows = read_rows(&read, ObjectIdGetDatum(view));
+
+	if (rows == NIL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("\"%s\" is not a continuous aggregate", get_rel_name(view)),
+				 errhint("Make it one with mill.materialize.")));
+	return rows ? linitial(rows) : NULL;
+}
+
+MillAggregate *
+mill_aggregate_by_id(int64 id)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	List *rows = read_rows(&read, Int64GetDatum(id));
+
+	return rows ? linitial(rows) : NULL;
+}
+
+/* In the order of their ids. */
+List *
+mill_aggregates_of_owner(Oid owner)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE c.relowner = $1 ORDER BY a.id",
+		.nargs = 1,
+		.types = {OIDOID}};
+
+	return read_rows(&read, ObjectIdGetDatum(owner));
+}
+
+/* Those whose view or definition is among these relations, dropped or not. */
+List *
+mill_aggregates_among(List *relations)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) ORDER BY a.id",
+		.nargs = 1,
+		.types = {OIDARRAYOID}};
+	Datum *oids = palloc(sizeof(Datum) * (list_length(relations) + 1));
+	ListCell *lc;
+
+	foreach (lc, relations)
+		oids[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	return read_rows(&read, PointerGetDatum(construct_array(oids, list_length(relations), OIDOID, sizeof(Oid), true, TYPALIGN_INT)));
+}
+
+/* All aggregates of the database. */
+List *
+mill_aggregates_all(void)
+{
+	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " ORDER BY a.id"};
+
+	return read_rows(&read, (Datum) 0);
+}
+
+/*
+ * By the latest snapshot, whatever the transaction's is: a writer that began
+ * long ago must maintain what was materialized since.
+ */
+List *
+mill_aggregates_of_base(Oid base)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.base_table = $1 ORDER BY a.id",
+		.nargs = 1,
+		.types = {OIDOID},
+		.current_snapshot = true};
+	List *rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	rows = read_rows(&read, ObjectIdGetDatum(base));
+	PopActiveSnapshot();
+	return rows;
+}
+
+/* How far an aggregate has come: live, or filled down to a pane. */
+void
+mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
+{
+	static MillStatement set = {
+		.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",
+		.nargs = 4,
+		.types = {INT8OID, BOOLOID, BOOLOID, TEXTOID}};
+	Datum values[4] = {Int64GetDatum(id), BoolGetDatum(live), BoolGetDatum(filled),
+					   backfill_until ? CStringGetTextDatum(backfill_until) : (Datum) 0};
+
+	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "   n");
+}
+
+void
+mill_aggregate_require_owner(const MillAggregate *a)
+{
+	if (!mill_relation_ownercheck(a->view, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(a->view));
+}
+
+/* Until the end of the transaction; false if it was not to be had at once. */
+bool
+mill_aggregate_lock(int64 id, bool wait)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)), (Oid) id, 0);
+	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* A relation's name for SQL, qualified and quoted. */
+char *
+mill_relation_name(Oid relid)
+{
+	char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+}
+
+MillTables *
+mill_aggregate_tables(const MillAggregate *a)
+{
+	MillTables *t = palloc(sizeof(MillTables));
+
+	t->base = mill_relation_name(a->base);
+	t->state = mill_relation_name(a->state);
+	t->delta = mill_relation_name(a->delta);
+	return t;
+}
+
+/* A command that changes our own objects: event triggers let it pass. */
+void
+mill_execute_ddl(const char *sql)
+{
+	bool before = mill_following;
+
+	mill_following = true;
+	PG_TRY();
+	{
+		mill_execute(sql, SPI_OK_UTILITY);
+	}
+	PG_FINALLY();
+	{
+		mill_following = before;
+	}
+	PG_END_TRY();
+}
+
+/* Run a statement once, with a snapshot of its own; SPI must be connected. */
+uint64
+mill_execute(const char *sql, int expected)
+{
+	int code = SPI_execute(sql, false, 0);
+
+	if (code != expected)
+		elog(ERROR, "unexpected result of \"%s\": %s", sql, SPI_result_code_string(code));
+	return SPI_processed;
+}

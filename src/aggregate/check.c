@@ -1,0 +1,423 @@
+/*
+ * check.c
+ *		What a continuous aggregate cannot be, said by name and with a hint.
+ *
+ * Whatever passes here is row-wise over the base table up to the aggregation:
+ * the rows of a statement can be aggregated by themselves.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "parser/parsetree.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/regproc.h"
+
+#include "core/compat.h"
+
+#include "aggregate/definition.h"
+
+void
+mill_refuse(const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("continuous aggregates do not support %s", what),
+			 hint ? errhint("%s", hint) : 0));
+}
+
+/* The relation itself: a plain view that can be replaced. */
+void
+mill_check_view(Oid view)
+{
+	Relation rel = table_open(view, AccessShareLock);
+
+	if (rel->rd_rel->relkind != RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a view", RelationGetRelationName(rel)),
+				 errhint("Write the aggregate as a view: CREATE VIEW ... AS SELECT ... GROUP BY ...; then materialize it.")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		mill_refuse("temporary views", "Create an ordinary view over an ordinary table.");
+	if (RelationHasSecurityInvoker(rel))
+		mill_refuse("views with security_invoker", "Use ALTER VIEW ... RESET (security_invoker), and GRANT on the view.");
+	table_close(rel, NoLock);
+}
+
+/* The table whose changes are to be followed. */
+void
+mill_check_base(Oid base)
+{
+	Relation rel = table_open(base, AccessShareLock);
+	char kind = rel->rd_rel->relkind;
+
+	if (kind == RELKIND_FOREIGN_TABLE)
+		mill_refuse(psprintf("the stream or foreign table \"%s\" as base table", RelationGetRelationName(rel)),
+					"Let a pipeline write the stream to a table, and aggregate that: mill.create_pipeline.");
+	if (kind == RELKIND_VIEW || kind == RELKIND_MATVIEW)
+		mill_refuse(psprintf("the view \"%s\" as base table", RelationGetRelationName(rel)),
+					"Write its query into this view, over the table itself.");
+	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
+		mill_refuse(psprintf("\"%s\" as base table", RelationGetRelationName(rel)), "Use an ordinary or partitioned table.");
+	if (IsCatalogRelation(rel))
+		mill_refuse(psprintf("the system catalog \"%s\" as base table", RelationGetRelationName(rel)), NULL);
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		mill_refuse(psprintf("the unlogged table \"%s\" as base table", RelationGetRelationName(rel)),
+					"A crash empties it without a trace. Use ALTER TABLE ... SET LOGGED.");
+	if (rel->rd_rel->relispartition)
+		mill_refuse(psprintf("the partition \"%s\" as base table", RelationGetRelationName(rel)),
+					"Aggregate the partitioned table, with a condition if need be.");
+	if (kind == RELKIND_RELATION && (rel->rd_rel->relhassubclass && has_subclass(base)))
+		mill_refuse(psprintf("the table \"%s\" with children that inherit from it", RelationGetRelationName(rel)),
+					"Use declarative partitioning.");
+	table_close(rel, NoLock);
+}
+
+/* Tables in FROM, base or not. */
+static void
+check_table(Oid relid)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		mill_refuse(psprintf("the temporary table \"%s\"", RelationGetRelationName(rel)), "Use a permanent table.");
+	if (rel->rd_rel->relrowsecurity)
+		mill_refuse(psprintf("the table \"%s\" with row security", RelationGetRelationName(rel)),
+					"What a group holds would depend on who looks. Grant rights on the view instead.");
+	table_close(rel, NoLock);
+}
+
+static void
+check_entries(const MillDefinition *d, Query *level)
+{
+	int rti = 0;
+	ListCell *lc;
+
+	foreach (lc, level->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		rti++;
+		if (rte->rtekind == RTE_RELATION && rte->inFromCl)
+		{
+			if (rte->tablesample)
+				mill_refuse("TABLESAMPLE", "Select rows by a condition.");
+			check_table(rte->relid);
+		}
+		if (rte->rtekind == RTE_SUBQUERY && rte->inFromCl &&
+			!(d->window == MILL_WINDOW_SESSION && level == d->query && rti == d->window_rti))
+			mill_refuse("subqueries in FROM", "Join the tables in the view's own FROM and WHERE.");
+		if (rte->rtekind == RTE_TABLEFUNC)
+			mill_refuse("XMLTABLE and JSON_TABLE", "Use a function in FROM.");
+	}
+}
+
+/* Clauses that no level may have. */
+static void
+check_clauses(const Query *q)
+{
+	if (q->commandType != CMD_SELECT)
+		mill_refuse("anything but SELECT", NULL);
+	if (q->setOperations)
+		mill_refuse("UNION, INTERSECT and EXCEPT", "Make a view for each part, and a plain view of their union.");
+	if (q->hasRecursive)
+		mill_refuse("WITH RECURSIVE", "Write plain joins.");
+	if (q->cteList)
+		mill_refuse("WITH", "Join the tables in the view's own FROM and WHERE.");
+	if (q->hasSubLinks)
+		mill_refuse("subqueries in expressions", "Join the table in FROM instead.");
+	if (q->distinctClause)
+		mill_refuse("DISTINCT", "Use GROUP BY.");
+	if (q->limitCount || q->limitOffset)
+		mill_refuse("LIMIT and OFFSET", "Limit the query that reads the view, or make a second view over it.");
+	if (q->sortClause)
+		mill_refuse("ORDER BY", "Sort in the query that reads the view.");
+	if (q->rowMarks)
+		mill_refuse("FOR UPDATE and FOR SHARE", NULL);
+	if (q->hasTargetSRFs)
+		mill_refuse("set-returning functions in the select list", "Call the function in FROM.");
+	if (q->groupingSets)
+		mill_refuse("GROUPING SETS, ROLLUP and CUBE", "Make a view for each grouping.");
+}
+
+/* Finds the first function that may change its mind. */
+typedef struct VolatilitySearch
+{
+	char allowed; /* the most volatile that passes */
+	Oid found;
+} VolatilitySearch;
+
+static bool
+is_too_volatile(Oid function, void *context)
+{
+	VolatilitySearch *search = context;
+	char kind = func_volatile(function);
+
+	if (kind == PROVOLATILE_IMMUTABLE || kind == search->allowed)
+		return false;
+	search->found = function;
+	return true;
+}
+
+static bool
+find_volatile(Node *node, VolatilitySearch *search)
+{
+	if (node == NULL)
+		return false;
+	if (check_functions_in_node(node, is_too_volatile, search))
+		return true;
+	if (IsA(node, NextValueExpr) || (IsA(node, SQLValueFunction) && search->allowed != PROVOLATILE_STABLE))
+		return true;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_volatile, search, 0);
+	return expression_tree_walker(node, find_volatile, search);
+}
+
+/* What rows are made of must be the same for every writer, at any time. */
+static void
+check_immutable(Node *node, const char *where)
+{
+	VolatilitySearch search = {PROVOLATILE_IMMUTABLE, InvalidOid};
+
+	if (!find_volatile(node, &search))
+		return;
+	if (!OidIsValid(search.found))
+		mill_refuse(psprintf("CURRENT_TIMESTAMP and the like in %s", where), "Filter by time in the query that reads the view.");
+	mill_refuse(psprintf("the %s function %s in %s", func_volatile(search.found) == PROVOLATILE_STABLE ? "stable" : "volatile", format_procedure(search.found), where),
+				func_volatile(search.found) == PROVOLATILE_STABLE
+					? "Its result may depend on settings, such as the time zone. Use an immutable one, for example with AT TIME ZONE."
+					: "Use functions that give the same result each time.");
+}
+
+static void
+check_expressions(const MillDefinition *d, Query *level)
+{
+	ListCell *lc;
+	int rti = 0;
+
+	check_immutable((Node *) level->jointree, "WHERE or JOIN");
+	foreach (lc, level->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+		ListCell *cell;
+
+		rti++;
+		if (rte->rtekind == RTE_VALUES)
+			check_immutable((Node *) rte->values_lists, "VALUES");
+		if (rte->rtekind != RTE_FUNCTION)
+			continue;
+		foreach (cell, rte->functions)
+		{
+			Node *call = ((RangeTblFunction *) lfirst(cell))->funcexpr;
+
+			/* A window's own function was looked at by itself. */
+			if (level == d->query && rti == d->window_rti && IsA(call, FuncExpr))
+				call = (Node *) ((FuncExpr *) call)->args;
+			check_immutable(call, "FROM");
+		}
+	}
+	foreach (lc, level->groupClause)
+		check_immutable((Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr, "GROUP BY");
+}
+
+/* Arguments of aggregates; what is around them is computed by each reader. */
+static bool
+check_arguments(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Aggref))
+	{
+		Aggref *call = (Aggref *) node;
+
+		check_immutable((Node *) call->args, "an argument of an aggregate");
+		check_immutable((Node *) call->aggdirectargs, "an argument of an aggregate");
+		check_immutable((Node *) call->aggfilter, "FILTER");
+		return false;
+	}
+	return expression_tree_walker(node, check_arguments, context);
+}
+
+static void
+check_output(Query *q)
+{
+	VolatilitySearch search = {PROVOLATILE_STABLE, InvalidOid};
+
+	check_arguments((Node *) q->targetList, NULL);
+	check_arguments(q->havingQual, NULL);
+	if ((find_volatile((Node *) q->targetList, &search) || find_volatile(q->havingQual, &search)) && OidIsValid(search.found))
+		mill_refuse(psprintf("the volatile function %s in the select list", format_procedure(search.found)),
+					"Call it in the query that reads the view.");
+	if (q->constraintDeps)
+		mill_refuse("columns that are only known by a primary key", "Add each column to GROUP BY.");
+	if (!q->hasAggs && q->groupClause == NIL)
+		mill_refuse("a view without aggregates", "There is nothing to maintain: the plain view is as fast as it gets.");
+}
+
+/* An inner query of sessions: one window function, of the grouping's keys. */
+static void
+check_session(const MillDefinition *d)
+{
+	Query *inner = d->base_level;
+	WindowClause *window = linitial(inner->windowClause);
+	SortGroupClause *order;
+	ListCell *lc;
+	int sessions = 0;
+
+	if (inner->hasAggs || inner->groupClause || inner->havingQual)
+		mill_refuse("aggregates inside the query that finds the sessions", "Aggregate in the outer query.");
+	if (d->query->jointree->quals)
+		mill_refuse("WHERE outside of the query that finds the sessions", "Filter inside of it: rows that are filtered out later would still make sessions.");
+	foreach (lc, inner->targetList)
+	{
+		Node *expr = (Node *) ((TargetEntry *) lfirst(lc))->expr;
+
+		if (OidIsValid(mill_function_of_ours(expr, "session_start")))
+			sessions++;
+		else
+			check_immutable(expr, "the query that finds the sessions");
+		if (!IsA(expr, WindowFunc) && contain_window_function(expr))
+			mill_refuse("window functions inside expressions", "Select mill.session_start(...) as a column of its own.");
+	}
+	if (list_length(inner->windowClause) != 1 || sessions != 1)
+		mill_refuse("window functions", "Only one mill.session_start(...) OVER (PARTITION BY ... ORDER BY time) can be maintained.");
+	order = list_length(window->orderClause) == 1 ? linitial(window->orderClause) : NULL;
+	if (order == NULL || !equal(get_sortgroupclause_expr(order, inner->targetList), d->time))
+		mill_refuse("sessions in another order than that of their event time", "Write OVER (PARTITION BY ... ORDER BY the event time).");
+}
+
+/* The grouping outside of sessions must be their partition. */
+static void
+check_session_keys(const MillDefinition *d)
+{
+	WindowClause *window = linitial(d->base_level->windowClause);
+	int keys = 0;
+	ListCell *lc;
+
+	foreach (lc, d->query->groupClause)
+	{
+		Var *var = (Var *) get_sortgroupclause_tle(lfirst(lc), d->query->targetList)->expr;
+		Node *inner = NULL;
+		bool found = false;
+		ListCell *cell;
+
+		if (IsA(var, Var))
+			inner = (Node *) ((TargetEntry *) list_nth(d->base_level->targetList, var->varattno - 1))->expr;
+		if (OidIsValid(mill_function_of_ours(inner, "session_start")))
+			continue;
+		foreach (cell, window->partitionClause)
+			found |= equal(get_sortgroupclause_expr(lfirst(cell), d->base_level->targetList), inner);
+		if (!found)
+			mill_refuse("sessions that are grouped by more than they are partitioned by", "Use the same columns in PARTITION BY and GROUP BY.");
+		keys++;
+	}
+	if (keys != list_length(window->partitionClause))
+		mill_refuse("sessions that are partitioned by more than they are grouped by", "Use the same columns in PARTITION BY and GROUP BY.");
+}
+
+/* Is the base table on a side of an outer join that may be made up of NULLs? */
+static bool
+is_nullable(Node *node, int base, bool nullable)
+{
+	if (IsA(node, RangeTblRef))
+		return nullable && ((RangeTblRef *) node)->rtindex == base;
+	if (IsA(node, FromExpr))
+	{
+		ListCell *lc;
+
+		foreach (lc, ((FromExpr *) node)->fromlist)
+		{
+			if (is_nullable(lfirst(lc), base, nullable))
+				return true;
+		}
+		return false;
+	}
+	if (IsA(node, JoinExpr))
+	{
+		JoinExpr *join = (JoinExpr *) node;
+		bool left = join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL;
+		bool right = join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL;
+
+		return is_nullable(join->larg, base, nullable || left) || is_nullable(join->rarg, base, nullable || right);
+	}
+	return false;
+}
+
+static void
+check_joins(const MillDefinition *d)
+{
+	ListCell *lc;
+	int rti = 0;
+
+	if (is_nullable((Node *) d->base_level->jointree, d->base_rti, false))
+		mill_refuse("an outer join whose optional side is the base table", "Put the base table on the left of LEFT JOIN.");
+	foreach (lc, d->base_level->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (++rti != d->base_rti && rte->rtekind == RTE_RELATION && rte->inFromCl && rte->relid == d->base)
+			mill_refuse("a join of the base table with itself", "Only rows of one side arrive at a time.");
+	}
+}
+
+/* A hop's panes stand for several windows each. */
+static bool
+uses_window(Node *node, const MillDefinition *d)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varno == d->window_rti;
+	return expression_tree_walker(node, uses_window, (void *) d);
+}
+
+static void
+check_hop(const MillDefinition *d)
+{
+	ListCell *lc;
+	bool used = uses_window((Node *) d->query->jointree, d);
+
+	foreach (lc, d->measures)
+		used |= uses_window((Node *) ((MillMeasure *) lfirst(lc))->call, d);
+	foreach (lc, d->keys)
+		used |= uses_window(((MillTypedExpr *) lfirst(lc))->expr, d);
+	if (used)
+		mill_refuse("columns of mill.hop in WHERE, in GROUP BY expressions or inside aggregates", "Use window_start and window_end in the select list, GROUP BY and HAVING.");
+}
+
+/* The query as a whole, when window and levels are known. */
+void
+mill_check_query(const MillDefinition *d)
+{
+	check_clauses(d->query);
+	if (d->query->hasWindowFuncs)
+		mill_refuse("window functions", "Use them in a view over this one.");
+	if (d->base_level != d->query)
+	{
+		check_clauses(d->base_level);
+		check_session(d);
+		check_session_keys(d);
+		check_expressions(d, d->base_level);
+		check_entries(d, d->base_level);
+	}
+	check_entries(d, d->query);
+	check_expressions(d, d->query);
+	check_output(d->query);
+}
+
+/* What can only be said when base, keys and measures are known. */
+void
+mill_check_definition(const MillDefinition *d)
+{
+	check_joins(d);
+	if (d->window == MILL_WINDOW_HOP)
+		check_hop(d);
+}

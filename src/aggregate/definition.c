@@ -1,0 +1,481 @@
+/*
+ * definition.c
+ *		Reads a view's query: its base table, window, keys and aggregates.
+ *
+ * Runs in any process that needs to know what a view computes, in a
+ * transaction, with a safe search_path.  The query tree is the one that the
+ * rewriter would use, so renamed tables and columns have their new names.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "core/compat.h"
+
+#include "aggregate/definition.h"
+#include "aggregate/window.h"
+
+/* The function's oid if the node calls mill.<name>, else InvalidOid. */
+Oid
+mill_function_of_ours(Node *node, const char *name)
+{
+	Oid function = InvalidOid;
+	char *schema;
+
+	if (node && IsA(node, FuncExpr))
+		function = ((FuncExpr *) node)->funcid;
+	else if (node && IsA(node, WindowFunc))
+		function = ((WindowFunc *) node)->winfnoid;
+	else if (node && IsA(node, Aggref))
+		function = ((Aggref *) node)->aggfnoid;
+	if (!OidIsValid(function) || strcmp(get_func_name(function), name) != 0)
+		return InvalidOid;
+	schema = get_namespace_name(get_func_namespace(function));
+	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
+}
+
+/* Columns that an expression uses, looked up through joins. */
+typedef struct ColumnSearch
+{
+	Query *level;
+	List *vars;
+} ColumnSearch;
+
+static bool
+find_columns(Node *node, ColumnSearch *search)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		Var *var = (Var *) node;
+		RangeTblEntry *rte;
+
+		if (var->varlevelsup != 0)
+			return false;
+		rte = rt_fetch(var->varno, search->level->rtable);
+		if (rte->rtekind == RTE_JOIN && var->varattno > 0)
+			return find_columns(list_nth(rte->joinaliasvars, var->varattno - 1), search);
+		search->vars = lappend(search->vars, var);
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_columns, search, QTW_IGNORE_JOINALIASES);
+	return expression_tree_walker(node, find_columns, search);
+}
+
+static List *
+columns_of(Query *level, Node *node)
+{
+	ColumnSearch search = {level, NIL};
+
+	find_columns(node, &search);
+	return search.vars;
+}
+
+/* The one range table entry that the event time comes from. */
+static int
+base_of_time(const MillDefinition *d)
+{
+	int rti = 0;
+	ListCell *lc;
+
+	foreach (lc, columns_of(d->base_level, d->time))
+	{
+		Var *var = lfirst(lc);
+
+		if (rti != 0 && rti != var->varno)
+			mill_refuse("an event time that comes from two tables", "The time of a window must be computed from columns of one table.");
+		rti = var->varno;
+	}
+	if (rti == 0)
+		mill_refuse("an event time without a column", "The first argument of the window must be a column of the base table.");
+	return rti;
+}
+
+/* The leftmost table in FROM, 0 if there is none. */
+static int
+leftmost_table(Query *level, Node *node)
+{
+	if (IsA(node, FromExpr))
+	{
+		ListCell *lc;
+
+		foreach (lc, ((FromExpr *) node)->fromlist)
+		{
+			int rti = leftmost_table(level, lfirst(lc));
+
+			if (rti)
+				return rti;
+		}
+		return 0;
+	}
+	if (IsA(node, JoinExpr))
+	{
+		int rti = leftmost_table(level, ((JoinExpr *) node)->larg);
+
+		return rti ? rti : leftmost_table(level, ((JoinExpr *) node)->rarg);
+	}
+	if (IsA(node, RangeTblRef))
+	{
+		int rti = ((RangeTblRef *) node)->rtindex;
+
+		return rt_fetch(rti, level->rtable)->rtekind == RTE_RELATION ? rti : 0;
+	}
+	return 0;
+}
+
+static Node *
+constant_argument(Node *node, const char *what)
+{
+	if (!IsA(node, Const))
+		mill_refuse(psprintf("a window whose %s is not a constant", what), "Write the width as a literal, for example '5 minutes'.");
+	return node;
+}
+
+/* What a calendar width means must not depend on who writes a row. */
+static void
+check_zone(const MillDefinition *d)
+{
+	Const *zone = d->time_type == TIMESTAMPTZOID ? llast(d->alignment) : NULL;
+
+	if (zone == NULL || !zone->constisnull)
+		return;
+	if (mill_width_kind(DatumGetIntervalP(((Const *) d->size)->constvalue)) != MILL_WIDTH_FIXED)
+		mill_refuse("a window of days or months without a time zone",
+					"Say where the day begins: time_zone => 'Europe/Berlin'; or count hours: '24 hours'.");
+}
+
+static void
+read_window_function(MillDefinition *d, FuncExpr *call)
+{
+	List *args;
+	ListCell *lc;
+	int next = d->window == MILL_WINDOW_HOP ? 3 : 2;
+
+	/* Named and default arguments in their places, constants computed. */
+	call = (FuncExpr *) eval_const_expressions(NULL, (Node *) call);
+	args = call->args;
+	d->time = linitial(args);
+	d->time_type = exprType(d->time);
+	if (d->window == MILL_WINDOW_HOP)
+		d->slide = constant_argument(lsecond(args), "slide");
+	d->size = constant_argument(list_nth(args, next - 1), "size");
+	for_each_from(lc, args, next)
+		d->alignment = lappend(d->alignment, constant_argument(lfirst(lc), "origin or time zone"));
+	if (((Const *) d->size)->constisnull || (d->slide && ((Const *) d->slide)->constisnull))
+		mill_refuse("a window whose width is null", "For example: mill.tumble(clicked_at, '5 minutes').");
+	check_zone(d);
+}
+
+/* mill.tumble or mill.hop in FROM. */
+static void
+find_window_function(MillDefinition *d)
+{
+	int rti = 0;
+	ListCell *lc;
+
+	foreach (lc, d->query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+		Node *call;
+		MillWindowKind kind;
+
+		rti++;
+		if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+			continue;
+		call = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+		if (OidIsValid(mill_function_of_ours(call, "tumble")))
+			kind = MILL_WINDOW_TUMBLE;
+		else if (OidIsValid(mill_function_of_ours(call, "hop")))
+			kind = MILL_WINDOW_HOP;
+		else
+			continue;
+		if (d->window != MILL_WINDOW_NONE)
+			mill_refuse("two windows in one view", "Make a view for each window.");
+		d->window = kind;
+		d->window_rti = rti;
+		read_window_function(d, (FuncExpr *) call);
+	}
+}
+
+/* mill.session_start OVER (...) in an inner query. */
+static void
+find_session(MillDefinition *d)
+{
+	RangeTblRef *ref;
+	RangeTblEntry *rte;
+	ListCell *lc;
+
+	if (list_length(d->query->jointree->fromlist) != 1)
+		return;
+	ref = linitial(d->query->jointree->fromlist);
+	if (!IsA(ref, RangeTblRef))
+		return;
+	rte = rt_fetch(ref->rtindex, d->query->rtable);
+	if (rte->rtekind != RTE_SUBQUERY || !rte->subquery->hasWindowFuncs)
+		return;
+	foreach (lc, rte->subquery->targetList)
+	{
+		Node *expr = (Node *) ((TargetEntry *) lfirst(lc))->expr;
+		WindowFunc *call;
+
+		if (!OidIsValid(mill_function_of_ours(expr, "session_start")))
+			continue;
+		call = (WindowFunc *) eval_const_expressions(NULL, expr);
+		d->window = MILL_WINDOW_SESSION;
+		d->window_rti = ref->rtindex;
+		d->base_level = rte->subquery;
+		d->time = linitial(call->args);
+		d->time_type = exprType(d->time);
+		d->size = constant_argument(lsecond(call->args), "gap");
+		if (((Const *) d->size)->constisnull)
+			mill_refuse("a session whose gap is null", "For example: mill.session_start(clicked_at, '30 minutes').");
+		return;
+	}
+}
+
+static void
+find_base(MillDefinition *d)
+{
+	RangeTblEntry *rte;
+	ListCell *lc;
+	int tables = 0;
+
+	d->base_rti = d->time ? base_of_time(d) : leftmost_table(d->base_level, (Node *) d->base_level->jointree);
+	if (d->base_rti == 0)
+		mill_refuse("a view without a base table", "There is nothing whose changes could be followed.");
+	rte = rt_fetch(d->base_rti, d->base_level->rtable);
+	if (rte->rtekind != RTE_RELATION)
+		mill_refuse("an event time that is not a column of a table", "The time of a window must come from the base table itself.");
+	d->base = rte->relid;
+	mill_check_base(d->base);
+	foreach (lc, d->base_level->rtable)
+	{
+		RangeTblEntry *other = lfirst(lc);
+
+		if (other->rtekind == RTE_RELATION && other->inFromCl)
+			tables++;
+	}
+	d->has_lookups = tables > 1;
+}
+
+/* Which columns of the base table the query needs. */
+static void
+find_base_columns(MillDefinition *d)
+{
+	Bitmapset *used = NULL;
+	ListCell *lc;
+	int attno = -1;
+
+	foreach (lc, columns_of(d->base_level, (Node *) d->base_level))
+	{
+		Var *var = lfirst(lc);
+
+		if (var->varno != d->base_rti)
+			continue;
+		if (var->varattno <= 0)
+			mill_refuse(var->varattno == 0 ? "a whole row of the base table" : "a system column of the base table",
+						"Name the columns that the view needs.");
+		used = bms_add_member(used, var->varattno);
+	}
+	while ((attno = bms_next_member(used, attno)) >= 0)
+		d->base_columns = lappend(d->base_columns, get_attname(d->base, attno, false));
+	if (d->time && IsA(d->time, Var) && ((Var *) d->time)->varno == d->base_rti)
+		d->time_column = get_attname(d->base, ((Var *) d->time)->varattno, false);
+}
+
+static MillTypedExpr *
+make_column(const char *name, Node *expr)
+{
+	MillTypedExpr *column = palloc0(sizeof(MillTypedExpr));
+
+	column->name = pstrdup(name);
+	column->expr = expr;
+	column->type = exprType(expr);
+	column->typmod = exprTypmod(expr);
+	column->collation = exprCollation(expr);
+	return column;
+}
+
+/* The number of an expression among the inputs of aggregates, from 1. */
+MillTypedExpr *
+mill_add_argument(MillDefinition *d, Node *expr)
+{
+	ListCell *lc;
+	MillTypedExpr *column;
+
+	foreach (lc, d->arguments)
+	{
+		column = lfirst(lc);
+		if (equal(column->expr, expr))
+			return column;
+	}
+	column = make_column(psprintf("a%d", list_length(d->arguments) + 1), expr);
+	d->arguments = lappend(d->arguments, column);
+	return column;
+}
+
+/* Is this expression a column of the window itself? */
+static bool
+is_window_column(const MillDefinition *d, Node *expr)
+{
+	Var *var = (Var *) expr;
+	TargetEntry *entry;
+
+	if (!IsA(expr, Var) || var->varno != d->window_rti || var->varlevelsup != 0)
+		return false;
+	if (d->window != MILL_WINDOW_SESSION)
+		return true;
+	entry = list_nth(d->base_level->targetList, var->varattno - 1);
+	return OidIsValid(mill_function_of_ours((Node *) entry->expr, "session_start"));
+}
+
+bool
+mill_is_key(const MillDefinition *d, const char *name)
+{
+	ListCell *lc;
+
+	foreach (lc, d->keys)
+	{
+		if (strcmp(((MillTypedExpr *) lfirst(lc))->name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Names that our own columns have: these, and a1, a2, ... and m1, m2, ... */
+static bool
+is_reserved(const char *name)
+{
+	static const char *const ours[] = {"pane", "row_count", "stale", "key_hash", "written_at", "first_at", "last_at",
+									   "event_time", "island", "window_start", "window_end", "session_start", NULL};
+
+	for (int i = 0; ours[i]; i++)
+	{
+		if (strcmp(ours[i], name) == 0)
+			return true;
+	}
+	return (name[0] == 'a' || name[0] == 'm') && name[1] != '\0' && strspn(name + 1, "0123456789") == strlen(name + 1);
+}
+
+static void
+find_keys(MillDefinition *d)
+{
+	bool windowed = false;
+	ListCell *lc;
+
+	foreach (lc, d->query->groupClause)
+	{
+		TargetEntry *entry = get_sortgroupclause_tle(lfirst(lc), d->query->targetList);
+		const char *name = entry->resname;
+
+		if (d->window_rti && is_window_column(d, (Node *) entry->expr))
+		{
+			windowed = true;
+			continue;
+		}
+		if (entry->resjunk || name == NULL || is_reserved(name) || mill_is_key(d, name))
+			name = psprintf("key_%d", list_length(d->keys) + 1);
+		d->keys = lappend(d->keys, make_column(name, (Node *) entry->expr));
+	}
+	if (d->window == MILL_WINDOW_SESSION && !windowed)
+		mill_refuse("sessions that are not grouped by their start", "Add session_start to GROUP BY.");
+	if (d->window != MILL_WINDOW_NONE && !windowed)
+		mill_refuse("a window that is not grouped by", "Add window_start to GROUP BY.");
+	d->ungrouped = d->window == MILL_WINDOW_NONE && d->keys == NIL;
+	if (d->ungrouped || (d->window == MILL_WINDOW_SESSION && d->keys == NIL))
+	{
+		/* One group of all rows still needs a key to be found by. */
+		d->made_key = true;
+		d->keys = list_make1(make_column("only_group", (Node *) makeConst(INT4OID, -1, InvalidOid, 4, Int32GetDatum(0), false, true)));
+	}
+}
+
+/* Constant arguments that follow the time in calls of the window functions. */
+static char *
+argument_list(Node *first, Node *second, List *rest)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, ", %s", mill_constant(first));
+	if (second)
+		appendStringInfo(&text, ", %s", mill_constant(second));
+	foreach (lc, rest)
+		appendStringInfo(&text, ", %s", mill_constant(lfirst(lc)));
+	return text.data;
+}
+
+/* The width that a row falls into exactly one of. */
+static Node *
+pane_width(const MillDefinition *d)
+{
+	Const *width = copyObject((Const *) d->size);
+
+	if (d->time_type == INT8OID)
+		width->constvalue = Int64GetDatum(mill_pane_width_int(DatumGetInt64(((Const *) d->slide)->constvalue), DatumGetInt64(width->constvalue)));
+	else
+		width->constvalue = IntervalPGetDatum(mill_pane_width(DatumGetIntervalP(((Const *) d->slide)->constvalue), DatumGetIntervalP(width->constvalue)));
+	return (Node *) width;
+}
+
+static void
+write_window_arguments(MillDefinition *d)
+{
+	if (d->window == MILL_WINDOW_NONE)
+		return;
+	if (d->window == MILL_WINDOW_SESSION)
+	{
+		d->gap = mill_gap(d->time_type, (Const *) d->size);
+		return;
+	}
+	d->window_args = argument_list(d->size, NULL, d->alignment);
+	/* What cannot be put together from panes is kept for each window. */
+	d->by_window = d->window == MILL_WINDOW_TUMBLE || d->class == MILL_RECOMPUTE;
+	d->pane = d->by_window ? d->size : pane_width(d);
+	d->pane_args = argument_list(d->pane, NULL, d->alignment);
+	if (d->window == MILL_WINDOW_HOP)
+		d->hop_args = argument_list(d->slide, d->size, d->alignment);
+}
+
+/*
+ * What the view's query computes and how it can be kept; an error that says
+ * by name what cannot.  The result lives in the current memory context.
+ */
+MillDefinition *
+mill_definition(Oid view)
+{
+	MillDefinition *d = palloc0(sizeof(MillDefinition));
+	Relation rel = table_open(view, AccessShareLock);
+
+	d->view = view;
+	d->query = copyObject(get_view_query(rel));
+	table_close(rel, NoLock);
+	AcquireRewriteLocks(d->query, true, false);
+
+	d->base_level = d->query;
+	find_window_function(d);
+	if (d->window == MILL_WINDOW_NONE)
+		find_session(d);
+	mill_check_query(d);
+	find_base(d);
+	find_base_columns(d);
+	find_keys(d);
+	mill_add_measures(d);
+	mill_check_definition(d);
+	write_window_arguments(d);
+	return d;
+}

@@ -1,0 +1,119 @@
+/*
+ * definition.h
+ *		What a view that is to be live computes, and the SQL that keeps it.
+ *
+ * Everything here is derived from the definition, a real view: nothing of it
+ * is stored, and the same definition gives the same columns in the same order.
+ */
+#ifndef MILL_AGGREGATE_DEFINITION_H
+#define MILL_AGGREGATE_DEFINITION_H
+
+#include "nodes/parsenodes.h"
+
+typedef enum MillWindowKind
+{
+	MILL_WINDOW_NONE,
+	MILL_WINDOW_TUMBLE,
+	MILL_WINDOW_HOP,
+	MILL_WINDOW_SESSION
+} MillWindowKind;
+
+/* What a change of base rows means for an aggregate; the worst decides for its view. */
+typedef enum MillClass
+{
+	MILL_INVERTIBLE,  /* rows that go are subtracted */
+	MILL_INSERT_ONLY, /* rows that come are combined; others make the group stale */
+	MILL_RECOMPUTE	  /* any change makes the group stale */
+} MillClass;
+
+/* An expression with what a column for it needs. */
+typedef struct MillTypedExpr
+{
+	char *name;
+	Node *expr;
+	Oid type;
+	int32 typmod;
+	Oid collation;
+} MillTypedExpr;
+
+/* A stored column that partial results are kept in. */
+typedef struct MillAccumulator
+{
+	MillTypedExpr column; /* without expr */
+	char *partial;		  /* over rows */
+	char *combine;		  /* over stored columns of the same name */
+	char *zero;			  /* neutral when added; NULL if not invertible */
+	bool comparable;	  /* "<> zero" tells whether anything is there */
+} MillAccumulator;
+
+/* One aggregate call of the view, whatever how often it is written. */
+typedef struct MillMeasure
+{
+	Aggref *call;
+	MillTypedExpr column; /* of the final value */
+	MillClass class;
+	List *accumulators; /* MillAccumulator */
+	char *final;		/* over combined accumulators */
+} MillMeasure;
+
+typedef struct MillDefinition
+{
+	Query *query; /* the user's, names resolved */
+	Oid view;	  /* what it was read from */
+
+	/* the table whose rows are aggregated */
+	Oid base;
+	Query *base_level; /* the query level that has it in FROM: query, or a session's inner one */
+	int base_rti;
+	List *base_columns; /* names of the columns that are used */
+	bool has_lookups;
+
+	/* the window */
+	MillWindowKind window;
+	int window_rti; /* of the function, or of a session's inner query */
+	Oid time_type;
+	char *time_column;	/* column of base that is the event time; NULL if an expression */
+	Node *time;			/* the event time, at base_level */
+	Node *size, *slide; /* constants; a session's gap is its size */
+	Node *pane;			/* the width of panes */
+	List *alignment;	/* origin and time zone, constants */
+	bool by_window;		/* a hop kept by window instead of by pane */
+	char *pane_args;	/* ", size, origin, time_zone" of panes as text */
+	char *window_args;	/* the same of windows */
+	char *hop_args;		/* ", slide, size, origin, time_zone" */
+	char *gap;			/* as text */
+
+	List *keys;			/* MillTypedExpr, without pane */
+	bool made_key;		/* the only key is one of ours, constant */
+	bool ungrouped;		/* no GROUP BY: always one row */
+	List *arguments;	/* MillTypedExpr: inputs of aggregates */
+	List *accumulators; /* MillAccumulator */
+	List *measures;		/* MillMeasure */
+	MillClass class;
+} MillDefinition;
+
+/* check.c */
+extern void mill_check_view(Oid view);
+extern void mill_check_query(const MillDefinition *d);
+extern void mill_check_definition(const MillDefinition *d);
+extern void mill_check_base(Oid base);
+extern void mill_refuse(const char *what, const char *hint) pg_attribute_noreturn();
+
+/* definition.c */
+extern MillDefinition *mill_definition(Oid view);
+extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
+extern bool mill_is_key(const MillDefinition *d, const char *name);
+extern Oid mill_function_of_ours(Node *node, const char *name);
+
+/* measure.c */
+extern void mill_add_measures(MillDefinition *d);
+
+/* deparse.c */
+extern char *mill_constant(Node *node);
+extern char *mill_gap(Oid time_type, const Const *gap);
+extern char *mill_over_columns(List *columns, Node *expr);
+extern char *mill_rows(const MillDefinition *d);
+extern char *mill_outer(const MillDefinition *d, const char *groups);
+extern char *mill_equality(const char *left, const char *right, Oid type);
+
+#endif

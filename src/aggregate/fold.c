@@ -1,0 +1,168 @@
+/*
+ * fold.c
+ *		Merges deltas into the state; fills the state from the base table.
+ *
+ * Called by the fold worker and by mill.fold and mill.refresh, in a READ
+ * COMMITTED transaction that took the aggregate's lock in an earlier
+ * statement: each statement here has a snapshot that sees all that others
+ * folded before.
+ *
+ * A crash in between undoes the transaction: deltas are still there.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "core/catalog.h"
+
+#include "aggregate/aggregate.h"
+
+/* Deltas that one transaction merges. */
+#define FOLD_LIMIT 20000
+/* Stale groups that it computes anew. */
+#define RENEW_LIMIT 100
+
+/* Run a statement with $1 = limit; its only row is SPI's result. */
+static void
+execute_limited(const char *sql, int64 limit)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(limit)};
+	int code = SPI_execute_with_args(sql, 1, types, values, NULL, false, 0);
+
+	if (code != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "unexpected result of \"%s\": %s", sql, SPI_result_code_string(code));
+}
+
+static bool
+has_rows(const char *table, const char *condition)
+{
+	mill_execute(psprintf("SELECT FROM %s WHERE %s LIMIT 1", table, condition), SPI_OK_SELECT);
+	return SPI_processed > 0;
+}
+
+/* Groups whose last row went. */
+static void
+delete_groups(const MillTables *t, Datum places)
+{
+	Oid types[1] = {TIDARRAYOID};
+	Datum values[1] = {places};
+	const char *sql = psprintf("DELETE FROM %s WHERE ctid = ANY ($1)", t->state);
+
+	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete empty groups");
+}
+
+/* Panes that a backfill has not come to yet wait for it. */
+static char *
+ready_condition(const MillAggregate *a, const MillDefinition *d)
+{
+	if (a->live || a->filled)
+		return NULL;
+	if (a->backfill_until == NULL)
+		return "false";
+	return psprintf("pane >= %s::%s", quote_literal_cstr(a->backfill_until), format_type_be(d->time_type));
+}
+
+/*
+ * Merge deltas, and compute stale groups anew, as the aggregate's owner: as
+ * many as one transaction should; more says whether some are left.  Returns
+ * how many deltas were taken.  SPI must be connected.
+ */
+int64
+mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
+{
+	MillTables *t = mill_aggregate_tables(a);
+	const char *ready = ready_condition(a, d);
+	MillIdentity before;
+	int64 taken = 0;
+
+	*more = false;
+	mill_become(a->owner, &before);
+	if (has_rows(t->delta, ready ? ready : "true"))
+	{
+		if (d->class != MILL_RECOMPUTE)
+		{
+			bool isnull;
+			Datum places;
+
+			execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
+			taken = DatumGetInt64(mill_value(0, 1, NULL));
+			*more = taken == FOLD_LIMIT;
+			places = mill_value(0, 2, &isnull);
+			if (!isnull)
+				delete_groups(t, places);
+		}
+		if (d->class != MILL_INVERTIBLE && has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
+		{
+			execute_limited(mill_sql_renew(d, t, ready), RENEW_LIMIT);
+			taken += DatumGetInt64(mill_value(0, 1, NULL));
+			*more |= DatumGetInt64(mill_value(0, 2, NULL)) == RENEW_LIMIT;
+		}
+	}
+	mill_become_again(&before);
+	return taken;
+}
+
+/* A bound given as text, in the type of the window's time. */
+static char *
+bound(const MillDefinition *d, const char *value)
+{
+	return psprintf("%s::%s", quote_literal_cstr(value), format_type_be(d->time_type));
+}
+
+/* Which panes, and which base rows they need, as conditions; NULL for all. */
+static void
+write_range(const MillDefinition *d, const char *from, const char *until, char **panes, char **rows)
+{
+	StringInfoData pane, row;
+	const char *column = d->time_column ? quote_identifier(d->time_column) : NULL;
+	bool by_start = d->window == MILL_WINDOW_HOP && d->by_window;
+
+	initStringInfo(&pane);
+	initStringInfo(&row);
+	if (from)
+	{
+		const char *start = by_start ? bound(d, from) : psprintf("mill.window_start(%s%s)", bound(d, from), d->pane_args);
+
+		appendStringInfo(&pane, "pane >= %s", start);
+		if (column)
+			appendStringInfo(&row, "%s >= %s", column, start);
+	}
+	if (until)
+	{
+		appendStringInfo(&pane, "%spane < %s", from ? " AND " : "", bound(d, until));
+		/* Windows of a hop overlap: those that start before may end long after. */
+		if (column && !by_start)
+			appendStringInfo(&row, "%s%s < mill.window_end(mill.window_start(%s%s)%s)", row.len ? " AND " : "", column, bound(d, until), d->pane_args, d->pane_args);
+	}
+	*panes = pane.len ? pane.data : NULL;
+	*rows = row.len ? row.data : NULL;
+}
+
+/*
+ * Compute the panes [from, until), or all, anew from the base table, as the
+ * aggregate's owner.  Bounds are text in the type of the window's time, NULL
+ * for none.  Returns the number of groups.  SPI must be connected.
+ */
+int64
+mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until)
+{
+	MillTables *t = mill_aggregate_tables(a);
+	MillIdentity before;
+	char *panes, *rows;
+	const char *sql;
+	int64 groups;
+
+	write_range(d, from, until, &panes, &rows);
+	mill_become(a->owner, &before);
+	mill_execute(mill_sql_clear(t, panes), SPI_OK_DELETE);
+	sql = mill_sql_fill(d, t, panes, rows);
+	mill_execute(sql, SPI_OK_SELECT);
+	groups = DatumGetInt64(mill_value(0, 1, NULL));
+	mill_become_again(&before);
+	return groups;
+}

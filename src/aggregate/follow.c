@@ -1,0 +1,233 @@
+/*
+ * follow.c
+ *		Event triggers: aggregates follow what is done to their relations.
+ *
+ *	view dropped				-> its tables, triggers and row go with it
+ *	definition dropped			-> the base table went with CASCADE: so does the view
+ *	view replaced				-> refused
+ *	view given to another owner	-> so are its tables
+ *	partition added				-> gets triggers; rows that it brings are counted
+ *	partition detached			-> loses its triggers
+ *	base table made unfit		-> refused
+ *
+ * They run in the session and transaction of the command, after it.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+
+#include "aggregate/aggregate.h"
+
+PG_FUNCTION_INFO_V1(mill_follow_drop);
+PG_FUNCTION_INFO_V1(mill_follow_ddl);
+
+bool mill_following = false;
+
+static void
+require_event(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function was not called by an event trigger")));
+}
+
+/* The oids in the first column of a statement's result. */
+static List *
+read_oids(MillStatement *statement)
+{
+	uint64 rows = mill_run(statement, SPI_OK_SELECT, NULL, NULL);
+	List *oids = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+		oids = lappend_oid(oids, DatumGetObjectId(mill_value((int) row, 1, NULL)));
+	return oids;
+}
+
+/* Nobody takes our triggers from a table that has aggregates. */
+static void
+refuse_dropped_triggers(void)
+{
+	static MillStatement read = {
+		.sql = "SELECT to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2]))::oid"
+			   " FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger'"
+			   " AND o.address_names[3] IN ('mill_insert', 'mill_update', 'mill_delete', 'mill_truncate', 'mill_replica')"
+			   " AND to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2])) IS NOT NULL"};
+	ListCell *lc;
+
+	foreach (lc, read_oids(&read))
+	{
+		Oid relid = lfirst_oid(lc);
+		Oid base = get_rel_relispartition(relid) ? llast_oid(get_partition_ancestors(relid)) : relid;
+		List *aggregates = mill_aggregates_of_base(base);
+
+		if (aggregates)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop a trigger that continuous aggregate \"%s\" needs",
+							get_rel_name(((MillAggregate *) linitial(aggregates))->view)),
+					 errhint("Make it a plain view with mill.dematerialize, or drop it.")));
+	}
+}
+
+/* SQL: mill_catalog.follow_drop(), on sql_drop */
+Datum
+mill_follow_drop(PG_FUNCTION_ARGS)
+{
+	static MillStatement read = {
+		.sql = "SELECT o.objid FROM pg_event_trigger_dropped_objects() o"
+			   " WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.objsubid = 0"};
+	ListCell *lc;
+
+	require_event(fcinfo);
+	if (mill_following)
+		PG_RETURN_NULL();
+	SPI_connect();
+	foreach (lc, mill_aggregates_among(read_oids(&read)))
+	{
+		MillAggregate *a = lfirst(lc);
+		MillIdentity before;
+
+		mill_aggregate_forget(a);
+		if (get_rel_name(a->view))
+		{
+			mill_become_owner(&before);
+			mill_execute_ddl(psprintf("DROP VIEW %s CASCADE", mill_relation_name(a->view)));
+			mill_become_again(&before);
+		}
+		mill_objects_drop(a);
+	}
+	refuse_dropped_triggers();
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/* A live view keeps its query. */
+static void
+refuse_replaced_views(List *relations)
+{
+	ListCell *lc;
+
+	foreach (lc, mill_aggregates_among(relations))
+	{
+		MillAggregate *a = lfirst(lc);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot replace the query of continuous aggregate \"%s\"", get_rel_name(a->view)),
+				 errhint("Materialize another view and call mill.replace_aggregate, or call mill.dematerialize first.")));
+	}
+}
+
+/* Tables go where their view went. */
+static void
+follow_owner(const MillAggregate *a)
+{
+	const char *owner;
+	MillIdentity before;
+
+	if (a->owner == mill_relation_owner(a->state) && a->owner == mill_relation_owner(a->delta) && a->owner == mill_relation_owner(a->definition))
+		return;
+	owner = quote_identifier(GetUserNameFromId(a->owner, false));
+	mill_become_owner(&before);
+	mill_execute_ddl(psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
+	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
+	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
+	mill_become_again(&before);
+	mill_base_changed(a->base);
+}
+
+/* Partitions that came get triggers, and what they bring is counted. */
+static void
+follow_partitions(Oid base)
+{
+	ListCell *lc;
+
+	foreach (lc, find_all_inheritors(base, NoLock, NULL))
+	{
+		Oid relid = lfirst_oid(lc);
+		MillIdentity before;
+
+		if (OidIsValid(get_trigger_oid(relid, "mill_insert", true)))
+			continue;
+		mill_become_owner(&before);
+		mill_triggers_create_on(relid, false);
+		mill_become_again(&before);
+		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+			mill_capture_relation(relid, true);
+	}
+}
+
+/* Tables that were partitions and have our triggers still. */
+static void
+release_detached(void)
+{
+	static MillStatement read = {
+		.sql = "SELECT t.tgrelid FROM pg_trigger t WHERE t.tgname = 'mill_insert'"
+			   " AND t.tgfoid = 'mill.maintain_aggregates'::regproc"
+			   " AND NOT EXISTS (SELECT FROM mill_catalog.aggregate a"
+			   "  WHERE a.base_table = coalesce(pg_partition_root(t.tgrelid), t.tgrelid))"};
+	ListCell *lc;
+
+	foreach (lc, read_oids(&read))
+	{
+		MillIdentity before;
+
+		mill_become_owner(&before);
+		mill_triggers_drop_on(lfirst_oid(lc));
+		mill_become_again(&before);
+	}
+}
+
+static void
+follow_aggregates(void)
+{
+	ListCell *lc;
+
+	foreach (lc, mill_aggregates_all())
+	{
+		MillAggregate *a = lfirst(lc);
+
+		mill_check_view(a->view);
+		mill_check_base(a->base);
+		follow_owner(a);
+		follow_partitions(a->base);
+	}
+	release_detached();
+}
+
+/* SQL: mill_catalog.follow_ddl(), on ddl_command_end of commands for tables and views */
+Datum
+mill_follow_ddl(PG_FUNCTION_ARGS)
+{
+	static MillStatement replaced = {
+		.sql = "SELECT c.objid FROM pg_event_trigger_ddl_commands() c"
+			   " WHERE c.classid = 'pg_catalog.pg_class'::regclass AND c.command_tag = 'CREATE VIEW'"};
+	static MillStatement any = {.sql = "SELECT FROM mill_catalog.aggregate LIMIT 1"};
+
+	require_event(fcinfo);
+	if (mill_following)
+		PG_RETURN_NULL();
+	SPI_connect();
+	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) > 0)
+	{
+		refuse_replaced_views(read_oids(&replaced));
+		follow_aggregates();
+	}
+	SPI_finish();
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,394 @@
+/*
+ * materialize.c
+ *		SQL functions that make views live and plain again.
+ *
+ * They run in the caller's session and transaction.  The base table is locked
+ * against writers first, for as long as it takes to add triggers (and, if it
+ * is small, to aggregate it); a large table is then filled in by a worker,
+ * while the view goes on as the plain query that it was: what it shows is
+ * right at any moment, only the speed changes.
+ *
+ * Order of locks, everywhere: base table and partitions, view, the
+ * aggregate's lock, its tables.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "access/table.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/timestamp.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/shmem.h"
+#include "core/xact.h"
+
+#include "aggregate/aggregate.h"
+
+/* A base table of at most this many pages is aggregated on the spot. */
+#define SMALL_TABLE 1024
+
+PG_FUNCTION_INFO_V1(mill_materialize);
+PG_FUNCTION_INFO_V1(mill_dematerialize);
+PG_FUNCTION_INFO_V1(mill_replace_aggregate);
+PG_FUNCTION_INFO_V1(mill_fold_now);
+PG_FUNCTION_INFO_V1(mill_refresh);
+
+/* What is decided by the newest rows must see them. */
+static void
+require_read_committed(const char *function)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run in a transaction of isolation level REPEATABLE READ or SERIALIZABLE", function),
+				 errhint("Call it in a transaction of its own.")));
+}
+
+/* The definition of a view, read with a safe search_path. */
+static MillDefinition *
+read_definition(Oid view)
+{
+	MillIdentity before;
+	MillDefinition *d;
+
+	mill_become(GetUserId(), &before);
+	d = mill_definition(view);
+	mill_become_again(&before);
+	return d;
+}
+
+static bool
+is_small(Oid base)
+{
+	BlockNumber pages = 0;
+	ListCell *lc;
+
+	foreach (lc, find_all_inheritors(base, NoLock, NULL))
+	{
+		Relation rel = table_open(lfirst_oid(lc), NoLock);
+
+		if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+			pages += RelationGetNumberOfBlocks(rel);
+		table_close(rel, NoLock);
+	}
+	return pages <= SMALL_TABLE;
+}
+
+static void
+insert_row(MillAggregate *a, Interval *fold_interval)
+{
+	static MillStatement insert = {
+		.sql = "WITH a AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, with_indexes, fold_interval, backfill, live)"
+			   "  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false) RETURNING id)"
+			   " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM a RETURNING aggregate_id",
+		.nargs = 8,
+		.types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID}};
+	Datum values[8] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base), ObjectIdGetDatum(a->definition),
+					   ObjectIdGetDatum(a->state), ObjectIdGetDatum(a->delta), BoolGetDatum(a->with_indexes),
+					   IntervalPGetDatum(fold_interval), BoolGetDatum(a->backfill)};
+
+	mill_run(&insert, SPI_OK_INSERT_RETURNING, values, NULL);
+	a->id = DatumGetInt64(mill_value(0, 1, NULL));
+}
+
+static void
+check_fold_interval(const Interval *interval)
+{
+	int64 span = interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
+
+	if (span < 0 || span > USECS_PER_HOUR)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"fold_interval\" is outside of its range 0 .. 1 hour"),
+				 errhint("For example: fold_interval => '1 second'.")));
+}
+
+static void
+require_argument(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	if (PG_ARGISNULL(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/* The caller must own the view and be allowed to put triggers on its table. */
+static void
+check_rights(Oid view, Oid base)
+{
+	AclResult result;
+
+	if (!mill_relation_ownercheck(view, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(view));
+	if (!OidIsValid(base))
+		return;
+	result = pg_class_aclcheck(base, GetUserId(), ACL_TRIGGER);
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(base));
+}
+
+/* Fill a new aggregate now, or leave it to a worker. */
+static void
+start(MillAggregate *a, const MillDefinition *d)
+{
+	if (is_small(a->base))
+	{
+		mill_fill(a, d, NULL, NULL);
+		mill_aggregate_go_live(a, d);
+	}
+	else if (!a->backfill || mill_shared == NULL)
+		ereport(NOTICE,
+				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
+				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
+	mill_wake_manager_at_commit();
+	mill_wake_workers_at_commit(MILL_KIND_FOLD);
+}
+
+/*
+ * SQL: mill.materialize(view, backfill, with_indexes, fold_interval)
+ */
+Datum
+mill_materialize(PG_FUNCTION_ARGS)
+{
+	MillAggregate a = {0};
+	MillDefinition *d;
+
+	require_argument(fcinfo, 0, "view");
+	require_argument(fcinfo, 1, "backfill");
+	require_argument(fcinfo, 2, "with_indexes");
+	require_argument(fcinfo, 3, "fold_interval");
+	check_fold_interval(PG_GETARG_INTERVAL_P(3));
+	require_read_committed("mill.materialize");
+	a.view = PG_GETARG_OID(0);
+	a.backfill = PG_GETARG_BOOL(1);
+	a.with_indexes = PG_GETARG_BOOL(2);
+
+	mill_check_view(a.view);
+	check_rights(a.view, InvalidOid);
+	SPI_connect();
+	if (mill_aggregate_of_view(a.view, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("\"%s\" is a continuous aggregate already", get_rel_name(a.view)),
+				 errhint("To change what it computes, use mill.replace_aggregate.")));
+	a.base = read_definition(a.view)->base;
+	check_rights(a.view, a.base);
+	mill_lock_base(a.base);
+	LockRelationOid(a.view, AccessExclusiveLock);
+	/* Again, as it cannot change any more. */
+	d = read_definition(a.view);
+	a.owner = mill_relation_owner(a.view);
+	if (d->has_lookups)
+		ereport(NOTICE,
+				(errmsg("the base table of \"%s\" is \"%s\"; other tables are looked up when its rows arrive",
+						get_rel_name(a.view), get_rel_name(a.base)),
+				 errhint("When they change, mill.refresh computes the aggregate anew.")));
+
+	mill_objects_create(&a, d);
+	insert_row(&a, PG_GETARG_INTERVAL_P(3));
+	mill_triggers_create(a.base);
+	mill_base_changed(a.base);
+	start(&a, d);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* Delete the row of an aggregate, and the triggers that nobody needs any more. */
+void
+mill_aggregate_forget(const MillAggregate *a)
+{
+	static MillStatement delete = {
+		.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(a->id)};
+
+	mill_run(&delete, SPI_OK_DELETE, values, NULL);
+	if (get_rel_name(a->base))
+	{
+		if (mill_aggregates_of_base(a->base) == NIL)
+			mill_triggers_drop(a->base);
+		mill_base_changed(a->base);
+	}
+	mill_wake_manager_at_commit();
+}
+
+/*
+ * The aggregate of a view that the caller owns, locked against all others;
+ * with its base table and view if they are to change.
+ */
+static MillAggregate *
+lock_aggregate(Oid view, bool and_base)
+{
+	MillAggregate *a = mill_aggregate_of_view(view, false);
+
+	mill_aggregate_require_owner(a);
+	if (and_base)
+		mill_lock_base(a->base);
+	if (and_base || !a->live)
+		LockRelationOid(a->view, AccessExclusiveLock);
+	mill_aggregate_lock(a->id, true);
+	/* Somebody may have changed it while we waited. */
+	return mill_aggregate_of_view(view, false);
+}
+
+/* SQL: mill.dematerialize(view) */
+Datum
+mill_dematerialize(PG_FUNCTION_ARGS)
+{
+	MillAggregate *a;
+	MillDefinition *d;
+	MillIdentity before;
+	char *query;
+
+	SPI_connect();
+	a = lock_aggregate(PG_GETARG_OID(0), true);
+	mill_become(GetUserId(), &before);
+	d = mill_definition(a->definition);
+	query = pg_get_querydef(d->query, false);
+	mill_become_again(&before);
+	mill_view_replace(a->view, query);
+	mill_aggregate_forget(a);
+	mill_objects_drop(a);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* SQL: mill.fold(view) returns the number of deltas that were merged */
+Datum
+mill_fold_now(PG_FUNCTION_ARGS)
+{
+	MillAggregate *a;
+	MillDefinition *d;
+	int64 folded = 0;
+	bool more = true;
+
+	require_read_committed("mill.fold");
+	SPI_connect();
+	a = lock_aggregate(PG_GETARG_OID(0), false);
+	d = read_definition(a->definition);
+	while (more)
+		folded += mill_fold(a, d, &more);
+	SPI_finish();
+	PG_RETURN_INT64(folded);
+}
+
+/* A bound of refresh as text, whatever type it was given in. */
+static char *
+bound_argument(FunctionCallInfo fcinfo, int number)
+{
+	Oid output;
+	bool varlena;
+
+	if (PG_NARGS() <= number || PG_ARGISNULL(number))
+		return NULL;
+	getTypeOutputInfo(get_fn_expr_argtype(fcinfo->flinfo, number), &output, &varlena);
+	return OidOutputFunctionCall(output, PG_GETARG_DATUM(number));
+}
+
+/* SQL: mill.refresh(view [, from, until]) returns the number of groups */
+Datum
+mill_refresh(PG_FUNCTION_ARGS)
+{
+	char *from = bound_argument(fcinfo, 1);
+	char *until = bound_argument(fcinfo, 2);
+	MillAggregate *a;
+	MillDefinition *d;
+	int64 groups;
+
+	require_read_committed("mill.refresh");
+	SPI_connect();
+	a = lock_aggregate(PG_GETARG_OID(0), false);
+	d = read_definition(a->definition);
+	if ((from || until) && d->window != MILL_WINDOW_TUMBLE && d->window != MILL_WINDOW_HOP)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" cannot be refreshed in part", get_rel_name(a->view)),
+				 errdetail("Only aggregates over tumbling or hopping windows have parts by time."),
+				 errhint("Refresh all of it: mill.refresh('%s').", get_rel_name(a->view))));
+	groups = mill_fill(a, d, from, until);
+	if (!a->live && from == NULL && until == NULL)
+	{
+		/* Deltas of all panes are gone: the state is complete. */
+		mill_aggregate_go_live(a, d);
+		mill_wake_manager_at_commit();
+	}
+	SPI_finish();
+	PG_RETURN_INT64(groups);
+}
+
+static void
+swap_rows(const MillAggregate *old, const MillAggregate *new)
+{
+	static MillStatement delete = {
+		.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	static MillStatement update = {
+		.sql = "UPDATE mill_catalog.aggregate SET view = $2 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, OIDOID}};
+	Datum gone[1] = {Int64GetDatum(old->id)};
+	Datum values[2] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view)};
+
+	mill_run(&delete, SPI_OK_DELETE, gone, NULL);
+	mill_run(&update, SPI_OK_UPDATE, values, NULL);
+}
+
+/* SQL: mill.replace_aggregate(view, new_view) */
+Datum
+mill_replace_aggregate(PG_FUNCTION_ARGS)
+{
+	MillAggregate *old, *new;
+	MillDefinition *d;
+	MillIdentity before;
+	const char *view;
+	char *query;
+
+	SPI_connect();
+	old = lock_aggregate(PG_GETARG_OID(0), true);
+	new = lock_aggregate(PG_GETARG_OID(1), true);
+	if (old->id == new->id)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));
+	if (!new->live)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" is still being filled", get_rel_name(new->view)),
+				 errhint("Wait until mill.aggregates shows it live.")));
+	if (old->owner != new->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view), get_rel_name(new->view))));
+	d = read_definition(new->definition);
+	view = mill_relation_name(new->view);
+	swap_rows(old, new);
+	mill_become(new->owner, &before);
+	query = mill_sql_view(d, mill_aggregate_tables(new));
+	mill_become_again(&before);
+	mill_view_replace(old->view, query);
+	mill_become_owner(&before);
+	mill_execute_ddl(psprintf("DROP VIEW %s", view));
+	mill_become_again(&before);
+	mill_objects_drop(old);
+	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)
+		mill_triggers_drop(old->base);
+	mill_base_changed(old->base);
+	mill_base_changed(new->base);
+	mill_wake_manager_at_commit();
+	SPI_finish();
+	PG_RETURN_VOID();
+}

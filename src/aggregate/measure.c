@@ -1,0 +1,463 @@
+/*
+ * measure.c
+ *		How each aggregate of a view is kept: its class and stored columns.
+ *
+ * Wherever an aggregate can be taken apart into sums and counts it is, into
+ * plain typed columns that can be indexed, subtracted and dumped.  What else
+ * has a combine function is kept as its serialized transition state; what has
+ * none, or depends on order or distinctness, is recomputed for its group.
+ *
+ * Texts: "partial" is written over the rows that came or went (columns a1, a2,
+ * ...), "combine" over stored partial results, "final" over combined ones.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "core/compat.h"
+
+#include "aggregate/definition.h"
+
+/* What is being worked on. */
+typedef struct Measuring
+{
+	MillDefinition *d;
+	MillMeasure *m;
+	const char *filter; /* " FILTER (WHERE ...)" or "" */
+} Measuring;
+
+static MillAccumulator *
+add_accumulator(Measuring *w, const char *stem, Oid type, Oid collation, char *partial, const char *combine, const char *zero)
+{
+	MillAccumulator *a;
+	ListCell *lc;
+
+	foreach (lc, w->d->accumulators)
+	{
+		a = lfirst(lc);
+		if (strcmp(a->partial, partial) == 0 && a->column.type == type && a->column.collation == collation)
+		{
+			w->m->accumulators = list_append_unique_ptr(w->m->accumulators, a);
+			return a;
+		}
+	}
+	a = palloc0(sizeof(MillAccumulator));
+	a->column.name = psprintf("%s_%d", stem, list_length(w->d->accumulators) + 1);
+	while (mill_is_key(w->d, a->column.name))
+		a->column.name = psprintf("%s_", a->column.name);
+	a->column.type = type;
+	a->column.typmod = -1;
+	a->column.collation = collation;
+	a->partial = partial;
+	a->combine = psprintf(combine, quote_identifier(a->column.name));
+	a->zero = zero ? pstrdup(zero) : NULL;
+	a->comparable = true;
+	w->d->accumulators = lappend(w->d->accumulators, a);
+	w->m->accumulators = lappend(w->m->accumulators, a);
+	return a;
+}
+
+static const char *
+argument(Measuring *w, int number)
+{
+	TargetEntry *entry = list_nth(w->m->call->args, number);
+
+	return mill_add_argument(w->d, (Node *) entry->expr)->name;
+}
+
+/* How many values there are that are not null: count(x). */
+static const char *
+add_count(Measuring *w)
+{
+	return add_accumulator(w, "count", INT8OID, InvalidOid,
+						   psprintf("count(%s)%s", argument(w, 0), w->filter), "sum(%s)::bigint", "0")
+		->column.name;
+}
+
+static void
+measure_count(Measuring *w)
+{
+	const char *count;
+
+	if (w->m->call->args != NIL)
+		count = add_count(w);
+	else if (w->filter[0] == '\0')
+		count = "row_count";
+	else
+		count = add_accumulator(w, "count", INT8OID, InvalidOid, psprintf("count(*)%s", w->filter), "sum(%s)::bigint", "0")->column.name;
+	/* Of no rows at all there is no stored value. */
+	w->m->final = w->d->ungrouped ? psprintf("coalesce(%s, 0)", count) : pstrdup(count);
+}
+
+#define FINITE "%s > '-Infinity' AND %s < 'Infinity'"
+
+/* " FILTER (WHERE ...)" for one more condition. */
+static char *
+filter_and(Measuring *w, const char *condition)
+{
+	if (w->filter[0] == '\0')
+		return psprintf(" FILTER (WHERE %s)", condition);
+	return psprintf(" FILTER (WHERE %s AND %s)", mill_add_argument(w->d, (Node *) w->m->call->aggfilter)->name, condition);
+}
+
+/*
+ * NaN and the infinities do not go away when they are subtracted, so they are
+ * counted apart from the sum: 1 for each NaN, 1e18 for Infinity, 1e36 for
+ * -Infinity.
+ */
+static const char *
+add_specials(Measuring *w)
+{
+	const char *a = argument(w, 0);
+	char *partial = psprintf("coalesce(sum(CASE WHEN %s = 'NaN' THEN 1::numeric WHEN %s > 0 THEN 1e18 ELSE 1e36 END)%s, 0)", a, a,
+							 filter_and(w, psprintf("NOT (" FINITE ")", a, a)));
+
+	return add_accumulator(w, "specials", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+}
+
+/* A value of finite inputs, unless there were others. */
+static char *
+with_specials(Measuring *w, const char *value)
+{
+	const char *s = add_specials(w);
+
+	return psprintf("CASE WHEN %s = 0 THEN %s WHEN %s >= 1e36 AND %s %% 1e36 = 0 THEN '-Infinity'"
+					" WHEN %s < 1e36 AND %s %% 1e18 = 0 THEN 'Infinity' ELSE 'NaN' END",
+					s, value, s, s, s, s);
+}
+
+/*
+ * The sum of a type of input: its accumulator's name, or NULL if the type has
+ * no sum that we know.
+ */
+static const char *
+add_sum(Measuring *w, Oid type, bool average)
+{
+	const char *a = argument(w, 0);
+	char *partial = psprintf("coalesce(sum(%s)%s, 0)", a, w->filter);
+	MillAccumulator *sum;
+
+	switch (type)
+	{
+		case INT2OID:
+		case INT4OID:
+			return add_accumulator(w, "sum", INT8OID, InvalidOid, partial, "sum(%s)::bigint", "0")->column.name;
+		case INT8OID:
+			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+		case NUMERICOID:
+			partial = psprintf("coalesce(sum(%s)%s, 0)", a, filter_and(w, psprintf(FINITE, a, a)));
+			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+		case FLOAT4OID:
+		case FLOAT8OID:
+			/* Subtraction would leave rounding errors behind. */
+			w->m->class = MILL_INSERT_ONLY;
+			if (average)
+				partial = psprintf("coalesce(sum(%s::float8)%s, 0)", a, w->filter);
+			return add_accumulator(w, "sum", average ? FLOAT8OID : type, InvalidOid, partial, "sum(%s)", NULL)->column.name;
+		case INTERVALOID:
+			partial = psprintf("coalesce(sum(%s)%s, '0')", a, w->filter);
+			sum = add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::interval");
+			/* A month and minus thirty days make an interval that equals zero and is not. */
+			sum->comparable = false;
+			return sum->column.name;
+		case MONEYOID:
+			partial = psprintf("coalesce(sum(%s)%s, '0')", a, w->filter);
+			return add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::money")->column.name;
+		default:
+			return NULL;
+	}
+}
+
+static bool
+measure_sum(Measuring *w, Oid type)
+{
+	const char *sum = add_sum(w, type, false);
+
+	if (sum)
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w), type == NUMERICOID ? with_specials(w, sum) : sum);
+	return sum != NULL;
+}
+
+static bool
+measure_avg(Measuring *w, Oid type)
+{
+	const char *sum = add_sum(w, type, true);
+	const char *count;
+
+	if (sum == NULL)
+		return false;
+	count = add_count(w);
+	if (type == FLOAT4OID || type == FLOAT8OID || type == INTERVALOID)
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s / %s::float8 END", count, sum, count);
+	else
+	{
+		char *value = psprintf("%s::numeric / %s::numeric", sum, count);
+
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", count, type == NUMERICOID ? with_specials(w, value) : value);
+	}
+	return true;
+}
+
+/*
+ * Variance and standard deviation of integers and numerics, by count, sum and
+ * sum of squares: (n * q - s * s) / (n * (n - 1)), or / (n * n) for the
+ * population, as core's numeric_stddev_internal does; the root is taken to
+ * the scale of the quotient.
+ */
+static bool
+measure_variance(Measuring *w, Oid type, const char *name)
+{
+	bool population = strstr(name, "_pop") != NULL;
+	bool root = strncmp(name, "stddev", 6) == 0;
+	const char *a, *s, *q, *n;
+	char *quotient;
+
+	if (type != INT2OID && type != INT4OID && type != INT8OID && type != NUMERICOID)
+		return false;
+	a = argument(w, 0);
+	s = add_sum(w, type, false);
+	n = add_count(w);
+	q = add_accumulator(w, "squares", NUMERICOID, InvalidOid,
+						psprintf("coalesce(sum(%s::numeric * %s::numeric)%s, 0)", a, a,
+								 type == NUMERICOID ? filter_and(w, psprintf(FINITE, a, a)) : w->filter),
+						"sum(%s)", "0")
+			->column.name;
+	quotient = psprintf("greatest(%s * %s - %s::numeric * %s, 0) / (%s::numeric * %s)", n, q, s, s, n,
+						population ? n : psprintf("(%s - 1)", n));
+	if (root)
+		quotient = psprintf("(SELECT round(sqrt(v), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))", quotient);
+	if (type == NUMERICOID)
+		quotient = psprintf("CASE WHEN %s = 0 THEN %s ELSE 'NaN' END", add_specials(w), quotient);
+	w->m->final = psprintf("CASE WHEN %s > %d THEN %s END", n, population ? 0 : 1, quotient);
+	return true;
+}
+
+static void
+measure_extreme(Measuring *w, const char *name)
+{
+	w->m->class = MILL_INSERT_ONLY;
+	w->m->final = add_accumulator(w, name, w->m->column.type, w->m->column.collation,
+								  psprintf("%s(%s)%s", name, argument(w, 0), w->filter), psprintf("%s(%%s)", name), NULL)
+					  ->column.name;
+}
+
+/* The arguments of a call that is not taken apart. */
+static char *
+all_arguments(Measuring *w)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < list_length(w->m->call->args); i++)
+		appendStringInfo(&list, ", %s", argument(w, i));
+	return list.data;
+}
+
+/* mill.session_end: the last event of a session, and its gap. */
+static void
+measure_session_end(Measuring *w)
+{
+	Aggref *call = (Aggref *) eval_const_expressions(NULL, (Node *) w->m->call);
+	TargetEntry *time = linitial(call->args);
+	TargetEntry *gap = lsecond(call->args);
+	Var *var = (Var *) time->expr;
+	TargetEntry *inner;
+
+	if (w->d->window != MILL_WINDOW_SESSION)
+		mill_refuse("mill.session_end without sessions", "Group by mill.session_start of an inner query.");
+	inner = IsA(var, Var) && var->varattno > 0 ? list_nth(w->d->base_level->targetList, var->varattno - 1) : NULL;
+	if (inner == NULL || !equal(inner->expr, w->d->time) || !equal(gap->expr, w->d->size) || w->filter[0])
+		mill_refuse("mill.session_end that differs from mill.session_start",
+					"Give both the same event time and the same gap, and no FILTER.");
+	w->m->class = MILL_INSERT_ONLY;
+	w->m->final = psprintf("last_at + %s", mill_gap(w->d->time_type, (Const *) w->d->size));
+}
+
+/* Can states of this aggregate be kept and combined? */
+static bool
+is_combinable(Oid function)
+{
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+	Form_pg_aggregate form;
+	bool result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", function);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	result = OidIsValid(form->aggcombinefn) &&
+			 (form->aggtranstype != INTERNALOID || (OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn)));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+static void
+measure_state(Measuring *w)
+{
+	char *function = psprintf("%s::regprocedure",
+							  quote_literal_cstr(format_procedure_qualified(w->m->call->aggfnoid)));
+	const char *state;
+
+	w->m->class = MILL_INSERT_ONLY;
+	state = add_accumulator(w, "state", BYTEAOID, InvalidOid,
+							psprintf("mill.partial_state(%s%s)%s", function, all_arguments(w), w->filter),
+							psprintf("mill.combine_state(%s, %%s)", function), NULL)
+				->column.name;
+	w->m->final = psprintf("mill.final_state(%s, %s, NULL::%s)", function, state, format_type_be_qualified(w->m->column.type));
+}
+
+static Node *
+argument_variable(Measuring *w, Node *expr)
+{
+	MillTypedExpr *column = mill_add_argument(w->d, expr);
+	int number = list_length(w->d->arguments);
+	ListCell *lc;
+
+	foreach (lc, w->d->arguments)
+	{
+		if (lfirst(lc) == column)
+			number = foreach_current_index(lc) + 1;
+	}
+	return (Node *) makeVar(1, number, column->type, column->typmod, column->collation, 0);
+}
+
+/* The call as written, over rows; its value is stored. */
+static void
+measure_recompute(Measuring *w)
+{
+	Aggref *call = copyObject(w->m->call);
+	ListCell *lc;
+
+	if (contain_var_clause((Node *) call->aggdirectargs))
+		mill_refuse(psprintf("a direct argument of %s that is not a constant", format_procedure(call->aggfnoid)), NULL);
+	foreach (lc, call->args)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		entry->expr = (Expr *) argument_variable(w, (Node *) entry->expr);
+	}
+	if (call->aggfilter)
+		call->aggfilter = (Expr *) argument_variable(w, (Node *) call->aggfilter);
+	w->m->class = MILL_RECOMPUTE;
+	w->m->final = add_accumulator(w, "value", w->m->column.type, w->m->column.collation,
+								  mill_over_columns(w->d->arguments, (Node *) call), "NULL", NULL)
+					  ->column.name;
+	if (w->d->ungrouped && strcmp(get_func_name(call->aggfnoid), "count") == 0)
+		w->m->final = psprintf("coalesce(%s, 0)", w->m->final);
+}
+
+static bool
+is_one_of(const char *name, const char *const *names)
+{
+	for (int i = 0; names[i]; i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Core's aggregates that are taken apart; false if this is none of them. */
+static bool
+measure_core(Measuring *w)
+{
+	static const char *const extremes[] = {"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", NULL};
+	static const char *const variances[] = {"var_pop", "var_samp", "variance", "stddev_pop", "stddev_samp", "stddev", NULL};
+	Aggref *call = w->m->call;
+	const char *name = get_func_name(call->aggfnoid);
+	Oid type = list_length(call->args) == 1 ? exprType((Node *) ((TargetEntry *) linitial(call->args))->expr) : InvalidOid;
+
+	if (get_func_namespace(call->aggfnoid) != PG_CATALOG_NAMESPACE)
+		return false;
+	if (strcmp(name, "count") == 0)
+	{
+		measure_count(w);
+		return true;
+	}
+	if (is_one_of(name, extremes))
+	{
+		measure_extreme(w, name);
+		return true;
+	}
+	if (strcmp(name, "sum") == 0)
+		return measure_sum(w, type);
+	if (strcmp(name, "avg") == 0)
+		return measure_avg(w, type);
+	return is_one_of(name, variances) && measure_variance(w, type, name);
+}
+
+/* Aggregates whose result depends on the order in which states are combined. */
+static bool
+depends_on_order(Oid function)
+{
+	static const char *const names[] = {"string_agg", "array_agg", "xmlagg", "any_value", NULL};
+
+	return get_func_namespace(function) == PG_CATALOG_NAMESPACE && is_one_of(get_func_name(function), names);
+}
+
+static void
+add_measure(MillDefinition *d, Aggref *call)
+{
+	MillMeasure *m = palloc0(sizeof(MillMeasure));
+	Measuring w = {d, m, ""};
+
+	m->call = call;
+	m->column.name = psprintf("m%d", list_length(d->measures) + 1);
+	m->column.expr = (Node *) call;
+	m->column.type = exprType((Node *) call);
+	m->column.typmod = exprTypmod((Node *) call);
+	m->column.collation = exprCollation((Node *) call);
+	m->class = MILL_INVERTIBLE;
+	d->measures = lappend(d->measures, m);
+
+	if (call->aggfilter)
+		w.filter = psprintf(" FILTER (WHERE %s)", mill_add_argument(d, (Node *) call->aggfilter)->name);
+	if (OidIsValid(mill_function_of_ours((Node *) call, "session_end")))
+		measure_session_end(&w);
+	else if (call->aggdistinct || call->aggkind != AGGKIND_NORMAL || call->aggvariadic ||
+			 depends_on_order(call->aggfnoid))
+		measure_recompute(&w);
+	else if (measure_core(&w))
+		;
+	else if (call->aggorder == NIL && call->args != NIL && is_combinable(call->aggfnoid))
+		measure_state(&w);
+	else
+		measure_recompute(&w);
+	d->class = Max(d->class, m->class);
+}
+
+static bool
+find_calls(Node *node, MillDefinition *d)
+{
+	ListCell *lc;
+
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Aggref))
+		return expression_tree_walker(node, find_calls, d);
+	foreach (lc, d->measures)
+	{
+		if (equal(((MillMeasure *) lfirst(lc))->call, node))
+			return false;
+	}
+	add_measure(d, (Aggref *) node);
+	return false;
+}
+
+/* Add the aggregates of the target list and of HAVING. */
+void
+mill_add_measures(MillDefinition *d)
+{
+	find_calls((Node *) d->query->targetList, d);
+	find_calls(d->query->havingQual, d);
+	/* A session that loses a row may fall apart. */
+	if (d->window == MILL_WINDOW_SESSION)
+		d->class = Max(d->class, MILL_INSERT_ONLY);
+}

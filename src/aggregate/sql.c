@@ -1,0 +1,209 @@
+/*
+ * sql.c
+ *		Parts that the statements of an aggregate have in common.
+ *
+ * Rows of the state and delta tables are partial results of groups:
+ *
+ *		pane, keys, row_count, accumulators				with or without a window
+ *		first_at, last_at, keys, row_count, accumulators	fragments of sessions
+ *
+ * and a delta row may instead say that its group is stale.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+
+#include "aggregate/sql.h"
+
+static void
+add_column(StringInfo list, const char *prefix, const char *name)
+{
+	appendStringInfo(list, "%s%s%s", list->len ? ", " : "", prefix, quote_identifier(name));
+}
+
+static void
+add_keys(StringInfo list, const MillDefinition *d, const char *prefix)
+{
+	ListCell *lc;
+
+	foreach (lc, d->keys)
+		add_column(list, prefix, ((MillTypedExpr *) lfirst(lc))->name);
+}
+
+/* The keys alone, each with a prefix such as "k.". */
+char *
+mill_sql_keys(const MillDefinition *d, const char *prefix)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	add_keys(&list, d, prefix);
+	return list.data;
+}
+
+/* What names a group: pane and keys, or the keys of sessions. */
+char *
+mill_sql_group(const MillDefinition *d, const char *prefix)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	if (d->window == MILL_WINDOW_TUMBLE || d->window == MILL_WINDOW_HOP)
+		add_column(&list, prefix, "pane");
+	add_keys(&list, d, prefix);
+	return list.data;
+}
+
+/* All columns of a partial result. */
+char *
+mill_sql_stored(const MillDefinition *d, const char *prefix)
+{
+	StringInfoData list;
+	ListCell *lc;
+
+	initStringInfo(&list);
+	if (d->window == MILL_WINDOW_SESSION)
+	{
+		add_column(&list, prefix, "first_at");
+		add_column(&list, prefix, "last_at");
+	}
+	else if (d->window != MILL_WINDOW_NONE)
+		add_column(&list, prefix, "pane");
+	add_keys(&list, d, prefix);
+	add_column(&list, prefix, "row_count");
+	foreach (lc, d->accumulators)
+		add_column(&list, prefix, ((MillAccumulator *) lfirst(lc))->column.name);
+	return list.data;
+}
+
+/* A condition: the rows with these aliases are of one group. */
+char *
+mill_sql_same_group(const MillDefinition *d, const char *left, const char *right)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	if (d->window == MILL_WINDOW_TUMBLE || d->window == MILL_WINDOW_HOP)
+		appendStringInfo(&text, "%s.pane = %s.pane", left, right);
+	foreach (lc, d->keys)
+	{
+		MillTypedExpr *key = lfirst(lc);
+		const char *name = quote_identifier(key->name);
+
+		appendStringInfo(&text, "%s%s", text.len ? " AND " : "",
+						 mill_equality(psprintf("%s.%s", left, name), psprintf("%s.%s", right, name), key->type));
+	}
+	return text.data;
+}
+
+/* WITH mill_rows: the base table's columns that are used, from elsewhere. */
+char *
+mill_sql_source(const MillDefinition *d, const char *from)
+{
+	StringInfoData list;
+	ListCell *lc;
+
+	initStringInfo(&list);
+	foreach (lc, d->base_columns)
+		add_column(&list, "", lfirst(lc));
+	return psprintf("WITH mill_rows AS NOT MATERIALIZED (SELECT %s FROM %s)", list.data, from);
+}
+
+/* Partial results of mill_rows, by group; with a condition over the rows, r. */
+char *
+mill_sql_partial(const MillDefinition *d, const char *where)
+{
+	StringInfoData text;
+	ListCell *lc;
+	const char *group = mill_sql_group(d, "");
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "SELECT ");
+	if (d->window == MILL_WINDOW_SESSION)
+	{
+		/* NULL and infinite times are in no session: their first_at is NULL. */
+		appendStringInfoString(&text, "first_at, CASE WHEN first_at IS NOT NULL THEN max(event_time) END AS last_at, ");
+		group = psprintf("first_at, %s", mill_sql_keys(d, ""));
+		appendStringInfoString(&text, mill_sql_keys(d, ""));
+	}
+	else
+		appendStringInfoString(&text, group);
+	appendStringInfoString(&text, ", count(*) AS row_count");
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+
+		appendStringInfo(&text, ", %s AS %s", a->partial, quote_identifier(a->column.name));
+	}
+	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", mill_rows(d), where ? " WHERE " : "", where ? where : "", group);
+	return text.data;
+}
+
+/* Row count and accumulators of several partial results, combined. */
+char *
+mill_sql_combined(const MillDefinition *d)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "sum(row_count)::bigint AS row_count");
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+
+		appendStringInfo(&text, ", %s AS %s", a->combine, quote_identifier(a->column.name));
+	}
+	return text.data;
+}
+
+/*
+ * The partial results of the group(s) named by an outer row, computed anew
+ * from the base table; for LATERAL.
+ */
+char *
+mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key)
+{
+	const char *from = t->base;
+
+	if (d->time_column && d->window != MILL_WINDOW_SESSION)
+	{
+		const char *column = quote_identifier(d->time_column);
+
+		from = psprintf("%s WHERE %s >= %s.pane AND %s < mill.window_end(%s.pane%s)", t->base, column, key, column, key, d->pane_args);
+	}
+	return psprintf("%s\n %s", mill_sql_source(d, from), mill_sql_partial(d, mill_sql_same_group(d, "r", key)));
+}
+
+static void
+add_definition(StringInfo text, const MillTypedExpr *column)
+{
+	appendStringInfo(text, "%s%s %s", text->len ? ", " : "", quote_identifier(column->name), format_type_extended(column->type, column->typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	if (OidIsValid(column->collation) && column->collation != get_typcollation(column->type))
+		appendStringInfo(text, " COLLATE %s", generate_collation_name(column->collation));
+}
+
+/* Column definitions of the state table, and the first ones of the delta's. */
+char *
+mill_sql_columns(const MillDefinition *d)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	if (d->window == MILL_WINDOW_SESSION)
+		appendStringInfo(&text, "first_at %s, last_at %s", format_type_be(d->time_type), format_type_be(d->time_type));
+	else if (d->window != MILL_WINDOW_NONE)
+		appendStringInfo(&text, "pane %s NOT NULL", format_type_be(d->time_type));
+	foreach (lc, d->keys)
+		add_definition(&text, lfirst(lc));
+	appendStringInfoString(&text, ", row_count bigint NOT NULL DEFAULT 0");
+	foreach (lc, d->accumulators)
+		add_definition(&text, &((MillAccumulator *) lfirst(lc))->column);
+	appendStringInfo(&text, ", key_hash bigint NOT NULL GENERATED ALWAYS AS (mill.key_hash(%s)) STORED", mill_sql_group(d, ""));
+	return text.data;
+}

@@ -1,0 +1,49 @@
+/*
+ * sql.h
+ *		The statements that keep a continuous aggregate, as text.
+ */
+#ifndef MILL_AGGREGATE_SQL_H
+#define MILL_AGGREGATE_SQL_H
+
+#include "lib/stringinfo.h"
+
+#include "aggregate/definition.h"
+
+/* The tables of an aggregate, as qualified and quoted names. */
+typedef struct MillTables
+{
+	char *base;
+	char *state;
+	char *delta;
+} MillTables;
+
+/* sql.c: parts of statements */
+extern char *mill_sql_keys(const MillDefinition *d, const char *prefix);
+extern char *mill_sql_group(const MillDefinition *d, const char *prefix);
+extern char *mill_sql_stored(const MillDefinition *d, const char *prefix);
+extern char *mill_sql_same_group(const MillDefinition *d, const char *left, const char *right);
+extern char *mill_sql_partial(const MillDefinition *d, const char *where);
+extern char *mill_sql_source(const MillDefinition *d, const char *from);
+extern char *mill_sql_combined(const MillDefinition *d);
+extern char *mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key);
+extern char *mill_sql_columns(const MillDefinition *d);
+
+/* sql_capture.c: what writers do; over the transition tables mill_new, mill_old */
+extern char *mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from);
+extern char *mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from);
+extern char *mill_sql_update(const MillDefinition *d, const MillTables *t);
+
+/* sql_read.c: what readers see */
+extern char *mill_sql_view(const MillDefinition *d, const MillTables *t);
+
+/* sql_fold.c: what the fold does; results are described there */
+extern char *mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready);
+extern char *mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready);
+extern char *mill_sql_clear(const MillTables *t, const char *range);
+extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range, const char *base_range);
+
+/* sql_session.c: the same for sessions */
+extern char *mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale);
+extern char *mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t);
+
+#endif

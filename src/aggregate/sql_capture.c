@@ -1,0 +1,139 @@
+/*
+ * sql_capture.c
+ *		What writers append to the delta table, as statements.
+ *
+ * They read the transition tables mill_new and mill_old.  Rows that come are
+ * aggregated; rows that go are subtracted where that is exact, and otherwise
+ * mark their groups stale.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/typcache.h"
+
+#include "aggregate/sql.h"
+
+#define NEW_ROWS "mill_new"
+#define OLD_ROWS "mill_old"
+
+/* Can all columns of the rows be compared? */
+static bool
+is_comparable(List *columns)
+{
+	ListCell *lc;
+
+	foreach (lc, columns)
+	{
+		if (!OidIsValid(lookup_type_cache(((MillTypedExpr *) lfirst(lc))->type, TYPECACHE_LT_OPR)->lt_opr))
+			return false;
+	}
+	return true;
+}
+
+/* The rows of one side, without what depends on the other rows. */
+static char *
+side(const MillDefinition *d, const char *from)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "(%s SELECT %s", mill_sql_source(d, from), mill_sql_group(d, ""));
+	if (d->window == MILL_WINDOW_SESSION)
+		appendStringInfoString(&text, ", event_time");
+	foreach (lc, d->arguments)
+		appendStringInfo(&text, ", %s", ((MillTypedExpr *) lfirst(lc))->name);
+	appendStringInfo(&text, " FROM (%s) r)", mill_rows(d));
+	return text.data;
+}
+
+/* Mark the groups of some rows stale. */
+static char *
+mark(const MillDefinition *d, const MillTables *t, const char *rows)
+{
+	const char *group = mill_sql_group(d, "");
+
+	return psprintf("INSERT INTO %s (%s, stale)\nSELECT DISTINCT %s, true FROM %s r", t->delta, group, group, rows);
+}
+
+/* The partial results of rows. */
+static char *
+partial(const MillDefinition *d, const char *from)
+{
+	return psprintf("%s\n%s", mill_sql_source(d, from), mill_sql_partial(d, NULL));
+}
+
+/* The partial results of rows that go, to be added. */
+static char *
+negative(const MillDefinition *d, const char *from)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "SELECT %s, -row_count AS row_count", mill_sql_group(d, ""));
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+		const char *name = quote_identifier(a->column.name);
+
+		appendStringInfo(&text, ", %s - %s AS %s", a->zero, name, name);
+	}
+	appendStringInfo(&text, " FROM (%s) p", partial(d, from));
+	return text.data;
+}
+
+/* For rows that come: mill_new, or a relation that is attached. */
+char *
+mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
+{
+	if (d->class == MILL_RECOMPUTE)
+		return mark(d, t, side(d, from));
+	return psprintf("INSERT INTO %s (%s)\n%s", t->delta, mill_sql_stored(d, ""), partial(d, from));
+}
+
+/* For rows that go: mill_old, or a partition that is emptied. */
+char *
+mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
+{
+	if (d->class != MILL_INVERTIBLE)
+		return mark(d, t, side(d, from));
+	return psprintf("INSERT INTO %s (%s)\n%s", t->delta, mill_sql_stored(d, ""), negative(d, from));
+}
+
+/* Old and new partial results of each group in one row, none if they cancel out. */
+static char *
+difference(const MillDefinition *d, const MillTables *t)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "INSERT INTO %s (%s)\nSELECT %s, %s\nFROM ((%s)\n UNION ALL\n (%s)) u\nGROUP BY %s\nHAVING sum(row_count) <> 0",
+					 t->delta, mill_sql_stored(d, ""), mill_sql_group(d, ""), mill_sql_combined(d),
+					 negative(d, OLD_ROWS), partial(d, NEW_ROWS), mill_sql_group(d, ""));
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+
+		if (a->comparable)
+			appendStringInfo(&text, " OR %s <> %s", a->combine, a->zero);
+		else
+			appendStringInfoString(&text, " OR true");
+	}
+	return text.data;
+}
+
+char *
+mill_sql_update(const MillDefinition *d, const MillTables *t)
+{
+	char *old, *new;
+
+	if (d->class == MILL_INVERTIBLE)
+		return difference(d, t);
+	old = side(d, OLD_ROWS);
+	new = side(d, NEW_ROWS);
+	if (is_comparable(d->keys) && is_comparable(d->arguments))
+		return mark(d, t, psprintf("((%s EXCEPT ALL %s)\n UNION ALL\n (%s EXCEPT ALL %s))", old, new, new, old));
+	return mark(d, t, psprintf("(%s UNION ALL %s)", old, new));
+}

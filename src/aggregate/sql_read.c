@@ -1,0 +1,105 @@
+/*
+ * sql_read.c
+ *		What readers see: merged state and whatever has not been merged yet.
+ *
+ * Groups that no delta row concerns are read from the state as they are, which
+ * costs little more than a plain table.  Groups that are touched are combined,
+ * and stale ones computed from the base table.  A hash of the group's columns
+ * decides which is which, so that NULLs need no special care; when two groups
+ * share a hash, both are combined, and nothing is wrong.
+ *
+ * All parts see one snapshot; a row and its delta are in it or not together.
+ */
+#include "postgres.h"
+
+#include "aggregate/sql.h"
+
+/*
+ * The groups that nobody has touched since the last fold.  NOT IN, as its
+ * hashed subplan costs the same however wrong the planner's estimates are.
+ */
+static char *
+untouched(const MillDefinition *d, const MillTables *t)
+{
+	return psprintf("SELECT %s\n FROM %s s\n WHERE s.row_count > 0 AND s.key_hash NOT IN (SELECT d.key_hash FROM %s d)",
+					mill_sql_stored(d, "s."), t->state, t->delta);
+}
+
+/* State and deltas of touched groups, not combined yet. */
+static char *
+pieces(const MillDefinition *d, const MillTables *t)
+{
+	return psprintf("SELECT %s%s FROM %s s WHERE s.key_hash IN (SELECT d.key_hash FROM %s d)\n"
+					"  UNION ALL\n  SELECT %s%s FROM %s d",
+					mill_sql_stored(d, "s."), d->class != MILL_INVERTIBLE ? ", false AS stale" : "", t->state, t->delta,
+					mill_sql_stored(d, "d."), d->class != MILL_INVERTIBLE ? ", d.stale" : "", t->delta);
+}
+
+static char *
+touched(const MillDefinition *d, const MillTables *t)
+{
+	if (d->window == MILL_WINDOW_SESSION)
+		return mill_sql_islands(d, pieces(d, t), true);
+	return psprintf("SELECT %s, %s\n FROM (%s) u\n GROUP BY %s\n HAVING sum(row_count) > 0%s",
+					mill_sql_group(d, ""), mill_sql_combined(d), pieces(d, t), mill_sql_group(d, ""),
+					d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "");
+}
+
+/*
+ * The groups that must be computed from the base table.  They are few; the
+ * second condition says so to the planner.
+ */
+static char *
+stale(const MillDefinition *d, const MillTables *t)
+{
+	const char *group = mill_sql_group(d, "d.");
+
+	return psprintf("SELECT %s\n FROM (SELECT DISTINCT %s FROM %s d WHERE d.stale AND d.stale::integer = 1) k, LATERAL (%s) b",
+					mill_sql_stored(d, "b."), group, t->delta, mill_sql_fresh(d, t, "k"));
+}
+
+/* The parts together: partial results, one row for each group. */
+static char *
+groups(const MillDefinition *d, const MillTables *t)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, untouched(d, t));
+	if (d->class != MILL_RECOMPUTE)
+		appendStringInfo(&text, "\n UNION ALL\n %s", touched(d, t));
+	if (d->class != MILL_INVERTIBLE)
+		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
+	if (d->window == MILL_WINDOW_HOP && !d->by_window)
+		return psprintf("SELECT w.window_start AS pane, %s%s%s\n FROM (%s) u, LATERAL mill.hop(u.pane%s) w\n GROUP BY w.window_start%s%s",
+						mill_sql_keys(d, ""), d->keys ? ", " : "", mill_sql_combined(d), text.data, d->hop_args,
+						d->keys ? ", " : "", mill_sql_keys(d, ""));
+	return text.data;
+}
+
+/* The text of the view when it is live. */
+char *
+mill_sql_view(const MillDefinition *d, const MillTables *t)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "SELECT ");
+	if (d->window == MILL_WINDOW_SESSION)
+		appendStringInfo(&text, "first_at AS session_start%s", d->keys || d->measures ? ", " : "");
+	else if (d->window != MILL_WINDOW_NONE)
+		appendStringInfo(&text, "pane AS window_start, mill.window_end(pane%s) AS window_end%s", d->window_args, d->keys || d->measures ? ", " : "");
+	appendStringInfoString(&text, mill_sql_keys(d, ""));
+	foreach (lc, d->measures)
+	{
+		MillMeasure *m = lfirst(lc);
+
+		appendStringInfo(&text, "%s%s AS %s", d->keys || lc != list_head(d->measures) ? ", " : "", m->final, m->column.name);
+	}
+	if (d->ungrouped)
+		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
+	else
+		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
+	return mill_outer(d, text.data);
+}
