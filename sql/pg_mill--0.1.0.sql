@@ -494,7 +494,7 @@ CREATE TABLE mill_catalog.aggregate (
     view regclass NOT NULL UNIQUE,
     base_table regclass NOT NULL,
     definition regclass NOT NULL,
-    state_table regclass NOT NULL,
+    state_table regclass NOT NULL UNIQUE,
     delta_table regclass NOT NULL,
     with_indexes boolean NOT NULL,
     fold_interval interval NOT NULL,
@@ -579,6 +579,25 @@ CREATE EVENT TRIGGER mill_follow_drop ON sql_drop
 CREATE EVENT TRIGGER mill_follow_ddl ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE VIEW', 'ALTER TABLE', 'ALTER VIEW', 'CREATE FOREIGN TABLE')
     EXECUTE FUNCTION mill_catalog.follow_ddl();
+
+CREATE FUNCTION mill.require_live(state_table regclass) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_require_live';
+COMMENT ON FUNCTION mill.require_live(regclass) IS 'part of live views: an error if the reader''s snapshot is older than the aggregate';
+
+CREATE FUNCTION mill.verify(view regclass, OUT found_in text, OUT row_data jsonb) RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_verify';
+COMMENT ON FUNCTION mill.verify(regclass) IS 'the rows in which a continuous aggregate differs from its definition run as plain SQL: none';
+
+CREATE FUNCTION mill.explain_aggregate(view regclass, OUT column_name text, OUT class text, OUT stored_columns text[], OUT panes text)
+    RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_explain_aggregate';
+COMMENT ON FUNCTION mill.explain_aggregate(regclass) IS 'how each column of a view is kept when it is live, or would be';
+
+CREATE FUNCTION mill_catalog.aggregate_figures(delta_table regclass,
+    OUT delta_rows bigint, OUT delta_bytes bigint, OUT oldest_delta timestamptz, OUT stale_groups bigint, OUT warning text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_aggregate_figures';
+COMMENT ON FUNCTION mill_catalog.aggregate_figures(regclass) IS 'what waits to be folded';
 
 ---- what goes on ----
 
@@ -685,12 +704,49 @@ WHERE pg_has_role(p.owner, 'USAGE');
 COMMENT ON VIEW mill.dead_letters IS 'messages of one''s pipelines that could not become rows';
 GRANT SELECT ON mill.dead_letters TO PUBLIC;
 
+CREATE VIEW mill.aggregates WITH (security_barrier) AS
+SELECT a.view AS aggregate,
+       a.base_table,
+       c.relowner::regrole AS owner,
+       CASE WHEN a.live THEN 'live' WHEN a.filled OR a.backfill THEN 'filling' ELSE 'plain' END AS state,
+       f.delta_rows,
+       f.delta_bytes,
+       f.oldest_delta,
+       f.stale_groups,
+       greatest(s.reltuples, 0)::bigint AS groups,
+       p.deltas_folded,
+       CASE WHEN p.last_fold_at > clock_timestamp() - interval '10 seconds' THEN p.deltas_per_second ELSE 0 END AS deltas_per_second,
+       p.last_fold_at,
+       a.backfill_until,
+       p.groups_filled,
+       coalesce(f.warning, e.message) AS warning,
+       a.fold_interval,
+       a.definition,
+       a.state_table,
+       a.delta_table,
+       a.created_at
+FROM mill_catalog.aggregate a
+JOIN pg_class c ON c.oid = a.view
+JOIN pg_class s ON s.oid = a.state_table
+JOIN mill_catalog.aggregate_progress p ON p.aggregate_id = a.id
+CROSS JOIN LATERAL mill_catalog.aggregate_figures(a.delta_table) f
+-- an error that came after the last fold
+LEFT JOIN LATERAL (SELECT e.message FROM mill_catalog.error e
+                   WHERE e.object_kind = 'aggregate' AND e.object_id = a.id AND e.at > coalesce(p.last_fold_at, '-infinity')
+                   ORDER BY e.id DESC LIMIT 1) e ON true
+WHERE mill_catalog.is_visible(c.relowner);
+COMMENT ON VIEW mill.aggregates IS 'one''s continuous aggregates: what waits to be folded, and how far they are filled';
+GRANT SELECT ON mill.aggregates TO PUBLIC;
+
 CREATE VIEW mill.errors WITH (security_barrier) AS
-SELECT e.object_kind, p.name AS object_name, e.sqlstate, e.message, e.detail, e.hint, e.context, e.at, e.retry_at,
+SELECT e.object_kind, o.name AS object_name, e.sqlstate, e.message, e.detail, e.hint, e.context, e.at, e.retry_at,
        e.occurrences
 FROM mill_catalog.error e
-JOIN mill_catalog.pipeline p ON e.object_kind = 'pipeline' AND p.id = e.object_id
-WHERE pg_has_role(p.owner, 'USAGE');
+JOIN (SELECT 'pipeline' AS kind, p.id, p.name, p.owner::oid AS owner FROM mill_catalog.pipeline p
+      UNION ALL
+      SELECT 'aggregate', a.id, a.view::text, c.relowner FROM mill_catalog.aggregate a JOIN pg_class c ON c.oid = a.view) o
+    ON o.kind = e.object_kind AND o.id = e.object_id
+WHERE pg_has_role(o.owner, 'USAGE');
 COMMENT ON VIEW mill.errors IS 'the last errors of one''s objects, and when they are tried again';
 GRANT SELECT ON mill.errors TO PUBLIC;
 

@@ -159,7 +159,7 @@ add_sum(Measuring *w, Oid type, bool average)
 		case FLOAT8OID:
 			/* Subtraction would leave rounding errors behind. */
 			w->m->class = MILL_INSERT_ONLY;
-			if (average)
+			if (average && type == FLOAT4OID)
 				partial = psprintf("coalesce(sum(%s::float8)%s, 0)", a, w->filter);
 			return add_accumulator(w, "sum", average ? FLOAT8OID : type, InvalidOid, partial, "sum(%s)", NULL)->column.name;
 		case INTERVALOID:
@@ -349,8 +349,6 @@ measure_recompute(Measuring *w)
 	w->m->final = add_accumulator(w, "value", w->m->column.type, w->m->column.collation,
 								  mill_over_columns(w->d->arguments, (Node *) call), "NULL", NULL)
 					  ->column.name;
-	if (w->d->ungrouped && strcmp(get_func_name(call->aggfnoid), "count") == 0)
-		w->m->final = psprintf("coalesce(%s, 0)", w->m->final);
 }
 
 static bool

@@ -12,6 +12,8 @@
  */
 #include "postgres.h"
 
+#include "utils/builtins.h"
+
 #include "aggregate/sql.h"
 
 /*
@@ -77,6 +79,22 @@ groups(const MillDefinition *d, const MillTables *t)
 	return text.data;
 }
 
+/*
+ * A measure's final value.  Without GROUP BY there is a row even when there
+ * are no groups; what an aggregate makes of no rows, only it can say.
+ */
+static char *
+final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
+{
+	const MillAccumulator *a;
+
+	if (!d->ungrouped || m->class != MILL_RECOMPUTE)
+		return m->final;
+	a = linitial(m->accumulators);
+	return psprintf("CASE WHEN row_count IS NULL THEN (SELECT %s FROM (%s %s) r WHERE false) ELSE %s END",
+					a->partial, mill_sql_source(d, t->base), mill_rows(d), m->final);
+}
+
 /* The text of the view when it is live. */
 char *
 mill_sql_view(const MillDefinition *d, const MillTables *t)
@@ -95,11 +113,12 @@ mill_sql_view(const MillDefinition *d, const MillTables *t)
 	{
 		MillMeasure *m = lfirst(lc);
 
-		appendStringInfo(&text, "%s%s AS %s", d->keys || lc != list_head(d->measures) ? ", " : "", m->final, m->column.name);
+		appendStringInfo(&text, "%s%s AS %s", d->keys || lc != list_head(d->measures) ? ", " : "", final_value(d, t, m), m->column.name);
 	}
 	if (d->ungrouped)
 		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
 	else
 		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
+	appendStringInfo(&text, "\n WHERE mill.require_live(%s::regclass)", quote_literal_cstr(t->state));
 	return mill_outer(d, text.data);
 }

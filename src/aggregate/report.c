@@ -1,0 +1,357 @@
+/*
+ * report.c
+ *		SQL functions that tell about continuous aggregates: is one right, how
+ *		is it kept, what waits to be folded.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/typcache.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+
+#include "aggregate/aggregate.h"
+
+PG_FUNCTION_INFO_V1(mill_verify);
+PG_FUNCTION_INFO_V1(mill_explain_aggregate);
+PG_FUNCTION_INFO_V1(mill_aggregate_figures);
+PG_FUNCTION_INFO_V1(mill_require_live);
+
+/* How much two sums of the same floats in different order may differ, relatively. */
+#define FLOAT8_TOLERANCE "1e-9"
+#define FLOAT4_TOLERANCE "1e-4"
+
+static bool
+is_float(Oid type)
+{
+	return type == FLOAT4OID || type == FLOAT8OID;
+}
+
+/* Column lists of both sides: what cannot be compared is compared as text. */
+static char *
+comparable_columns(TupleDesc desc)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Oid type = TupleDescAttr(desc, i)->atttypid;
+		bool ordered = OidIsValid(lookup_type_cache(type, TYPECACHE_LT_OPR)->lt_opr);
+
+		appendStringInfo(&text, "%sr.c%d%s AS c%d", i ? ", " : "", i + 1, ordered ? "" : "::text", i + 1);
+	}
+	return text.data;
+}
+
+/* c1, c2, ... */
+static char *
+numbered_columns(TupleDesc desc)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < desc->natts; i++)
+		appendStringInfo(&text, "%sc%d", i ? ", " : "", i + 1);
+	return text.data;
+}
+
+/* Do rows x and y differ by rounding alone?  "false" without float columns. */
+static char *
+rounding_condition(TupleDesc desc)
+{
+	StringInfoData text;
+	bool floats = false;
+
+	initStringInfo(&text);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Oid type = TupleDescAttr(desc, i)->atttypid;
+		char *x = psprintf("x.c%d", i + 1);
+		char *y = psprintf("y.c%d", i + 1);
+
+		if (!OidIsValid(lookup_type_cache(type, TYPECACHE_LT_OPR)->lt_opr))
+			type = TEXTOID;
+		appendStringInfo(&text, "%s(%s", i ? " AND " : "", mill_equality(x, y, type));
+		if (is_float(type))
+		{
+			floats = true;
+			appendStringInfo(&text, " OR abs(%s - %s) <= %s * greatest(abs(%s), abs(%s))", x, y,
+							 type == FLOAT4OID ? FLOAT4_TOLERANCE : FLOAT8_TOLERANCE, x, y);
+		}
+		appendStringInfoChar(&text, ')');
+	}
+	return floats ? text.data : "false";
+}
+
+/* {"name": value, ...} of a numbered row, with the view's names. */
+static char *
+json_of_row(TupleDesc desc)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "jsonb_build_object(");
+	for (int i = 0; i < desc->natts; i++)
+		appendStringInfo(&text, "%s%s, x.c%d", i ? ", " : "", quote_literal_cstr(NameStr(TupleDescAttr(desc, i)->attname)), i + 1);
+	appendStringInfoChar(&text, ')');
+	return text.data;
+}
+
+/* The query of verify: both sides and their differences, in one snapshot. */
+static char *
+verify_query(const MillAggregate *a)
+{
+	Relation rel = table_open(a->view, AccessShareLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	const char *names = numbered_columns(desc);
+	const char *columns = comparable_columns(desc);
+	const char *rounding = rounding_condition(desc);
+	const char *json = json_of_row(desc);
+
+	table_close(rel, NoLock);
+	return psprintf("WITH a AS MATERIALIZED (SELECT %s FROM %s r(%s)),\n"
+					"d AS MATERIALIZED (SELECT %s FROM %s r(%s)),\n"
+					"only_a AS MATERIALIZED (TABLE a EXCEPT ALL TABLE d),\n"
+					"only_d AS MATERIALIZED (TABLE d EXCEPT ALL TABLE a)\n"
+					"SELECT 'aggregate', %s FROM only_a x WHERE NOT EXISTS (SELECT FROM only_d y WHERE %s)\n"
+					"UNION ALL\n"
+					"SELECT 'definition', %s FROM only_d x WHERE NOT EXISTS (SELECT FROM only_a y WHERE %s)",
+					columns, mill_relation_name(a->view), names,
+					columns, mill_relation_name(a->definition), names,
+					json, rounding, json, rounding);
+}
+
+/* SPI's result to a function's result. */
+static void
+return_rows(ReturnSetInfo *result)
+{
+	for (uint64 row = 0; row < SPI_processed; row++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+}
+
+/* SQL: mill.verify(view) returns found_in, row_data of each row that differs */
+Datum
+mill_verify(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MillAggregate *a;
+	MillIdentity before;
+
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	a = mill_aggregate_of_view(PG_GETARG_OID(0), false);
+	mill_aggregate_require_owner(a);
+	mill_become(a->owner, &before);
+	/* The caller's snapshot, for both sides. */
+	if (SPI_execute(verify_query(a), true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not compare \"%s\" with its definition", get_rel_name(a->view));
+	mill_become_again(&before);
+	return_rows(result);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/* What an output column is made of. */
+typedef struct Ingredients
+{
+	const MillDefinition *d;
+	List *stored; /* names of columns */
+	int class;	  /* worst of its aggregates, -1 for none */
+} Ingredients;
+
+static bool
+collect(Node *node, Ingredients *in)
+{
+	ListCell *lc, *cell;
+
+	if (node == NULL)
+		return false;
+	foreach (lc, in->d->measures)
+	{
+		MillMeasure *m = lfirst(lc);
+
+		if (!equal(m->call, node))
+			continue;
+		in->class = Max(in->class, (int) m->class);
+		if (m->accumulators == NIL)
+			in->stored = list_append_unique(in->stored, makeString(in->d->window == MILL_WINDOW_SESSION && strcmp(m->final, "row_count") != 0 ? "last_at" : "row_count"));
+		foreach (cell, m->accumulators)
+			in->stored = list_append_unique(in->stored, makeString(((MillAccumulator *) lfirst(cell))->column.name));
+		return false;
+	}
+	foreach (lc, in->d->keys)
+	{
+		MillTypedExpr *key = lfirst(lc);
+
+		if (!in->d->made_key && equal(key->expr, node))
+		{
+			in->stored = list_append_unique(in->stored, makeString(key->name));
+			return false;
+		}
+	}
+	if (IsA(node, Var) && in->d->window_rti && ((Var *) node)->varno == in->d->window_rti)
+		in->stored = list_append_unique(in->stored, makeString(in->d->window == MILL_WINDOW_SESSION ? "first_at" : "pane"));
+	return expression_tree_walker(node, collect, in);
+}
+
+static Datum
+array_of_names(List *names)
+{
+	Datum *values = palloc(sizeof(Datum) * (list_length(names) + 1));
+	ListCell *lc;
+
+	foreach (lc, names)
+		values[foreach_current_index(lc)] = CStringGetTextDatum(strVal(lfirst(lc)));
+	return PointerGetDatum(construct_array(values, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* How the view's time is divided, in words; NULL without a window. */
+static char *
+describe_panes(const MillDefinition *d)
+{
+	switch (d->window)
+	{
+		case MILL_WINDOW_NONE:
+			return NULL;
+		case MILL_WINDOW_SESSION:
+			return psprintf("fragments of sessions, gap %s", mill_constant(d->size));
+		case MILL_WINDOW_TUMBLE:
+			return psprintf("one pane for each window of %s", mill_constant(d->size));
+		case MILL_WINDOW_HOP:
+			if (d->by_window)
+				return psprintf("one pane for each window of %s every %s", mill_constant(d->size), mill_constant(d->slide));
+			return psprintf("panes of %s, windows of %s every %s", mill_constant(d->pane), mill_constant(d->size), mill_constant(d->slide));
+	}
+	return NULL;
+}
+
+/* SQL: mill.explain_aggregate(view), also before it is materialized */
+Datum
+mill_explain_aggregate(PG_FUNCTION_ARGS)
+{
+	static const char *const classes[] = {"invertible", "insert-only", "recompute"};
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid view = PG_GETARG_OID(0);
+	MillIdentity before;
+	MillAggregate *a;
+	MillDefinition *d;
+	ListCell *lc;
+	char *panes;
+
+	InitMaterializedSRF(fcinfo, 0);
+	mill_check_view(view);
+	if (pg_class_aclcheck(view, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(view));
+	SPI_connect();
+	a = mill_aggregate_of_view(view, true);
+	mill_become(GetUserId(), &before);
+	d = mill_definition(a ? a->definition : view);
+	panes = describe_panes(d);
+	mill_become_again(&before);
+	foreach (lc, d->query->targetList)
+	{
+		TargetEntry *entry = lfirst(lc);
+		Ingredients in = {d, NIL, -1};
+		Datum values[4];
+		bool nulls[4] = {false, false, false, panes == NULL};
+
+		if (entry->resjunk)
+			continue;
+		collect((Node *) entry->expr, &in);
+		values[0] = CStringGetTextDatum(entry->resname);
+		values[1] = CStringGetTextDatum(in.class >= 0 ? classes[in.class] : "group");
+		values[2] = array_of_names(in.stored);
+		values[3] = panes ? CStringGetTextDatum(panes) : (Datum) 0;
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/*
+ * SQL: mill_catalog.aggregate_figures(state, delta): what waits in the delta
+ * table, and what keeps folded deltas from being removed.  For mill.aggregates
+ * only, which shows each user his own: nobody has USAGE on the schema.
+ */
+Datum
+mill_aggregate_figures(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid delta = PG_GETARG_OID(0);
+	MillIdentity before;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (get_rel_name(delta) == NULL)
+		return (Datum) 0;
+	SPI_connect();
+	mill_become_owner(&before);
+	if (SPI_execute(psprintf("SELECT count(*), pg_table_size(%u), min(written_at), count(DISTINCT key_hash) FILTER (WHERE stale),\n"
+							 " CASE WHEN pg_table_size(%u) > 67108864 + 1000 * count(*) THEN\n"
+							 "  (SELECT format('process %%s has held a snapshot since %%s: folded deltas cannot be removed, and reads slow down', s.pid, s.xact_start)\n"
+							 "   FROM pg_stat_activity s WHERE s.backend_xmin IS NOT NULL AND s.xact_start < now() - interval '1 minute'\n"
+							 "   ORDER BY s.xact_start LIMIT 1) END\n"
+							 "FROM %s",
+							 delta, delta, mill_relation_name(delta)),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read \"%s\"", get_rel_name(delta));
+	mill_become_again(&before);
+	return_rows(result);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/*
+ * SQL: mill.require_live(state): true if the aggregate was live already when
+ * the reader's snapshot was taken.  A view's query changes for all at once,
+ * but rows that were put into its state since are not there for an older
+ * snapshot: better an error, after which to try again, than too few rows.
+ */
+Datum
+mill_require_live(PG_FUNCTION_ARGS)
+{
+	Oid state = PG_GETARG_OID(0);
+	Relation rel = table_open(get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)), AccessShareLock);
+	AttrNumber state_column = get_attnum(RelationGetRelid(rel), "state_table");
+	AttrNumber live_column = get_attnum(RelationGetRelid(rel), "live");
+	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
+	bool live = false;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	ScanKeyInit(&key, state_column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(state));
+	scan = systable_beginscan(rel, index, OidIsValid(index), GetActiveSnapshot(), 1, &key);
+	while ((tuple = systable_getnext(scan)) != NULL)
+	{
+		bool isnull;
+
+		live = DatumGetBool(heap_getattr(tuple, live_column, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (!live)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not read continuous aggregate of \"%s\": it went live after this transaction's snapshot", get_rel_name(state)),
+				 errhint("The transaction might succeed if retried.")));
+	PG_RETURN_BOOL(true);
+}
