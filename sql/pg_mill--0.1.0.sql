@@ -503,6 +503,7 @@ CREATE TABLE mill_catalog.aggregate (
     -- filled from this pane on, in the type of the window's time; or completely
     backfill_until text,
     filled boolean NOT NULL DEFAULT false,
+    partitions integer NOT NULL DEFAULT 0, -- relations of the base table, to notice one that is dropped
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX aggregate_base_table ON mill_catalog.aggregate (base_table);

@@ -29,7 +29,7 @@
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.partitions"
 #define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 /* A row of SPI's result, in the current memory context. */
@@ -52,6 +52,7 @@ read_row(int row)
 	a->backfill_until = until ? pstrdup(until) : NULL;
 	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
 	a->filled = DatumGetBool(mill_value(row, 13, NULL));
+	a->partitions = DatumGetInt32(mill_value(row, 14, NULL));
 	return a;
 }
 
@@ -164,6 +165,18 @@ mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
 					   backfill_until ? CStringGetTextDatum(backfill_until) : (Datum) 0};
 
 	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "   n");
+}
+
+void
+mill_aggregate_note_partitions(int64 id, int partitions)
+{
+	static MillStatement note = {
+		.sql = "UPDATE mill_catalog.aggregate SET partitions = $2 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, INT4OID}};
+	Datum values[2] = {Int64GetDatum(id), Int32GetDatum(partitions)};
+
+	mill_run(&note, SPI_OK_UPDATE, values, NULL);
 }
 
 void

@@ -26,6 +26,7 @@ typedef struct MillAggregate
 	bool backfill;		  /* a worker fills the state of what was there before */
 	char *backfill_until; /* panes from here on are filled; NULL: none */
 	bool filled;		  /* all are; the view can go live */
+	int partitions;		  /* relations that the base table had when we last looked */
 } MillAggregate;
 
 /* aggregate.c: rows; SPI must be connected */
@@ -36,6 +37,7 @@ extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
 extern List *mill_aggregates_all(void);
 extern void mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until);
+extern void mill_aggregate_note_partitions(int64 id, int partitions);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);
 extern MillTables *mill_aggregate_tables(const MillAggregate *a);
@@ -60,13 +62,16 @@ extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *mo
 extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until);
 
 /* capture.c */
-extern void mill_capture_relation(Oid relid, bool add);
+extern void mill_capture_init(void);
+extern void mill_capture_relation(Oid base, Oid relid, bool add);
 
 /* fold_worker.c */
 extern const MillRoom mill_fold_room;
 extern PGDLLEXPORT void mill_fold_main(Datum arg) pg_attribute_noreturn();
 
 /* materialize.c */
+extern void mill_aggregate_start(MillAggregate *a, const MillDefinition *d);
+extern void mill_aggregate_restart(MillAggregate *a);
 extern void mill_aggregate_forget(const MillAggregate *a);
 
 /* follow.c: true while our own commands change what users may not */

@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -35,6 +36,8 @@
 #include "aggregate/aggregate.h"
 
 PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
+
+static ExecutorStart_hook_type previous_executor_start = NULL;
 
 typedef enum Change
 {
@@ -319,15 +322,16 @@ capture_row(TriggerData *trigger)
 }
 
 /*
- * All rows of a relation come or go at once: a partition that is attached, or
- * about to be truncated.  The latest snapshot, as the lock that the caller
- * holds has made all others finish.  SPI must be connected.
+ * All rows of a relation come to a base table, or go from it, at once: a
+ * partition that is attached, detached, or about to be truncated.  The latest
+ * snapshot, as the lock that the caller holds has made all others finish.
+ * SPI must be connected.
  */
 void
-mill_capture_relation(Oid relid, bool add)
+mill_capture_relation(Oid base, Oid relid, bool add)
 {
 	ListCell *lc;
-	List *aggregates = mill_aggregates_of_base(base_of(relid));
+	List *aggregates = mill_aggregates_of_base(base);
 
 	foreach (lc, aggregates)
 	{
@@ -373,7 +377,7 @@ capture_truncate(Relation rel)
 {
 	SPI_connect();
 	if (rel->rd_rel->relispartition)
-		mill_capture_relation(RelationGetRelid(rel), false);
+		mill_capture_relation(base_of(RelationGetRelid(rel)), RelationGetRelid(rel), false);
 	else
 		empty_aggregates(RelationGetRelid(rel));
 	SPI_finish();
@@ -397,4 +401,48 @@ mill_maintain_aggregates(PG_FUNCTION_ARGS)
 		capture_statement(trigger);
 	/* AFTER triggers return nothing, which is not the same as NULL. */
 	PG_RETURN_POINTER(NULL);
+}
+
+/*
+ * A MERGE whose only action is UPDATE may move rows between partitions.  Core
+ * notes them as deleted and inserted, but then fires the statement triggers of
+ * UPDATE alone.  Let it fire all three for tables that have ours.
+ */
+static void
+fire_all_triggers_of_merge(PlanState *plan)
+{
+	ModifyTableState *merge = (ModifyTableState *) plan;
+	Relation target;
+
+	if (plan == NULL || !IsA(plan, ModifyTableState) || merge->operation != CMD_MERGE)
+		return;
+	target = merge->rootResultRelInfo->ri_RelationDesc;
+	if ((merge->mt_merge_subcommands & MERGE_UPDATE) == 0 || target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
+		target->trigdesc == NULL || !OidIsValid(get_trigger_oid(RelationGetRelid(target), "mill_insert", true)))
+		return;
+	merge->mt_merge_subcommands |= MERGE_INSERT | MERGE_DELETE;
+}
+
+static void
+executor_start(QueryDesc *query, int flags)
+{
+	ListCell *lc;
+
+	if (previous_executor_start)
+		previous_executor_start(query, flags);
+	else
+		standard_ExecutorStart(query, flags);
+	if (flags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	fire_all_triggers_of_merge(query->planstate);
+	foreach (lc, query->estate->es_auxmodifytables)
+		fire_all_triggers_of_merge(lfirst(lc));
+}
+
+/* Called once, from _PG_init. */
+void
+mill_capture_init(void)
+{
+	previous_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = executor_start;
 }

@@ -7,7 +7,8 @@
  *	view replaced				-> refused
  *	view given to another owner	-> so are its tables
  *	partition added				-> gets triggers; rows that it brings are counted
- *	partition detached			-> loses its triggers
+ *	partition detached			-> its rows are subtracted, it loses its triggers
+ *	partition dropped			-> its rows are not known any more: filled anew
  *	base table made unfit		-> refused
  *
  * They run in the session and transaction of the command, after it.
@@ -84,6 +85,22 @@ refuse_dropped_triggers(void)
 	}
 }
 
+/* Aggregates whose base table has fewer partitions than it had. */
+static void
+follow_dropped_partitions(void)
+{
+	ListCell *lc;
+
+	foreach (lc, mill_aggregates_all())
+	{
+		MillAggregate *a = lfirst(lc);
+
+		if (get_rel_relkind(a->base) == RELKIND_PARTITIONED_TABLE &&
+			list_length(find_all_inheritors(a->base, NoLock, NULL)) < a->partitions)
+			mill_aggregate_restart(a);
+	}
+}
+
 /* SQL: mill_catalog.follow_drop(), on sql_drop */
 Datum
 mill_follow_drop(PG_FUNCTION_ARGS)
@@ -112,6 +129,7 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 		mill_objects_drop(a);
 	}
 	refuse_dropped_triggers();
+	follow_dropped_partitions();
 	SPI_finish();
 	PG_RETURN_NULL();
 }
@@ -153,11 +171,15 @@ follow_owner(const MillAggregate *a)
 
 /* Partitions that came get triggers, and what they bring is counted. */
 static void
-follow_partitions(Oid base)
+follow_partitions(const MillAggregate *a)
 {
+	Oid base = a->base;
+	List *relations = find_all_inheritors(base, NoLock, NULL);
 	ListCell *lc;
 
-	foreach (lc, find_all_inheritors(base, NoLock, NULL))
+	if (list_length(relations) != a->partitions)
+		mill_aggregate_note_partitions(a->id, list_length(relations));
+	foreach (lc, relations)
 	{
 		Oid relid = lfirst_oid(lc);
 		MillIdentity before;
@@ -168,27 +190,41 @@ follow_partitions(Oid base)
 		mill_triggers_create_on(relid, false);
 		mill_become_again(&before);
 		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-			mill_capture_relation(relid, true);
+			mill_capture_relation(base, relid, true);
 	}
 }
 
-/* Tables that were partitions and have our triggers still. */
+/*
+ * Tables that were partitions and have our triggers still: the command's
+ * parent has lost them.
+ */
 static void
-release_detached(void)
+follow_detached(void)
 {
-	static MillStatement read = {
+	static MillStatement detached = {
 		.sql = "SELECT t.tgrelid FROM pg_trigger t WHERE t.tgname = 'mill_insert'"
 			   " AND t.tgfoid = 'mill.maintain_aggregates'::regproc"
 			   " AND NOT EXISTS (SELECT FROM mill_catalog.aggregate a"
 			   "  WHERE a.base_table = coalesce(pg_partition_root(t.tgrelid), t.tgrelid))"};
-	ListCell *lc;
+	static MillStatement parents = {
+		.sql = "SELECT DISTINCT coalesce(pg_partition_root(c.objid)::oid, c.objid) FROM pg_event_trigger_ddl_commands() c"
+			   " WHERE c.classid = 'pg_catalog.pg_class'::regclass AND c.command_tag = 'ALTER TABLE'"};
+	List *relations = read_oids(&detached);
+	List *bases = relations ? read_oids(&parents) : NIL;
+	ListCell *lc, *base;
 
-	foreach (lc, read_oids(&read))
+	foreach (lc, relations)
 	{
+		Oid relid = lfirst_oid(lc);
 		MillIdentity before;
 
+		foreach (base, bases)
+		{
+			if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+				mill_capture_relation(lfirst_oid(base), relid, false);
+		}
 		mill_become_owner(&before);
-		mill_triggers_drop_on(lfirst_oid(lc));
+		mill_triggers_drop_on(relid);
 		mill_become_again(&before);
 	}
 }
@@ -205,9 +241,9 @@ follow_aggregates(void)
 		mill_check_view(a->view);
 		mill_check_base(a->base);
 		follow_owner(a);
-		follow_partitions(a->base);
+		follow_partitions(a);
 	}
-	release_detached();
+	follow_detached();
 }
 
 /* SQL: mill_catalog.follow_ddl(), on ddl_command_end of commands for tables and views */

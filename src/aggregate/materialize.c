@@ -139,10 +139,14 @@ check_rights(Oid view, Oid base)
 		aclcheck_error(result, OBJECT_TABLE, get_rel_name(base));
 }
 
-/* Fill a new aggregate now, or leave it to a worker. */
-static void
-start(MillAggregate *a, const MillDefinition *d)
+/*
+ * Fill an aggregate whose view is plain now, or leave it to a worker.  The
+ * caller's lock keeps writers from its base table.
+ */
+void
+mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
 {
+	mill_aggregate_note_partitions(a->id, list_length(find_all_inheritors(a->base, NoLock, NULL)));
 	if (is_small(a->base))
 	{
 		mill_fill(a, d, NULL, NULL);
@@ -200,7 +204,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	insert_row(&a, PG_GETARG_INTERVAL_P(3));
 	mill_triggers_create(a.base);
 	mill_base_changed(a.base);
-	start(&a, d);
+	mill_aggregate_start(&a, d);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -244,22 +248,44 @@ lock_aggregate(Oid view, bool and_base)
 	return mill_aggregate_of_view(view, false);
 }
 
+/* The view as its plain query again. */
+static void
+make_plain(const MillAggregate *a)
+{
+	MillIdentity before;
+	char *query;
+
+	mill_become(a->owner, &before);
+	query = pg_get_querydef(mill_definition(a->definition)->query, false);
+	mill_become_again(&before);
+	mill_view_replace(a->view, query);
+}
+
+/*
+ * The base table has lost rows that cannot be told any more, with a partition
+ * that was dropped: the view is plain until the state has been filled anew.
+ * The lock of the command that did it keeps writers away.
+ */
+void
+mill_aggregate_restart(MillAggregate *a)
+{
+	mill_aggregate_lock(a->id, true);
+	make_plain(a);
+	mill_aggregate_set(a->id, false, false, NULL);
+	a->live = a->filled = false;
+	a->backfill_until = NULL;
+	mill_aggregate_start(a, read_definition(a->definition));
+}
+
 /* SQL: mill.dematerialize(view) */
 Datum
 mill_dematerialize(PG_FUNCTION_ARGS)
 {
 	MillAggregate *a;
-	MillDefinition *d;
-	MillIdentity before;
-	char *query;
 
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), true);
-	mill_become(GetUserId(), &before);
-	d = mill_definition(a->definition);
-	query = pg_get_querydef(d->query, false);
-	mill_become_again(&before);
-	mill_view_replace(a->view, query);
+	make_plain(a);
 	mill_aggregate_forget(a);
 	mill_objects_drop(a);
 	SPI_finish();

@@ -209,8 +209,8 @@ measure_avg(Measuring *w, Oid type)
 /*
  * Variance and standard deviation of integers and numerics, by count, sum and
  * sum of squares: (n * q - s * s) / (n * (n - 1)), or / (n * n) for the
- * population, as core's numeric_stddev_internal does; the root is taken to
- * the scale of the quotient.
+ * population, as core's numeric_stddev_internal does; the root is rounded to
+ * the scale of the quotient, once: it is taken with digits to spare.
  */
 static bool
 measure_variance(Measuring *w, Oid type, const char *name)
@@ -233,7 +233,7 @@ measure_variance(Measuring *w, Oid type, const char *name)
 	quotient = psprintf("greatest(%s * %s - %s::numeric * %s, 0) / (%s::numeric * %s)", n, q, s, s, n,
 						population ? n : psprintf("(%s - 1)", n));
 	if (root)
-		quotient = psprintf("(SELECT round(sqrt(v), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))", quotient);
+		quotient = psprintf("(SELECT round(sqrt(v + 0e-40), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))", quotient);
 	if (type == NUMERICOID)
 		quotient = psprintf("CASE WHEN %s = 0 THEN %s ELSE 'NaN' END", add_specials(w), quotient);
 	w->m->final = psprintf("CASE WHEN %s > %d THEN %s END", n, population ? 0 : 1, quotient);

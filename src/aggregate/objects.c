@@ -294,6 +294,44 @@ mill_base_changed(Oid base)
 		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 }
 
+/* Queue for a lock, for at most a second; false if that was not enough. */
+static bool
+lock_within_a_second(Oid relid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool locked = true;
+	int level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		LockRelationOid(relid, ShareRowExclusiveLock);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		locked = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	AtEOXact_GUC(false, level);
+	return locked;
+}
+
 /*
  * Wait until no transaction that writes to the base table is running, and
  * keep new ones out until we commit.  Those who come meanwhile queue behind us
@@ -307,37 +345,8 @@ mill_lock_base(Oid base)
 	LockRelationOid(base, AccessShareLock);
 	foreach (lc, find_all_inheritors(base, AccessShareLock, NULL))
 	{
-		Oid relid = lfirst_oid(lc);
-
-		while (!ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
+		while (!ConditionalLockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock) && !lock_within_a_second(lfirst_oid(lc)))
 		{
-			MemoryContext context = CurrentMemoryContext;
-			ResourceOwner owner = CurrentResourceOwner;
-			volatile bool locked = true;
-			int level = NewGUCNestLevel();
-
-			(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-			BeginInternalSubTransaction(NULL);
-			PG_TRY();
-			{
-				LockRelationOid(relid, ShareRowExclusiveLock);
-				ReleaseCurrentSubTransaction();
-			}
-			PG_CATCH();
-			{
-				MemoryContextSwitchTo(context);
-				if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
-					PG_RE_THROW();
-				FlushErrorState();
-				RollbackAndReleaseCurrentSubTransaction();
-				locked = false;
-			}
-			PG_END_TRY();
-			MemoryContextSwitchTo(context);
-			CurrentResourceOwner = owner;
-			AtEOXact_GUC(false, level);
-			if (locked)
-				break;
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000, MILL_WAIT_EVENT);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();

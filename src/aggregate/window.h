@@ -2,10 +2,9 @@
  * window.h
  *		Windows over time: widths, panes, and which windows hold an instant.
  *
- * A set of windows is [k * slide, k * slide + size) from an origin, for each
- * whole number k.  Its arithmetic is done in units: microseconds (fixed and
- * day widths of timestamps, in local time for days in a time zone), days (of
- * a date), months, or plain numbers.
+ * Windows are [k * slide, k * slide + size) from an origin, for each whole k.
+ * They are counted in units: microseconds (local ones for days in a time
+ * zone), days of a date, months, or plain numbers.
  */
 #ifndef MILL_AGGREGATE_WINDOW_H
 #define MILL_AGGREGATE_WINDOW_H
@@ -35,7 +34,7 @@ typedef struct MillWindows
 	int64 slide;
 	int64 size;
 	int64 origin; /* in [0, slide): where the grid of starts lies */
-	int64 rest;	  /* months: from the first of the month to the origin's day and time; days: the origin's time of day */
+	int64 rest;	  /* how far into its day (or month) the origin lies */
 	pg_tz *zone;  /* set when units are of local time */
 } MillWindows;
 
@@ -43,7 +42,6 @@ typedef struct MillWindows
 extern MillWidthKind mill_width_kind(const Interval *size);
 extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
 extern int64 mill_pane_width_int(int64 slide, int64 size);
-
 extern void mill_window_out_of_range(MillTimeType type) pg_attribute_noreturn();
 extern bool mill_window_in_range(MillTimeType type, int64 value);
 extern bool mill_window_finite(MillTimeType type, int64 value);

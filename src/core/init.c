@@ -32,6 +32,7 @@ _PG_init(void)
 
 	mill_settings_init();
 	mill_xact_init();
+	mill_capture_init();
 	if (process_shared_preload_libraries_in_progress)
 	{
 		mill_shmem_init();
