@@ -79,8 +79,8 @@ build/kafka_tool: $(addprefix test/lib/,kafka_tool.c generate.c produce.c consum
 	@mkdir -p build
 	$(TEST_CC) -o $@ $(filter %.c,$^) $(RDKAFKA_LIBS)
 
-# Measurements, against a real Kafka; results in build/bench.
-BENCHES = bench-ingest bench-latency bench-memory bench-idle
+# Measurements, those that need one against a real Kafka; results in build/bench.
+BENCHES = bench-ingest bench-latency bench-memory bench-idle bench-aggregate
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES)
 $(BENCHES): bench-%:

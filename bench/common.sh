@@ -7,13 +7,15 @@
 # ended and removed; the result stays in build/bench as JSON.
 #
 # A measurement defines run(), which says what it has found by report_json,
-# and SETTINGS, lines for postgresql.conf; then it calls main.
+# and SETTINGS, lines for postgresql.conf; then it calls main with its arguments.
+# KAFKA=no, set before: no broker is started.
 set -euo pipefail
 
 bench=$(basename "$0")
 top=$(cd "$(dirname "$0")/.." && pwd)
 # how long the producer may wait for company; the library's default is 5
 linger=(-X linger.ms=1)
+KAFKA=${KAFKA:-yes}
 
 sql() { psql -X -q -v ON_ERROR_STOP=1 "$@"; }
 value() { sql -At -c "$1"; }
@@ -24,7 +26,7 @@ outside() {
   local as=() user status=0 commit
   bash "$top/test/deps"
   cache=${MILL_CACHE:-$top/build/kafka}
-  MILL_CACHE=$cache bash "$top/test/kafka/kafka" fetch
+  [ "$KAFKA" = no ] || MILL_CACHE=$cache bash "$top/test/kafka/kafka" fetch
   commit=$(git -c safe.directory="$top" -C "$top" describe --always --dirty 2> /dev/null || echo unknown)
   dir=$(mktemp -d /tmp/mill-bench.XXXXXX)
   trap 'rm -rf "$dir"' EXIT
@@ -32,7 +34,7 @@ outside() {
   mkdir "$dir/src" "$dir/kafka"
   tar -C "$top" --exclude=./build --exclude=./.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
     --exclude=./mill_gateway -cf - . | tar -C "$dir/src" --no-same-owner -xf -
-  cp -rl "$cache"/[0-9]* "$dir/kafka" 2> /dev/null || cp -r "$cache"/[0-9]* "$dir/kafka"
+  [ "$KAFKA" = no ] || cp -rl "$cache"/[0-9]* "$dir/kafka" 2> /dev/null || cp -r "$cache"/[0-9]* "$dir/kafka"
   if [ "$(id -u)" = 0 ]; then
     user=${SUDO_USER:-mill_test}
     [ "$user" != root ] || user=mill_test
@@ -44,7 +46,8 @@ outside() {
   "${as[@]}" env -C "$dir" -i PATH="$PATH" HOME="$dir" TMPDIR="$dir" LC_ALL=C.UTF-8 TERM=dumb TZ=UTC \
     MILL_BENCH_DIR="$dir" MILL_CACHE="$dir/kafka" MILL_KAFKA_HOME="$dir/broker" COMMIT="$commit" \
     PG_CONFIG="${PG_CONFIG:-pg_config}" ${ROUNDS:+ROUNDS=$ROUNDS} ${EVENTS:+EVENTS=$EVENTS} ${SEED:+SEED=$SEED} \
-    ${LIBRDKAFKA_PREFIX:+LIBRDKAFKA_PREFIX=$LIBRDKAFKA_PREFIX} bash "$dir/src/bench/$bench" < /dev/null &
+    ${MILL_SECONDS:+MILL_SECONDS=$MILL_SECONDS} ${BASE_ROWS:+BASE_ROWS=$BASE_ROWS} \
+    ${LIBRDKAFKA_PREFIX:+LIBRDKAFKA_PREFIX=$LIBRDKAFKA_PREFIX} bash "$dir/src/bench/$bench" "$@" < /dev/null &
   inner=$!
   trap 'kill -TERM $inner; wait $inner; exit 130' INT TERM HUP
   wait $inner || status=$?
@@ -91,11 +94,15 @@ $SETTINGS
 CONF
   pg_ctl -s -w -D "$dir/data" -l "$dir/server.log" start
   createdb bench
+  sql -c "CREATE EXTENSION pg_mill"
+  [ "$KAFKA" = no ] || start_kafka
+}
+
+start_kafka() {
   bash test/kafka/kafka start
   MILL_BROKERS=$(bash test/kafka/kafka bootstrap)
   export MILL_BROKERS
   sql -v bootstrap="$MILL_BROKERS" << 'SQL'
-CREATE EXTENSION pg_mill;
 CREATE SERVER kafka FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" :'bootstrap');
 CREATE FOREIGN TABLE events (id bigint, user_id bigint, page text, at timestamptz OPTIONS (field 'timestamp'),
     amount numeric, produced timestamptz OPTIONS (metadata 'timestamp'))
@@ -157,7 +164,7 @@ report_json() {
 
 main() {
   if [ -z "${MILL_BENCH_DIR:-}" ]; then
-    outside
+    outside "$@"
     return
   fi
   dir=$MILL_BENCH_DIR
@@ -165,5 +172,5 @@ main() {
   trap clean_up EXIT
   trap 'exit 143' INT TERM HUP
   start
-  run
+  run "$@"
 }

@@ -40,6 +40,11 @@ pieces(const MillDefinition *d, const MillTables *t)
 static char *
 touched(const MillDefinition *d, const MillTables *t)
 {
+	/* Deltas are marks only: what else shares their hash is as it was. */
+	if (d->class == MILL_RECOMPUTE)
+		return psprintf("SELECT %s FROM %s s WHERE s.key_hash IN (SELECT d.key_hash FROM %s d)\n"
+						"  AND NOT EXISTS (SELECT FROM %s d WHERE d.key_hash = s.key_hash AND %s)",
+						mill_sql_stored(d, "s."), t->state, t->delta, t->delta, mill_sql_same_group(d, "d", "s"));
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_islands(d, pieces(d, t), true);
 	return psprintf("SELECT %s, %s\n FROM (%s) u\n GROUP BY %s\n HAVING sum(row_count) > 0%s",
@@ -68,8 +73,7 @@ groups(const MillDefinition *d, const MillTables *t)
 
 	initStringInfo(&text);
 	appendStringInfoString(&text, untouched(d, t));
-	if (d->class != MILL_RECOMPUTE)
-		appendStringInfo(&text, "\n UNION ALL\n %s", touched(d, t));
+	appendStringInfo(&text, "\n UNION ALL\n %s", touched(d, t));
 	if (d->class != MILL_INVERTIBLE)
 		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)

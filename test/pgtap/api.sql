@@ -1,11 +1,11 @@
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(23);
+SELECT plan(34);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
 SELECT has_function('mill', f, format('mill.%s exists', f))
-FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm}'::name[]) f;
+FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm,materialize,dematerialize,replace_aggregate,fold,refresh,verify,explain_aggregate,tumble,hop,session_start,session_end}'::name[]) f;
 
 SELECT columns_are('mill', 'errors',
     '{object_kind,object_name,sqlstate,message,detail,hint,context,at,retry_at,occurrences}'::name[]);
@@ -22,7 +22,8 @@ FROM unnest('{rows_read,rows_written,dead_letters,last_commit_at}'::name[]) c;
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'mill'::regnamespace
                   AND obj_description(p.oid, 'pg_proc') IS NULL$$, 'every function has a comment');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'mill'::regnamespace
-                  AND proname !~ '^kafka_' AND (provolatile <> 'v' OR proparallel <> 'u')$$,
+                  AND proname ~ '^(create|alter|drop|pause|resume|seek|retry|delete|arm|wait|materialize|dematerialize|replace|fold|refresh)'
+                  AND (provolatile <> 'v' OR proparallel <> 'u')$$,
                 'what changes something is volatile and parallel unsafe');
 SELECT is_empty($$SELECT relname FROM pg_class c, aclexplode(c.relacl) a
                   WHERE relnamespace = 'mill_catalog'::regnamespace AND a.grantee = 0$$,
