@@ -503,7 +503,8 @@ CREATE TABLE mill_catalog.aggregate (
     -- filled from this pane on, in the type of the window's time; or completely
     backfill_until text,
     filled boolean NOT NULL DEFAULT false,
-    partitions integer NOT NULL DEFAULT 0, -- relations of the base table, to notice one that is dropped
+    -- the base table and its partitions as they are followed, to notice what comes and goes
+    relations regclass[] NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX aggregate_base_table ON mill_catalog.aggregate (base_table);
@@ -526,6 +527,8 @@ SELECT pg_catalog.pg_extension_config_dump('mill_catalog.aggregate_progress', ''
 
 CREATE FUNCTION mill.maintain_aggregates() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_maintain_aggregates';
+-- Whoever could make a trigger of it could forge what a table tells its aggregates.
+REVOKE ALL ON FUNCTION mill.maintain_aggregates() FROM PUBLIC;
 COMMENT ON FUNCTION mill.maintain_aggregates() IS 'appends what a statement changes to the continuous aggregates of its table';
 
 CREATE FUNCTION mill.materialize(
@@ -578,8 +581,11 @@ COMMENT ON FUNCTION mill_catalog.follow_ddl() IS 'continuous aggregates follow c
 CREATE EVENT TRIGGER mill_follow_drop ON sql_drop
     EXECUTE FUNCTION mill_catalog.follow_drop();
 CREATE EVENT TRIGGER mill_follow_ddl ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE VIEW', 'ALTER TABLE', 'ALTER VIEW', 'CREATE FOREIGN TABLE')
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE VIEW', 'ALTER TABLE', 'ALTER VIEW', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION mill_catalog.follow_ddl();
+-- also where triggers are switched off: what loaders and replication do is followed too
+ALTER EVENT TRIGGER mill_follow_drop ENABLE ALWAYS;
+ALTER EVENT TRIGGER mill_follow_ddl ENABLE ALWAYS;
 
 CREATE FUNCTION mill.require_live(state_table regclass) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_require_live';

@@ -18,6 +18,7 @@ part_reads() {
       read_time "$round" reads "all rows, $what, ms" "SELECT * FROM read_$what" 3
     done
   done
+  compare reads "point, view, ms" "" "< 5"
   compare reads "whole, view, ms" "whole, table, ms" "< 1.5"
   compare reads "all rows, view, ms" "all rows, table, ms" "< 1.5"
 }

@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -29,8 +30,32 @@
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.partitions"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.relations::oid[]"
 #define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
+
+static List *
+oid_list(Datum array)
+{
+	List *oids = NIL;
+	Datum *values;
+	int count;
+
+	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &values, NULL, &count);
+	for (int i = 0; i < count; i++)
+		oids = lappend_oid(oids, DatumGetObjectId(values[i]));
+	return oids;
+}
+
+static Datum
+oid_array(List *oids)
+{
+	Datum *values = palloc(sizeof(Datum) * (list_length(oids) + 1));
+	ListCell *lc;
+
+	foreach (lc, oids)
+		values[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	return PointerGetDatum(construct_array(values, list_length(oids), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
 
 /* A row of SPI's result, in the current memory context. */
 static MillAggregate *
@@ -52,7 +77,7 @@ read_row(int row)
 	a->backfill_until = until ? pstrdup(until) : NULL;
 	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
 	a->filled = DatumGetBool(mill_value(row, 13, NULL));
-	a->partitions = DatumGetInt32(mill_value(row, 14, NULL));
+	a->relations = oid_list(mill_value(row, 14, NULL));
 	return a;
 }
 
@@ -116,21 +141,44 @@ mill_aggregates_among(List *relations)
 		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) ORDER BY a.id",
 		.nargs = 1,
 		.types = {OIDARRAYOID}};
-	Datum *oids = palloc(sizeof(Datum) * (list_length(relations) + 1));
-	ListCell *lc;
 
-	foreach (lc, relations)
-		oids[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
-	return read_rows(&read, PointerGetDatum(construct_array(oids, list_length(relations), OIDOID, sizeof(Oid), true, TYPALIGN_INT)));
+	return read_rows(&read, oid_array(relations));
 }
 
-/* All aggregates of the database. */
+/* Those that one of these relations belongs to: view, definition or base table. */
 List *
-mill_aggregates_all(void)
+mill_aggregates_touching(List *relations)
 {
-	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " ORDER BY a.id"};
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1) ORDER BY a.id",
+		.nargs = 1,
+		.types = {OIDARRAYOID}};
 
-	return read_rows(&read, (Datum) 0);
+	return read_rows(&read, oid_array(relations));
+}
+
+/* Those that follow one of these relations as a partition, dropped or not. */
+List *
+mill_aggregates_of_partitions(List *relations)
+{
+	static MillStatement read = {
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.relations::oid[] && $1 ORDER BY a.id",
+		.nargs = 1,
+		.types = {OIDARRAYOID}};
+
+	return read_rows(&read, oid_array(relations));
+}
+
+/*
+ * The table that aggregates are defined on, of which this may be a partition:
+ * also one whose concurrent detaching has not come to its end.
+ */
+Oid
+mill_base_of(Oid relid)
+{
+	while (get_rel_relispartition(relid))
+		relid = get_partition_parent(relid, true);
+	return relid;
 }
 
 /*
@@ -167,14 +215,15 @@ mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
 	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "   n");
 }
 
+/* The base table and partitions whose rows are counted. */
 void
-mill_aggregate_note_partitions(int64 id, int partitions)
+mill_aggregate_note_relations(int64 id, List *relations)
 {
 	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.aggregate SET partitions = $2 WHERE id = $1",
+		.sql = "UPDATE mill_catalog.aggregate SET relations = $2::regclass[] WHERE id = $1",
 		.nargs = 2,
-		.types = {INT8OID, INT4OID}};
-	Datum values[2] = {Int64GetDatum(id), Int32GetDatum(partitions)};
+		.types = {INT8OID, OIDARRAYOID}};
+	Datum values[2] = {Int64GetDatum(id), oid_array(relations)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
 }
@@ -220,16 +269,22 @@ mill_aggregate_tables(const MillAggregate *a)
 	return t;
 }
 
-/* A command that changes our own objects: event triggers let it pass. */
+static void
+execute_utility(void *arg)
+{
+	mill_execute(arg, SPI_OK_UTILITY);
+}
+
+/* A command of ours, as the extension's owner: event triggers let it pass. */
 void
-mill_execute_ddl(const char *sql)
+mill_execute_ddl(char *sql)
 {
 	bool before = mill_following;
 
 	mill_following = true;
 	PG_TRY();
 	{
-		mill_execute(sql, SPI_OK_UTILITY);
+		mill_as_extension(execute_utility, sql);
 	}
 	PG_FINALLY();
 	{

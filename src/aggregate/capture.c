@@ -101,13 +101,6 @@ remember_nothing_yet(void)
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
 }
 
-/* The table that aggregates are defined on, of which this may be a partition. */
-static Oid
-base_of(Oid relid)
-{
-	return get_rel_relispartition(relid) ? llast_oid(get_partition_ancestors(relid)) : relid;
-}
-
 static void
 release(Captured *captured)
 {
@@ -130,10 +123,18 @@ release(Captured *captured)
 	captured->context = NULL;
 }
 
+typedef struct NewFollower
+{
+	MillAggregate *aggregate;
+	Captured *captured;
+} NewFollower;
+
 /* Add an aggregate with its statements to those that follow a relation. */
 static void
-add_follower(MillAggregate *aggregate, Captured *captured)
+add_follower(void *arg)
 {
+	MillAggregate *aggregate = ((NewFollower *) arg)->aggregate;
+	Captured *captured = ((NewFollower *) arg)->captured;
 	MillTables *tables = mill_aggregate_tables(aggregate);
 	MillDefinition *d = mill_definition(aggregate->definition);
 	char *insert = mill_sql_insert(d, tables, "mill_new");
@@ -183,14 +184,11 @@ capture_of(Oid relid)
 	captured->valid = true;
 	PG_TRY();
 	{
-		foreach (lc, mill_aggregates_of_base(base_of(relid)))
+		foreach (lc, mill_aggregates_of_base(mill_base_of(relid)))
 		{
-			MillAggregate *aggregate = lfirst(lc);
-			MillIdentity before;
+			NewFollower follower = {lfirst(lc), captured};
 
-			mill_become(aggregate->owner, &before);
-			add_follower(aggregate, captured);
-			mill_become_again(&before);
+			mill_as_owner(follower.aggregate->owner, add_follower, &follower);
 		}
 	}
 	PG_CATCH();
@@ -210,16 +208,20 @@ add_context(void *arg)
 	errcontext("maintaining continuous aggregate \"%s\"", name ? name : "?");
 }
 
-/* Run one statement of an aggregate over the registered transition tables. */
-static void
-follow(Follower *follower, Change change)
+/* A change that an aggregate is about to follow. */
+typedef struct Following
 {
-	ErrorContextCallback context = {.previous = error_context_stack, .callback = add_context, .arg = follower->aggregate};
-	MillIdentity before;
+	Follower *follower;
+	Change change;
+} Following;
+
+static void
+append_deltas(void *arg)
+{
+	Follower *follower = ((Following *) arg)->follower;
+	Change change = ((Following *) arg)->change;
 	int code;
 
-	error_context_stack = &context;
-	mill_become(follower->aggregate->owner, &before);
 	if (follower->plans[change] == NULL)
 	{
 		SPIPlanPtr plan = SPI_prepare(follower->statements[change], 0, NULL);
@@ -231,7 +233,17 @@ follow(Follower *follower, Change change)
 	code = SPI_execute_plan(follower->plans[change], NULL, NULL, false, 0);
 	if (code != SPI_OK_INSERT)
 		elog(ERROR, "unexpected result of \"%s\": %s", follower->statements[change], SPI_result_code_string(code));
-	mill_become_again(&before);
+}
+
+/* Run one statement of an aggregate over the registered transition tables. */
+static void
+follow(Follower *follower, Change change)
+{
+	ErrorContextCallback context = {.previous = error_context_stack, .callback = add_context, .arg = follower->aggregate};
+	Following following = {follower, change};
+
+	error_context_stack = &context;
+	mill_as_owner(follower->aggregate->owner, append_deltas, &following);
 	error_context_stack = context.previous;
 }
 
@@ -321,6 +333,28 @@ capture_row(TriggerData *trigger)
 		tuplestore_end(new_rows);
 }
 
+/* A relation whose rows come or go all at once. */
+typedef struct WholeRelation
+{
+	const MillAggregate *aggregate;
+	Oid relid;
+	bool add;
+} WholeRelation;
+
+static void
+capture_whole(void *arg)
+{
+	const WholeRelation *whole = arg;
+	const MillAggregate *a = whole->aggregate;
+	MillDefinition *d = mill_definition(a->definition);
+	const char *statement = (whole->add ? mill_sql_insert : mill_sql_delete)(d, mill_aggregate_tables(a), mill_relation_name(whole->relid));
+	SPIPlanPtr plan = SPI_prepare(statement, 0, NULL);
+
+	if (plan == NULL ||
+		SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(SPI_result));
+}
+
 /*
  * All rows of a relation come to a base table, or go from it, at once: a
  * partition that is attached, detached, or about to be truncated.  The latest
@@ -328,58 +362,41 @@ capture_row(TriggerData *trigger)
  * SPI must be connected.
  */
 void
-mill_capture_relation(Oid base, Oid relid, bool add)
+mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 {
-	ListCell *lc;
-	List *aggregates = mill_aggregates_of_base(base);
+	WholeRelation whole = {a, relid, add};
 
-	foreach (lc, aggregates)
-	{
-		MillAggregate *a = lfirst(lc);
-		MillIdentity before;
-		MillDefinition *d;
-		const char *statement;
-		SPIPlanPtr plan;
-
-		mill_become(a->owner, &before);
-		d = mill_definition(a->definition);
-		statement = add ? mill_sql_insert(d, mill_aggregate_tables(a), mill_relation_name(relid))
-						: mill_sql_delete(d, mill_aggregate_tables(a), mill_relation_name(relid));
-		plan = SPI_prepare(statement, 0, NULL);
-		if (plan == NULL ||
-			SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0) != SPI_OK_INSERT)
-			elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(SPI_result));
-		mill_become_again(&before);
-	}
-	if (aggregates)
-		mill_wake_workers_at_commit(MILL_KIND_FOLD);
+	mill_as_owner(a->owner, capture_whole, &whole);
+	mill_wake_workers_at_commit(MILL_KIND_FOLD);
 }
 
-/* The whole base table is empty: so are its aggregates, for all snapshots. */
 static void
-empty_aggregates(Oid base)
+empty_aggregate(void *arg)
 {
-	ListCell *lc;
+	const MillAggregate *a = arg;
 
-	foreach (lc, mill_aggregates_of_base(base))
-	{
-		MillAggregate *a = lfirst(lc);
-		MillIdentity before;
-
-		mill_become(a->owner, &before);
-		mill_execute(psprintf("TRUNCATE %s, %s", mill_relation_name(a->delta), mill_relation_name(a->state)), SPI_OK_UTILITY);
-		mill_become_again(&before);
-	}
+	mill_execute(psprintf("TRUNCATE %s, %s", mill_relation_name(a->delta), mill_relation_name(a->state)), SPI_OK_UTILITY);
 }
 
 static void
 capture_truncate(Relation rel)
 {
+	ListCell *lc;
+
+	/* the triggers of its own partitions tell of all the rows */
+	if (rel->rd_rel->relispartition && rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return;
 	SPI_connect();
-	if (rel->rd_rel->relispartition)
-		mill_capture_relation(base_of(RelationGetRelid(rel)), RelationGetRelid(rel), false);
-	else
-		empty_aggregates(RelationGetRelid(rel));
+	foreach (lc, mill_aggregates_of_base(mill_base_of(RelationGetRelid(rel))))
+	{
+		MillAggregate *a = lfirst(lc);
+
+		if (rel->rd_rel->relispartition)
+			mill_capture_relation(a, RelationGetRelid(rel), false);
+		else
+			/* The whole base table is empty, for all snapshots. */
+			mill_as_owner(a->owner, empty_aggregate, a);
+	}
 	SPI_finish();
 }
 

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
@@ -20,6 +21,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
+#include "utils/syscache.h"
 
 #include "core/compat.h"
 
@@ -52,33 +54,42 @@ mill_check_view(Oid view)
 	table_close(rel, NoLock);
 }
 
-/* The table whose changes are to be followed. */
+/*
+ * The table whose changes are to be followed.  Looked at without a lock, as
+ * event triggers do it that must not wait.
+ */
 void
 mill_check_base(Oid base)
 {
-	Relation rel = table_open(base, AccessShareLock);
-	char kind = rel->rd_rel->relkind;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(base));
+	Form_pg_class rel;
+	const char *name;
 
-	if (kind == RELKIND_FOREIGN_TABLE)
-		mill_refuse(psprintf("the stream or foreign table \"%s\" as base table", RelationGetRelationName(rel)),
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", base);
+	rel = (Form_pg_class) GETSTRUCT(tuple);
+	name = pstrdup(NameStr(rel->relname));
+	if (rel->relkind == RELKIND_FOREIGN_TABLE)
+		mill_refuse(psprintf("the stream or foreign table \"%s\" as base table", name),
 					"Let a pipeline write the stream to a table, and aggregate that: mill.create_pipeline.");
-	if (kind == RELKIND_VIEW || kind == RELKIND_MATVIEW)
-		mill_refuse(psprintf("the view \"%s\" as base table", RelationGetRelationName(rel)),
+	if (rel->relkind == RELKIND_VIEW || rel->relkind == RELKIND_MATVIEW)
+		mill_refuse(psprintf("the view \"%s\" as base table", name),
 					"Write its query into this view, over the table itself.");
-	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
-		mill_refuse(psprintf("\"%s\" as base table", RelationGetRelationName(rel)), "Use an ordinary or partitioned table.");
-	if (IsCatalogRelation(rel))
-		mill_refuse(psprintf("the system catalog \"%s\" as base table", RelationGetRelationName(rel)), NULL);
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		mill_refuse(psprintf("the unlogged table \"%s\" as base table", RelationGetRelationName(rel)),
+	if (rel->relkind != RELKIND_RELATION && rel->relkind != RELKIND_PARTITIONED_TABLE)
+		mill_refuse(psprintf("\"%s\" as base table", name), "Use an ordinary or partitioned table.");
+	if (IsCatalogRelationOid(base))
+		mill_refuse(psprintf("the system catalog \"%s\" as base table", name), NULL);
+	if (rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		mill_refuse(psprintf("the unlogged table \"%s\" as base table", name),
 					"A crash empties it without a trace. Use ALTER TABLE ... SET LOGGED.");
-	if (rel->rd_rel->relispartition)
-		mill_refuse(psprintf("the partition \"%s\" as base table", RelationGetRelationName(rel)),
+	if (rel->relispartition)
+		mill_refuse(psprintf("the partition \"%s\" as base table", name),
 					"Aggregate the partitioned table, with a condition if need be.");
-	if (kind == RELKIND_RELATION && (rel->rd_rel->relhassubclass && has_subclass(base)))
-		mill_refuse(psprintf("the table \"%s\" with children that inherit from it", RelationGetRelationName(rel)),
+	/* relhassubclass stays set when the last child is gone. */
+	if (rel->relkind == RELKIND_RELATION && rel->relhassubclass && find_inheritance_children(base, NoLock) != NIL)
+		mill_refuse(psprintf("the table \"%s\" with children that inherit from it", name),
 					"Use declarative partitioning.");
-	table_close(rel, NoLock);
+	ReleaseSysCache(tuple);
 }
 
 /* Tables in FROM, base or not. */

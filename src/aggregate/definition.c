@@ -3,7 +3,7 @@
  *		Reads a view's query: its base table, window, keys and aggregates.
  *
  * Runs in any process that needs to know what a view computes, in a
- * transaction, with a safe search_path.  The query tree is the one that the
+ * transaction, as the view's owner, with a safe search_path.  The query tree is the one that the
  * rewriter would use, so renamed tables and columns have their new names.
  */
 #include "postgres.h"
@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
@@ -451,9 +452,35 @@ write_window_arguments(MillDefinition *d)
 		d->hop_args = argument_list(d->slide, d->size, d->alignment);
 }
 
+typedef struct Reading
+{
+	Oid view;
+	MillDefinition *d;
+} Reading;
+
+static void
+read_definition(void *arg)
+{
+	Reading *reading = arg;
+
+	reading->d = mill_definition(reading->view);
+}
+
+/* The definition of a view, read as its owner, whoever we are. */
+MillDefinition *
+mill_definition_of(Oid view)
+{
+	Reading reading = {view, NULL};
+
+	mill_as_owner(mill_relation_owner(view), read_definition, &reading);
+	return reading.d;
+}
+
 /*
  * What the view's query computes and how it can be kept; an error that says
- * by name what cannot.  The result lives in the current memory context.
+ * by name what cannot.  Constant expressions are computed on the way, so only
+ * the view's owner may call this.  The result lives in the current memory
+ * context.
  */
 MillDefinition *
 mill_definition(Oid view)
@@ -461,6 +488,7 @@ mill_definition(Oid view)
 	MillDefinition *d = palloc0(sizeof(MillDefinition));
 	Relation rel = table_open(view, AccessShareLock);
 
+	mill_require_owner(rel->rd_rel->relowner);
 	d->view = view;
 	d->query = copyObject(get_view_query(rel));
 	table_close(rel, NoLock);

@@ -101,6 +101,7 @@ extern void mill_refuse(const char *what, const char *hint) pg_attribute_noretur
 
 /* definition.c */
 extern MillDefinition *mill_definition(Oid view);
+extern MillDefinition *mill_definition_of(Oid view);
 extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
 extern bool mill_is_key(const MillDefinition *d, const char *name);
 extern Oid mill_function_of_ours(Node *node, const char *name);

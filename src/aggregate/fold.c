@@ -11,10 +11,14 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "core/catalog.h"
 
@@ -56,6 +60,25 @@ delete_groups(const MillTables *t, Datum places)
 		elog(ERROR, "could not delete empty groups");
 }
 
+static bool
+has_unique_index(Oid relid)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+	ListCell *lc;
+	bool found = false;
+
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		found |= HeapTupleIsValid(tuple) && ((Form_pg_index) GETSTRUCT(tuple))->indisunique;
+		if (HeapTupleIsValid(tuple))
+			ReleaseSysCache(tuple);
+	}
+	table_close(rel, NoLock);
+	return found;
+}
+
 /* Panes that a backfill has not come to yet wait for it. */
 static char *
 ready_condition(const MillAggregate *a, const MillDefinition *d)
@@ -67,44 +90,63 @@ ready_condition(const MillAggregate *a, const MillDefinition *d)
 	return psprintf("pane >= %s::%s", quote_literal_cstr(a->backfill_until), format_type_be(d->time_type));
 }
 
+/* A fold or a fill, and what came of it. */
+typedef struct Work
+{
+	const MillAggregate *aggregate;
+	const MillDefinition *d;
+	const char *from, *until; /* of a fill */
+	int64 result;
+	bool more;
+} Work;
+
+static void
+fold(void *arg)
+{
+	Work *work = arg;
+	const MillDefinition *d = work->d;
+	MillTables *t = mill_aggregate_tables(work->aggregate);
+	const char *ready = ready_condition(work->aggregate, d);
+
+	if (!has_rows(t->delta, ready ? ready : "true"))
+		return;
+	if (d->class != MILL_RECOMPUTE)
+	{
+		bool isnull;
+		Datum places;
+
+		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
+		work->result = DatumGetInt64(mill_value(0, 1, NULL));
+		work->more = work->result == FOLD_LIMIT;
+		places = mill_value(0, 2, &isnull);
+		if (!isnull)
+			delete_groups(t, places);
+	}
+	if (d->class != MILL_INVERTIBLE && has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
+	{
+		execute_limited(mill_sql_renew(d, t, ready), RENEW_LIMIT);
+		work->result += DatumGetInt64(mill_value(0, 1, NULL));
+		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == RENEW_LIMIT;
+	}
+}
+
 /*
  * Merge deltas, and compute stale groups anew, as the aggregate's owner: as
  * many as one transaction should; more says whether some are left.  Returns
  * how many deltas were taken.  SPI must be connected.
+ *
+ * A state without its unique index is one that a dump is being restored into:
+ * nothing is done to it.
  */
 int64
 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 {
-	MillTables *t = mill_aggregate_tables(a);
-	const char *ready = ready_condition(a, d);
-	MillIdentity before;
-	int64 taken = 0;
+	Work work = {.aggregate = a, .d = d};
 
-	*more = false;
-	mill_become(a->owner, &before);
-	if (has_rows(t->delta, ready ? ready : "true"))
-	{
-		if (d->class != MILL_RECOMPUTE)
-		{
-			bool isnull;
-			Datum places;
-
-			execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
-			taken = DatumGetInt64(mill_value(0, 1, NULL));
-			*more = taken == FOLD_LIMIT;
-			places = mill_value(0, 2, &isnull);
-			if (!isnull)
-				delete_groups(t, places);
-		}
-		if (d->class != MILL_INVERTIBLE && has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
-		{
-			execute_limited(mill_sql_renew(d, t, ready), RENEW_LIMIT);
-			taken += DatumGetInt64(mill_value(0, 1, NULL));
-			*more |= DatumGetInt64(mill_value(0, 2, NULL)) == RENEW_LIMIT;
-		}
-	}
-	mill_become_again(&before);
-	return taken;
+	if (has_unique_index(a->state))
+		mill_as_owner(a->owner, fold, &work);
+	*more = work.more;
+	return work.result;
 }
 
 /* A bound given as text, in the type of the window's time. */
@@ -143,6 +185,19 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 	*rows = row.len ? row.data : NULL;
 }
 
+static void
+fill(void *arg)
+{
+	Work *work = arg;
+	MillTables *t = mill_aggregate_tables(work->aggregate);
+	char *panes, *rows;
+
+	write_range(work->d, work->from, work->until, &panes, &rows);
+	mill_execute(mill_sql_clear(t, panes), SPI_OK_DELETE);
+	mill_execute(mill_sql_fill(work->d, t, panes, rows), SPI_OK_SELECT);
+	work->result = DatumGetInt64(mill_value(0, 1, NULL));
+}
+
 /*
  * Compute the panes [from, until), or all, anew from the base table, as the
  * aggregate's owner.  Bounds are text in the type of the window's time, NULL
@@ -151,18 +206,8 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 int64
 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until)
 {
-	MillTables *t = mill_aggregate_tables(a);
-	MillIdentity before;
-	char *panes, *rows;
-	const char *sql;
-	int64 groups;
+	Work work = {.aggregate = a, .d = d, .from = from, .until = until};
 
-	write_range(d, from, until, &panes, &rows);
-	mill_become(a->owner, &before);
-	mill_execute(mill_sql_clear(t, panes), SPI_OK_DELETE);
-	sql = mill_sql_fill(d, t, panes, rows);
-	mill_execute(sql, SPI_OK_SELECT);
-	groups = DatumGetInt64(mill_value(0, 1, NULL));
-	mill_become_again(&before);
-	return groups;
+	mill_as_owner(a->owner, fill, &work);
+	return work.result;
 }

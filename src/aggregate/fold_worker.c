@@ -160,6 +160,22 @@ pages_of(Oid base)
 	return pages;
 }
 
+typedef struct NextBound
+{
+	const char *sql;
+	char *bound;
+} NextBound;
+
+static void
+read_next_bound(void *arg)
+{
+	NextBound *next = arg;
+
+	mill_execute(next->sql, SPI_OK_SELECT);
+	if (SPI_processed > 0)
+		next->bound = mill_text(0, 1);
+}
+
 /*
  * From which pane on the next step fills, as text; NULL when it is the last
  * step.  The table's whole time is divided into steps of equal length.
@@ -169,25 +185,20 @@ next_bound(const MillAggregate *a, const MillDefinition *d)
 {
 	const char *column, *until, *type;
 	int steps = (int) (pages_of(a->base) / FILL_PAGES) + 1;
-	MillIdentity before;
-	char *bound = NULL;
+	NextBound next = {0};
 
 	if (!finds_by_time(d) || steps == 1)
 		return NULL;
 	column = quote_identifier(d->time_column);
 	type = format_type_be(d->time_type);
 	until = a->backfill_until ? psprintf("%s::%s", quote_literal_cstr(a->backfill_until), type) : "b.high";
-	mill_become(a->owner, &before);
-	mill_execute(psprintf("SELECT n.bound FROM (SELECT min(%s) AS low, max(%s) AS high FROM %s WHERE %s) b,\n"
-						  " LATERAL (SELECT mill.window_start((%s - (b.high - b.low) / %d)::%s%s) AS bound) n WHERE n.bound > b.low",
-						  column, column, mill_relation_name(a->base),
-						  d->time_type == INT8OID ? "true" : psprintf("isfinite(%s)", column),
-						  until, steps, type, d->pane_args),
-				 SPI_OK_SELECT);
-	if (SPI_processed > 0)
-		bound = mill_text(0, 1);
-	mill_become_again(&before);
-	return bound;
+	next.sql = psprintf("SELECT n.bound FROM (SELECT min(%s) AS low, max(%s) AS high FROM %s WHERE %s) b,\n"
+						" LATERAL (SELECT mill.window_start((%s - (b.high - b.low) / %d)::%s%s) AS bound) n WHERE n.bound > b.low",
+						column, column, mill_relation_name(a->base),
+						d->time_type == INT8OID ? "true" : psprintf("isfinite(%s)", column),
+						until, steps, type, d->pane_args);
+	mill_as_owner(a->owner, read_next_bound, &next);
+	return next.bound;
 }
 
 /* One step of filling an aggregate; the caller holds its lock. */
@@ -219,7 +230,7 @@ go_live(int64 id, Oid view)
 		return;
 	a = mill_aggregate_by_id(id);
 	if (a && a->view == view && a->filled && !a->live)
-		mill_aggregate_go_live(a, mill_definition(a->definition));
+		mill_aggregate_go_live(a, mill_definition_of(a->definition));
 }
 
 /* What to do with an aggregate now. */
@@ -246,7 +257,7 @@ act(Action action, int64 id, Oid view, const char *name, bool *more)
 		go_live(id, view);
 	else if (mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL)
 	{
-		MillDefinition *d = mill_definition(a->definition);
+		MillDefinition *d = mill_definition_of(a->definition);
 
 		if (action == FILL && !a->live && !a->filled)
 		{
@@ -401,6 +412,14 @@ fold_body(int64 object_id, int worker_no)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz swept = 0;
+
+	/*
+	 * DDL of others takes its locks in any order.  Whoever deadlocks with us
+	 * shall not be the one who gets the error: we look for deadlocks sooner,
+	 * and do not wait as long as others do before they look.
+	 */
+	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "500ms", PGC_SUSET, PGC_S_OVERRIDE);
 
 	while (!mill_worker_should_stop())
 	{

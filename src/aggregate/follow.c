@@ -11,7 +11,10 @@
  *	partition dropped			-> its rows are not known any more: filled anew
  *	base table made unfit		-> refused
  *
- * They run in the session and transaction of the command, after it.
+ * They run in the session and transaction of the command, after it, whoever
+ * gave it.  So they look only at aggregates that the command's own objects
+ * belong to, or descend from, by our catalog and not by names; lock nothing
+ * that the command has not locked; and what a user wrote they run as its owner.
  */
 #include "postgres.h"
 
@@ -72,9 +75,7 @@ refuse_dropped_triggers(void)
 
 	foreach (lc, read_oids(&read))
 	{
-		Oid relid = lfirst_oid(lc);
-		Oid base = get_rel_relispartition(relid) ? llast_oid(get_partition_ancestors(relid)) : relid;
-		List *aggregates = mill_aggregates_of_base(base);
+		List *aggregates = mill_aggregates_of_base(mill_base_of(lfirst_oid(lc)));
 
 		if (aggregates)
 			ereport(ERROR,
@@ -85,22 +86,6 @@ refuse_dropped_triggers(void)
 	}
 }
 
-/* Aggregates whose base table has fewer partitions than it had. */
-static void
-follow_dropped_partitions(void)
-{
-	ListCell *lc;
-
-	foreach (lc, mill_aggregates_all())
-	{
-		MillAggregate *a = lfirst(lc);
-
-		if (get_rel_relkind(a->base) == RELKIND_PARTITIONED_TABLE &&
-			list_length(find_all_inheritors(a->base, NoLock, NULL)) < a->partitions)
-			mill_aggregate_restart(a);
-	}
-}
-
 /* SQL: mill_catalog.follow_drop(), on sql_drop */
 Datum
 mill_follow_drop(PG_FUNCTION_ARGS)
@@ -108,28 +93,27 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	static MillStatement read = {
 		.sql = "SELECT o.objid FROM pg_event_trigger_dropped_objects() o"
 			   " WHERE o.classid = 'pg_catalog.pg_class'::regclass AND o.objsubid = 0"};
+	List *dropped;
 	ListCell *lc;
 
 	require_event(fcinfo);
 	if (mill_following)
 		PG_RETURN_NULL();
 	SPI_connect();
-	foreach (lc, mill_aggregates_among(read_oids(&read)))
+	dropped = read_oids(&read);
+	foreach (lc, mill_aggregates_among(dropped))
 	{
 		MillAggregate *a = lfirst(lc);
-		MillIdentity before;
 
 		mill_aggregate_forget(a);
 		if (get_rel_name(a->view))
-		{
-			mill_become_owner(&before);
 			mill_execute_ddl(psprintf("DROP VIEW %s CASCADE", mill_relation_name(a->view)));
-			mill_become_again(&before);
-		}
 		mill_objects_drop(a);
 	}
 	refuse_dropped_triggers();
-	follow_dropped_partitions();
+	/* A partition's rows are not known any more. */
+	foreach (lc, mill_aggregates_of_partitions(dropped))
+		mill_aggregate_restart(lfirst(lc));
 	SPI_finish();
 	PG_RETURN_NULL();
 }
@@ -156,104 +140,98 @@ static void
 follow_owner(const MillAggregate *a)
 {
 	const char *owner;
-	MillIdentity before;
 
 	if (a->owner == mill_relation_owner(a->state) && a->owner == mill_relation_owner(a->delta) && a->owner == mill_relation_owner(a->definition))
 		return;
 	owner = quote_identifier(GetUserNameFromId(a->owner, false));
-	mill_become_owner(&before);
 	mill_execute_ddl(psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
-	mill_become_again(&before);
 	mill_base_changed(a->base);
+}
+
+/* Is this still a partition, if perhaps one whose detaching has not come to its end? */
+static bool
+is_partition_of(Oid relid, Oid base)
+{
+	return get_rel_relispartition(relid) && mill_base_of(relid) == base;
+}
+
+/* Partitions that went: their rows, which the command keeps locked, are subtracted. */
+static void
+follow_detached(const MillAggregate *a)
+{
+	ListCell *lc;
+
+	foreach (lc, a->relations)
+	{
+		Oid relid = lfirst_oid(lc);
+
+		if (relid == a->base || get_rel_name(relid) == NULL || is_partition_of(relid, a->base))
+			continue;
+		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+			mill_capture_relation(a, relid, false);
+		mill_triggers_drop_on(relid);
+	}
 }
 
 /* Partitions that came get triggers, and what they bring is counted. */
 static void
-follow_partitions(const MillAggregate *a)
+follow_attached(const MillAggregate *a, List *relations)
 {
-	Oid base = a->base;
-	List *relations = find_all_inheritors(base, NoLock, NULL);
 	ListCell *lc;
 
-	if (list_length(relations) != a->partitions)
-		mill_aggregate_note_partitions(a->id, list_length(relations));
 	foreach (lc, relations)
 	{
 		Oid relid = lfirst_oid(lc);
-		MillIdentity before;
 
-		if (OidIsValid(get_trigger_oid(relid, "mill_insert", true)))
+		if (list_member_oid(a->relations, relid))
 			continue;
-		mill_become_owner(&before);
 		mill_triggers_create_on(relid, false);
-		mill_become_again(&before);
 		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-			mill_capture_relation(base, relid, true);
+			mill_capture_relation(a, relid, true);
 	}
 }
 
 /*
- * Tables that were partitions and have our triggers still: the command's
- * parent has lost them.
+ * What the command did to the partitions of a base table.  While the table has
+ * no trigger of ours, a dump is being restored: it is complete, as the triggers
+ * come last, and nothing is to be counted.
  */
 static void
-follow_detached(void)
+follow_partitions(const MillAggregate *a)
 {
-	static MillStatement detached = {
-		.sql = "SELECT t.tgrelid FROM pg_trigger t WHERE t.tgname = 'mill_insert'"
-			   " AND t.tgfoid = 'mill.maintain_aggregates'::regproc"
-			   " AND NOT EXISTS (SELECT FROM mill_catalog.aggregate a"
-			   "  WHERE a.base_table = coalesce(pg_partition_root(t.tgrelid), t.tgrelid))"};
-	static MillStatement parents = {
-		.sql = "SELECT DISTINCT coalesce(pg_partition_root(c.objid)::oid, c.objid) FROM pg_event_trigger_ddl_commands() c"
-			   " WHERE c.classid = 'pg_catalog.pg_class'::regclass AND c.command_tag = 'ALTER TABLE'"};
-	List *relations = read_oids(&detached);
-	List *bases = relations ? read_oids(&parents) : NIL;
-	ListCell *lc, *base;
-
-	foreach (lc, relations)
-	{
-		Oid relid = lfirst_oid(lc);
-		MillIdentity before;
-
-		foreach (base, bases)
-		{
-			if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-				mill_capture_relation(lfirst_oid(base), relid, false);
-		}
-		mill_become_owner(&before);
-		mill_triggers_drop_on(relid);
-		mill_become_again(&before);
-	}
-}
-
-static void
-follow_aggregates(void)
-{
+	List *relations = find_all_inheritors(a->base, NoLock, NULL);
 	ListCell *lc;
 
-	foreach (lc, mill_aggregates_all())
+	if (!mill_has_trigger(a->base, "mill_insert"))
+		return;
+	follow_detached(a);
+	follow_attached(a, relations);
+	foreach (lc, a->relations)
 	{
-		MillAggregate *a = lfirst(lc);
-
-		mill_check_view(a->view);
-		mill_check_base(a->base);
-		follow_owner(a);
-		follow_partitions(a);
+		if (is_partition_of(lfirst_oid(lc), a->base))
+			relations = list_append_unique_oid(relations, lfirst_oid(lc));
 	}
-	follow_detached();
+	if (list_length(relations) != list_length(a->relations) || list_difference_oid(relations, a->relations) != NIL)
+		mill_aggregate_note_relations(a->id, relations);
 }
 
 /* SQL: mill_catalog.follow_ddl(), on ddl_command_end of commands for tables and views */
 Datum
 mill_follow_ddl(PG_FUNCTION_ARGS)
 {
+	static MillStatement any = {.sql = "SELECT FROM mill_catalog.aggregate LIMIT 1"};
 	static MillStatement replaced = {
 		.sql = "SELECT c.objid FROM pg_event_trigger_ddl_commands() c"
 			   " WHERE c.classid = 'pg_catalog.pg_class'::regclass AND c.command_tag = 'CREATE VIEW'"};
-	static MillStatement any = {.sql = "SELECT FROM mill_catalog.aggregate LIMIT 1"};
+	static MillStatement touched = {
+		.sql = "WITH RECURSIVE touched (relid) AS (SELECT c.objid FROM pg_event_trigger_ddl_commands() c"
+			   "  WHERE c.classid = 'pg_catalog.pg_class'::regclass"
+			   "  UNION SELECT i.inhparent FROM pg_inherits i JOIN touched t ON t.relid = i.inhrelid)"
+			   " SELECT relid FROM touched"};
+	List *relations;
+	ListCell *lc;
 
 	require_event(fcinfo);
 	if (mill_following)
@@ -262,7 +240,17 @@ mill_follow_ddl(PG_FUNCTION_ARGS)
 	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) > 0)
 	{
 		refuse_replaced_views(read_oids(&replaced));
-		follow_aggregates();
+		relations = read_oids(&touched);
+		foreach (lc, mill_aggregates_touching(relations))
+		{
+			MillAggregate *a = lfirst(lc);
+
+			if (list_member_oid(relations, a->view))
+				mill_check_view(a->view);
+			mill_check_base(a->base);
+			follow_owner(a);
+			follow_partitions(a);
+		}
 	}
 	SPI_finish();
 	PG_RETURN_NULL();

@@ -56,19 +56,6 @@ require_read_committed(const char *function)
 				 errhint("Call it in a transaction of its own.")));
 }
 
-/* The definition of a view, read with a safe search_path. */
-static MillDefinition *
-read_definition(Oid view)
-{
-	MillIdentity before;
-	MillDefinition *d;
-
-	mill_become(GetUserId(), &before);
-	d = mill_definition(view);
-	mill_become_again(&before);
-	return d;
-}
-
 static bool
 is_small(Oid base)
 {
@@ -146,7 +133,7 @@ check_rights(Oid view, Oid base)
 void
 mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
 {
-	mill_aggregate_note_partitions(a->id, list_length(find_all_inheritors(a->base, NoLock, NULL)));
+	mill_aggregate_note_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
 	if (is_small(a->base))
 	{
 		mill_fill(a, d, NULL, NULL);
@@ -174,6 +161,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, 2, "with_indexes");
 	require_argument(fcinfo, 3, "fold_interval");
 	check_fold_interval(PG_GETARG_INTERVAL_P(3));
+	mill_require_preload();
 	require_read_committed("mill.materialize");
 	a.view = PG_GETARG_OID(0);
 	a.backfill = PG_GETARG_BOOL(1);
@@ -187,12 +175,11 @@ mill_materialize(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("\"%s\" is a continuous aggregate already", get_rel_name(a.view)),
 				 errhint("To change what it computes, use mill.replace_aggregate.")));
-	a.base = read_definition(a.view)->base;
+	a.base = mill_definition_of(a.view)->base;
 	check_rights(a.view, a.base);
-	mill_lock_base(a.base);
-	LockRelationOid(a.view, AccessExclusiveLock);
+	mill_lock_base_and_view(a.base, a.view);
 	/* Again, as it cannot change any more. */
-	d = read_definition(a.view);
+	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);
 	if (d->has_lookups)
 		ereport(NOTICE,
@@ -240,25 +227,36 @@ lock_aggregate(Oid view, bool and_base)
 
 	mill_aggregate_require_owner(a);
 	if (and_base)
-		mill_lock_base(a->base);
-	if (and_base || !a->live)
+		mill_lock_base_and_view(a->base, a->view);
+	else if (!a->live)
 		LockRelationOid(a->view, AccessExclusiveLock);
 	mill_aggregate_lock(a->id, true);
 	/* Somebody may have changed it while we waited. */
 	return mill_aggregate_of_view(view, false);
 }
 
+typedef struct PlainQuery
+{
+	Oid definition;
+	char *text;
+} PlainQuery;
+
+static void
+write_plain_query(void *arg)
+{
+	PlainQuery *query = arg;
+
+	query->text = pg_get_querydef(mill_definition(query->definition)->query, false);
+}
+
 /* The view as its plain query again. */
 static void
 make_plain(const MillAggregate *a)
 {
-	MillIdentity before;
-	char *query;
+	PlainQuery query = {a->definition, NULL};
 
-	mill_become(a->owner, &before);
-	query = pg_get_querydef(mill_definition(a->definition)->query, false);
-	mill_become_again(&before);
-	mill_view_replace(a->view, query);
+	mill_as_owner(mill_relation_owner(a->definition), write_plain_query, &query);
+	mill_view_replace(a->view, query.text);
 }
 
 /*
@@ -274,7 +272,7 @@ mill_aggregate_restart(MillAggregate *a)
 	mill_aggregate_set(a->id, false, false, NULL);
 	a->live = a->filled = false;
 	a->backfill_until = NULL;
-	mill_aggregate_start(a, read_definition(a->definition));
+	mill_aggregate_start(a, mill_definition_of(a->definition));
 }
 
 /* SQL: mill.dematerialize(view) */
@@ -304,7 +302,7 @@ mill_fold_now(PG_FUNCTION_ARGS)
 	require_read_committed("mill.fold");
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), false);
-	d = read_definition(a->definition);
+	d = mill_definition_of(a->definition);
 	while (more)
 		folded += mill_fold(a, d, &more);
 	SPI_finish();
@@ -337,7 +335,7 @@ mill_refresh(PG_FUNCTION_ARGS)
 	require_read_committed("mill.refresh");
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), false);
-	d = read_definition(a->definition);
+	d = mill_definition_of(a->definition);
 	if ((from || until) && d->window != MILL_WINDOW_TUMBLE && d->window != MILL_WINDOW_HOP)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -379,9 +377,7 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 {
 	MillAggregate *old, *new;
 	MillDefinition *d;
-	MillIdentity before;
 	const char *view;
-	char *query;
 
 	SPI_connect();
 	old = lock_aggregate(PG_GETARG_OID(0), true);
@@ -399,16 +395,11 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view), get_rel_name(new->view))));
-	d = read_definition(new->definition);
+	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
 	swap_rows(old, new);
-	mill_become(new->owner, &before);
-	query = mill_sql_view(d, mill_aggregate_tables(new));
-	mill_become_again(&before);
-	mill_view_replace(old->view, query);
-	mill_become_owner(&before);
+	mill_view_make_live(old->view, new, d);
 	mill_execute_ddl(psprintf("DROP VIEW %s", view));
-	mill_become_again(&before);
 	mill_objects_drop(old);
 	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)
 		mill_triggers_drop(old->base);

@@ -95,6 +95,24 @@ create_indexes(const MillAggregate *a, const MillDefinition *d)
 		mill_execute_ddl(psprintf("CREATE INDEX ON %s (%s, pane)", state, quote_identifier(((MillTypedExpr *) lfirst(lc))->name)));
 }
 
+/* What an aggregate's objects are made of, written by its owner with all names qualified. */
+typedef struct Texts
+{
+	const MillAggregate *aggregate;
+	const MillDefinition *d;
+	char *query;
+	char *columns;
+} Texts;
+
+static void
+write_texts(void *arg)
+{
+	Texts *texts = arg;
+
+	texts->query = pg_get_querydef(copyObject(texts->d->query), false);
+	texts->columns = mill_sql_columns(texts->d);
+}
+
 /*
  * Make definition, state and delta of an aggregate whose view is set, and put
  * them down in it.
@@ -103,12 +121,12 @@ void
 mill_objects_create(MillAggregate *a, const MillDefinition *d)
 {
 	char *names[3] = {choose_name(a->view, "def"), choose_name(a->view, "state"), choose_name(a->view, "delta")};
-	MillIdentity before;
+	Texts texts = {.aggregate = a, .d = d};
 	const char *columns;
 
-	mill_become_owner(&before);
-	columns = mill_sql_columns(d);
-	mill_execute_ddl(psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), pg_get_querydef(copyObject(d->query), false)));
+	mill_as_owner(a->owner, write_texts, &texts);
+	columns = texts.columns;
+	mill_execute_ddl(psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), texts.query));
 	/* Groups that are hot are updated in place, as long as their page has room. */
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)", quote_identifier(names[1]), columns));
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
@@ -123,23 +141,18 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	give_to("VIEW", a->definition, a->owner);
 	give_to("TABLE", a->state, a->owner);
 	give_to("TABLE", a->delta, a->owner);
-	mill_become_again(&before);
 }
 
 /* Drop what was created, as far as it is still there. */
 void
 mill_objects_drop(const MillAggregate *a)
 {
-	MillIdentity before;
-
-	mill_become_owner(&before);
 	if (get_rel_name(a->definition))
 		mill_execute_ddl(psprintf("DROP VIEW %s", mill_relation_name(a->definition)));
 	if (get_rel_name(a->state))
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->state)));
 	if (get_rel_name(a->delta))
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->delta)));
-	mill_become_again(&before);
 }
 
 /* WITH (...) of a view, which CREATE OR REPLACE would forget. */
@@ -173,8 +186,6 @@ view_options(Oid view)
 void
 mill_view_replace(Oid view, const char *query)
 {
-	MillIdentity before;
-
 	StringInfoData names;
 	Relation rel = table_open(view, AccessShareLock);
 
@@ -184,36 +195,53 @@ mill_view_replace(Oid view, const char *query)
 		appendStringInfo(&names, "%s%s", i ? ", " : "", quote_identifier(NameStr(TupleDescAttr(RelationGetDescr(rel), i)->attname)));
 	table_close(rel, NoLock);
 
-	mill_become_owner(&before);
 	mill_execute_ddl(psprintf("CREATE OR REPLACE VIEW %s (%s)%s AS %s", mill_relation_name(view), names.data, view_options(view), query));
-	mill_become_again(&before);
+}
+
+static void
+write_live_query(void *arg)
+{
+	Texts *texts = arg;
+
+	texts->query = mill_sql_view(texts->d, mill_aggregate_tables(texts->aggregate));
+}
+
+/* Let a view read the state of an aggregate, its own or one that it takes over. */
+void
+mill_view_make_live(Oid view, const MillAggregate *a, const MillDefinition *d)
+{
+	Texts texts = {.aggregate = a, .d = d};
+
+	mill_as_owner(a->owner, write_live_query, &texts);
+	mill_view_replace(view, texts.query);
 }
 
 /* From here on the view reads the state, which must be complete. */
 void
 mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d)
 {
-	MillIdentity before;
-	char *query;
-
-	mill_become(a->owner, &before);
-	query = mill_sql_view(d, mill_aggregate_tables(a));
-	mill_become_again(&before);
-	mill_view_replace(a->view, query);
+	mill_view_make_live(a->view, a, d);
 	mill_aggregate_set(a->id, true, true, NULL);
 	a->live = true;
 }
 
-static bool
-has_trigger(Oid relid, const char *name)
+/* Is this trigger of a relation one of ours, and not just one of the same name? */
+bool
+mill_has_trigger(Oid relid, const char *name)
 {
-	return OidIsValid(get_trigger_oid(relid, name, true));
+	static MillStatement find = {
+		.sql = "SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgfoid = 'mill.maintain_aggregates()'::regprocedure",
+		.nargs = 2,
+		.types = {OIDOID, TEXTOID}};
+	Datum values[2] = {ObjectIdGetDatum(relid), CStringGetTextDatum(name)};
+
+	return mill_run(&find, SPI_OK_SELECT, values, NULL) > 0;
 }
 
 static void
 create_trigger(Oid relid, const char *name, const char *when, const char *tables)
 {
-	if (!has_trigger(relid, name))
+	if (!mill_has_trigger(relid, name))
 		mill_execute_ddl(psprintf("CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION mill.maintain_aggregates()",
 								  name, when, mill_relation_name(relid), tables));
 }
@@ -250,13 +278,10 @@ mill_triggers_create_on(Oid relid, bool root)
 void
 mill_triggers_create(Oid base)
 {
-	MillIdentity before;
 	ListCell *lc;
 
-	mill_become_owner(&before);
 	foreach (lc, find_all_inheritors(base, NoLock, NULL))
 		mill_triggers_create_on(lfirst_oid(lc), lfirst_oid(lc) == base);
-	mill_become_again(&before);
 }
 
 /* The triggers of one relation; partitions lose their mill_replica with the root's. */
@@ -267,7 +292,7 @@ mill_triggers_drop_on(Oid relid)
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
-		if (has_trigger(relid, names[i]) && (i < 4 || !get_rel_relispartition(relid)))
+		if (mill_has_trigger(relid, names[i]) && (i < 4 || !get_rel_relispartition(relid)))
 			mill_execute_ddl(psprintf("DROP TRIGGER %s ON %s", names[i], mill_relation_name(relid)));
 	}
 }
@@ -275,13 +300,10 @@ mill_triggers_drop_on(Oid relid)
 void
 mill_triggers_drop(Oid base)
 {
-	MillIdentity before;
 	ListCell *lc;
 
-	mill_become_owner(&before);
 	foreach (lc, find_all_inheritors(base, NoLock, NULL))
 		mill_triggers_drop_on(lfirst_oid(lc));
-	mill_become_again(&before);
 }
 
 /* Make all sessions look anew at which aggregates a table has. */
@@ -294,20 +316,27 @@ mill_base_changed(Oid base)
 		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 }
 
-/* Queue for a lock, for at most a second; false if that was not enough. */
+/*
+ * Queue for the locks, for half a second at each; false, and none of them, if
+ * that was not enough.  It is less than others wait before they look for a
+ * deadlock, so that none of them is told of one with us.
+ */
 static bool
-lock_within_a_second(Oid relid)
+lock_for_a_moment(Oid base, Oid view)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool locked = true;
 	int level = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", "1s", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		LockRelationOid(relid, ShareRowExclusiveLock);
+		/* The base first: from then on it gets no more partitions. */
+		LockRelationOid(base, ShareRowExclusiveLock);
+		(void) find_all_inheritors(base, ShareRowExclusiveLock, NULL);
+		LockRelationOid(view, AccessExclusiveLock);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -333,23 +362,18 @@ lock_within_a_second(Oid relid)
 }
 
 /*
- * Wait until no transaction that writes to the base table is running, and
- * keep new ones out until we commit.  Those who come meanwhile queue behind us
- * for at most a second, then have a second for themselves.
+ * Wait until no transaction that writes to the base table or has read the view
+ * is running, and keep new ones out until we commit.  Those who come meanwhile
+ * queue behind us for a moment only, then have a second for themselves.
  */
 void
-mill_lock_base(Oid base)
+mill_lock_base_and_view(Oid base, Oid view)
 {
-	ListCell *lc;
-
 	LockRelationOid(base, AccessShareLock);
-	foreach (lc, find_all_inheritors(base, AccessShareLock, NULL))
+	while (!lock_for_a_moment(base, view))
 	{
-		while (!ConditionalLockRelationOid(lfirst_oid(lc), ShareRowExclusiveLock) && !lock_within_a_second(lfirst_oid(lc)))
-		{
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000, MILL_WAIT_EVENT);
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000, MILL_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
 	}
 }

@@ -140,6 +140,14 @@ verify_query(const MillAggregate *a)
 					json, rounding, json, rounding);
 }
 
+static void
+compare(void *arg)
+{
+	/* The caller's snapshot, for both sides. */
+	if (SPI_execute(verify_query(arg), true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not compare \"%s\" with its definition", get_rel_name(((MillAggregate *) arg)->view));
+}
+
 /* SPI's result to a function's result. */
 static void
 return_rows(ReturnSetInfo *result)
@@ -154,17 +162,12 @@ mill_verify(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	MillAggregate *a;
-	MillIdentity before;
 
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
 	a = mill_aggregate_of_view(PG_GETARG_OID(0), false);
 	mill_aggregate_require_owner(a);
-	mill_become(a->owner, &before);
-	/* The caller's snapshot, for both sides. */
-	if (SPI_execute(verify_query(a), true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not compare \"%s\" with its definition", get_rel_name(a->view));
-	mill_become_again(&before);
+	mill_as_owner(a->owner, compare, a);
 	return_rows(result);
 	SPI_finish();
 	return (Datum) 0;
@@ -244,6 +247,22 @@ describe_panes(const MillDefinition *d)
 	return NULL;
 }
 
+typedef struct Explanation
+{
+	Oid definition;
+	MillDefinition *d;
+	char *panes;
+} Explanation;
+
+static void
+explain(void *arg)
+{
+	Explanation *e = arg;
+
+	e->d = mill_definition(e->definition);
+	e->panes = describe_panes(e->d);
+}
+
 /* SQL: mill.explain_aggregate(view), also before it is materialized */
 Datum
 mill_explain_aggregate(PG_FUNCTION_ARGS)
@@ -251,11 +270,9 @@ mill_explain_aggregate(PG_FUNCTION_ARGS)
 	static const char *const classes[] = {"invertible", "insert-only", "recompute"};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid view = PG_GETARG_OID(0);
-	MillIdentity before;
+	Explanation e = {0};
 	MillAggregate *a;
-	MillDefinition *d;
 	ListCell *lc;
-	char *panes;
 
 	InitMaterializedSRF(fcinfo, 0);
 	mill_check_view(view);
@@ -263,16 +280,14 @@ mill_explain_aggregate(PG_FUNCTION_ARGS)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(view));
 	SPI_connect();
 	a = mill_aggregate_of_view(view, true);
-	mill_become(GetUserId(), &before);
-	d = mill_definition(a ? a->definition : view);
-	panes = describe_panes(d);
-	mill_become_again(&before);
-	foreach (lc, d->query->targetList)
+	e.definition = a ? a->definition : view;
+	mill_as_owner(mill_relation_owner(e.definition), explain, &e);
+	foreach (lc, e.d->query->targetList)
 	{
 		TargetEntry *entry = lfirst(lc);
-		Ingredients in = {d, NIL, -1};
+		Ingredients in = {e.d, NIL, -1};
 		Datum values[4];
-		bool nulls[4] = {false, false, false, panes == NULL};
+		bool nulls[4] = {false, false, false, e.panes == NULL};
 
 		if (entry->resjunk)
 			continue;
@@ -280,11 +295,27 @@ mill_explain_aggregate(PG_FUNCTION_ARGS)
 		values[0] = CStringGetTextDatum(entry->resname);
 		values[1] = CStringGetTextDatum(in.class >= 0 ? classes[in.class] : "group");
 		values[2] = array_of_names(in.stored);
-		values[3] = panes ? CStringGetTextDatum(panes) : (Datum) 0;
+		values[3] = e.panes ? CStringGetTextDatum(e.panes) : (Datum) 0;
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	SPI_finish();
 	return (Datum) 0;
+}
+
+static void
+read_figures(void *arg)
+{
+	Oid delta = *(Oid *) arg;
+
+	if (SPI_execute(psprintf("SELECT count(*), pg_table_size(%u), min(written_at), count(DISTINCT key_hash) FILTER (WHERE stale),\n"
+							 " CASE WHEN pg_table_size(%u) > 67108864 + 1000 * count(*) THEN\n"
+							 "  (SELECT format('process %%s has held a snapshot since %%s: folded deltas cannot be removed, and reads slow down', s.pid, s.xact_start)\n"
+							 "   FROM pg_stat_activity s WHERE s.backend_xmin IS NOT NULL AND s.xact_start < now() - interval '1 minute'\n"
+							 "   ORDER BY s.xact_start LIMIT 1) END\n"
+							 "FROM %s",
+							 delta, delta, mill_relation_name(delta)),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read \"%s\"", get_rel_name(delta));
 }
 
 /*
@@ -297,23 +328,12 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid delta = PG_GETARG_OID(0);
-	MillIdentity before;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (get_rel_name(delta) == NULL)
 		return (Datum) 0;
 	SPI_connect();
-	mill_become_owner(&before);
-	if (SPI_execute(psprintf("SELECT count(*), pg_table_size(%u), min(written_at), count(DISTINCT key_hash) FILTER (WHERE stale),\n"
-							 " CASE WHEN pg_table_size(%u) > 67108864 + 1000 * count(*) THEN\n"
-							 "  (SELECT format('process %%s has held a snapshot since %%s: folded deltas cannot be removed, and reads slow down', s.pid, s.xact_start)\n"
-							 "   FROM pg_stat_activity s WHERE s.backend_xmin IS NOT NULL AND s.xact_start < now() - interval '1 minute'\n"
-							 "   ORDER BY s.xact_start LIMIT 1) END\n"
-							 "FROM %s",
-							 delta, delta, mill_relation_name(delta)),
-					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read \"%s\"", get_rel_name(delta));
-	mill_become_again(&before);
+	mill_as_extension(read_figures, &delta);
 	return_rows(result);
 	SPI_finish();
 	return (Datum) 0;

@@ -45,7 +45,7 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 {
 	const char *stored = mill_sql_stored(d, "");
 	const char *group = mill_sql_group(d, "");
-	const char *fresh = d->class != MILL_INVERTIBLE ? psprintf(" AND d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale)", t->delta) : "";
+	const char *fresh = d->class != MILL_INVERTIBLE ? psprintf(" AND d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale AND e.stale::integer = 1)", t->delta) : "";
 
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_fold_sessions(d, t);

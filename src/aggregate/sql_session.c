@@ -46,7 +46,7 @@ mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 	const char *stored = mill_sql_stored(d, "");
 
 	return psprintf("WITH taken AS (DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM %s d\n"
-					"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale) LIMIT $1)) RETURNING %s, key_hash),\n"
+					"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale AND e.stale::integer = 1) LIMIT $1)) RETURNING %s, key_hash),\n"
 					"near AS (DELETE FROM %s s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
 					"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
 					"   OR s.last_at + %s > t.first_at AND t.last_at + %s > s.first_at)) RETURNING %s),\n"

@@ -3,9 +3,9 @@
  *		Access to the tables of mill_catalog, as the extension's owner.
  *
  * Users have no rights on these tables: a row in them is an order to a worker.
- * Functions check the user's rights, then become the extension's owner, with a
- * safe search_path, for the length of one fixed statement.  An error on the way
- * restores the user with the (sub)transaction that it aborts.
+ * Functions check the user's rights, then act as the extension's owner, with a
+ * safe search_path, for the length of one fixed statement.  What a user wrote
+ * never runs so, but as himself: see mill_as_owner.
  */
 #include "postgres.h"
 
@@ -27,6 +27,7 @@
 #include "utils/syscache.h"
 
 #include "core/catalog.h"
+#include "core/worker.h"
 
 PG_FUNCTION_INFO_V1(mill_system_identifier);
 
@@ -76,47 +77,98 @@ extension_owner(void)
 	return owner;
 }
 
-/* Take on a role with a safe search_path. */
+/*
+ * Run the function as a role, with a safe search_path.  Settings that it
+ * changes, whatever they are, are undone at its end, and the user is restored
+ * when it raises an error; settings then come back with the (sub)transaction
+ * that whoever catches the error must abort.
+ */
 static void
-become(Oid role, int security, MillIdentity *before)
+act_as(Oid role, int security, void (*function)(void *arg), void *arg)
 {
-	GetUserIdAndSecContext(&before->user, &before->security);
-	SetUserIdAndSecContext(role, before->security | security);
-	before->guc_level = 0;
-	if (strcmp(namespace_search_path, MILL_SEARCH_PATH) != 0)
+	Oid user_before;
+	int security_before;
+	int level = NewGUCNestLevel();
+
+	Assert(OidIsValid(role));
+	GetUserIdAndSecContext(&user_before, &security_before);
+	SetUserIdAndSecContext(role, security_before | security);
+	PG_TRY();
 	{
-		before->guc_level = NewGUCNestLevel();
-		(void) set_config_option("search_path", MILL_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		if (strcmp(namespace_search_path, MILL_SEARCH_PATH) != 0)
+			(void) set_config_option("search_path", MILL_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_SAVE, true, 0, false);
+		function(arg);
 	}
+	PG_CATCH();
+	{
+		SetUserIdAndSecContext(user_before, security_before);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(false, level);
+	SetUserIdAndSecContext(user_before, security_before);
 }
 
 /*
- * Become the extension's owner until mill_become_again; in a transaction.
- * Nothing that a user wrote may run in between.
+ * Run a function in which user code may run, as the owner of that code; in a
+ * transaction.  As REFRESH MATERIALIZED VIEW does, so that nothing outlives
+ * it.  A worker whose session belongs to that role has nobody to protect from
+ * it, and there a target's deferred triggers, which a restricted operation
+ * forbids, must work.
  */
 void
-mill_become_owner(MillIdentity *before)
+mill_as_owner(Oid role, void (*function)(void *arg), void *arg)
 {
-	become(extension_owner(), SECURITY_LOCAL_USERID_CHANGE, before);
+	bool own_session = mill_my_slot >= 0 && GetSessionUserId() == role && GetUserId() == role;
+
+	act_as(role, own_session ? 0 : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION, function, arg);
 }
 
 /*
- * Become the owner of an object until mill_become_again, to run what he wrote:
- * as REFRESH MATERIALIZED VIEW does, so that nothing outlives the statement.
+ * Run a function as the extension's owner; in a transaction.  Nothing that a
+ * user wrote may run in it: no view is planned, no row of a user touched.
  */
 void
-mill_become(Oid role, MillIdentity *before)
+mill_as_extension(void (*function)(void *arg), void *arg)
 {
-	become(role, SECURITY_RESTRICTED_OPERATION, before);
+	act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE, function, arg);
 }
 
+/* Code of this role is about to be run: by himself? */
 void
-mill_become_again(const MillIdentity *before)
+mill_require_owner(Oid role)
 {
-	if (before->guc_level)
-		AtEOXact_GUC(false, before->guc_level);
-	SetUserIdAndSecContext(before->user, before->security);
+	if (GetUserId() != role)
+		elog(ERROR, "code of role %u would run as role %u", role, GetUserId());
+}
+
+typedef struct Run
+{
+	MillStatement *statement;
+	int expected;
+	const Datum *values;
+	const char *nulls;
+} Run;
+
+static void
+run_statement(void *arg)
+{
+	Run *run = arg;
+	MillStatement *statement = run->statement;
+	int code;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql, SPI_result_code_string(SPI_result));
+		statement->plan = plan;
+	}
+	code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls, statement->current_snapshot, 0);
+	if (code != run->expected)
+		elog(ERROR, "unexpected result of \"%s\": %s", statement->sql, SPI_result_code_string(code));
 }
 
 /*
@@ -127,22 +179,9 @@ mill_become_again(const MillIdentity *before)
 uint64
 mill_run(MillStatement *statement, int expected, const Datum *values, const char *nulls)
 {
-	MillIdentity before;
-	int code;
+	Run run = {statement, expected, values, nulls};
 
-	mill_become_owner(&before);
-	if (statement->plan == NULL)
-	{
-		SPIPlanPtr plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\": %s", statement->sql, SPI_result_code_string(SPI_result));
-		statement->plan = plan;
-	}
-	code = SPI_execute_plan(statement->plan, (Datum *) values, nulls, statement->current_snapshot, 0);
-	if (code != expected)
-		elog(ERROR, "unexpected result of \"%s\": %s", statement->sql, SPI_result_code_string(code));
-	mill_become_again(&before);
+	mill_as_extension(run_statement, &run);
 	return SPI_processed;
 }
 

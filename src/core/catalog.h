@@ -12,14 +12,6 @@
 /* Where our SQL looks for functions and operators. */
 #define MILL_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* Who we were before mill_become or mill_become_owner. */
-typedef struct MillIdentity
-{
-	Oid user;
-	int security;
-	int guc_level; /* 0: search_path was safe already */
-} MillIdentity;
-
 /* A fixed statement and its kept plan; one static variable each. */
 typedef struct MillStatement
 {
@@ -32,9 +24,19 @@ typedef struct MillStatement
 
 extern Oid mill_extension(void);
 extern Oid mill_relation_owner(Oid relid);
-extern void mill_become(Oid role, MillIdentity *before);
-extern void mill_become_owner(MillIdentity *before);
-extern void mill_become_again(const MillIdentity *before);
+
+/*
+ * The only ways to act as somebody else.  mill_as_owner is for what a user
+ * wrote: planning or running a view, a query, a default of his.  It is run as
+ * the role that owns it, whoever called us, in a security-restricted
+ * operation.  mill_require_owner is the guard of functions that may only be
+ * entered so.  mill_as_extension is for statements of ours, in which nothing
+ * that a user wrote is planned or run.
+ */
+extern void mill_as_owner(Oid role, void (*function)(void *arg), void *arg);
+extern void mill_as_extension(void (*function)(void *arg), void *arg);
+extern void mill_require_owner(Oid role);
+
 extern uint64 mill_run(MillStatement *statement, int expected, const Datum *values, const char *nulls);
 extern char *mill_text(int row, int column);
 extern Datum mill_value(int row, int column, bool *isnull);

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "core/catalog.h"
 #include "stream/decode.h"
 
 /* A needed column. */
@@ -44,6 +45,7 @@ typedef struct Column
 struct MillDecoder
 {
 	const MillStream *stream;
+	Oid owner; /* of the stream, who wrote the defaults */
 	int natts;
 	Column *columns;
 	int ncolumns;
@@ -65,30 +67,47 @@ allocate(size_t size)
 	return palloc(size);
 }
 
+typedef struct PlannedDefault
+{
+	Relation relation;
+	int attnum;
+	Node *expression; /* NULL: none */
+} PlannedDefault;
+
+static void
+plan_default(void *arg)
+{
+	PlannedDefault *planned = arg;
+
+	planned->expression = build_column_default(planned->relation, planned->attnum);
+	if (planned->expression)
+		planned->expression = (Node *) expression_planner((Expr *) planned->expression);
+}
+
 /*
  * The column's DEFAULT, which may be its domain's; a constant is evaluated
- * here.
+ * here.  Elsewhere a default is run by who writes a row and here by who reads
+ * one, who never agreed to that: so it is run as the stream's owner.
  */
 static void
 add_default(MillDecoder *decoder, Column *column, Relation relation)
 {
-	Node *expression = NULL;
+	PlannedDefault planned = {relation, column->index + 1, NULL};
 
 	column->default_isnull = true;
 	if (!TupleDescAttr(RelationGetDescr(relation), column->index)->attgenerated)
-		expression = build_column_default(relation, column->index + 1);
-	if (expression == NULL)
+		mill_as_owner(decoder->owner, plan_default, &planned);
+	if (planned.expression == NULL)
 		return;
-	expression = (Node *) expression_planner((Expr *) expression);
-	if (IsA(expression, Const))
+	if (IsA(planned.expression, Const))
 	{
-		column->default_value = ((Const *) expression)->constvalue;
-		column->default_isnull = ((Const *) expression)->constisnull;
+		column->default_value = ((Const *) planned.expression)->constvalue;
+		column->default_isnull = ((Const *) planned.expression)->constisnull;
 		return;
 	}
 	if (decoder->expressions == NULL)
 		decoder->expressions = CreateStandaloneExprContext();
-	column->default_expression = ExecInitExpr((Expr *) expression, NULL);
+	column->default_expression = ExecInitExpr((Expr *) planned.expression, NULL);
 }
 
 /* A name, not a path, if it is the column's own or none is given. */
@@ -194,6 +213,7 @@ mill_decoder_create(const MillStream *stream, TupleDesc desc, const Bitmapset *n
 				 errhint("For example: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0.")));
 
 	decoder->stream = stream;
+	decoder->owner = mill_relation_owner(stream->relid);
 	decoder->natts = desc->natts;
 	decoder->columns = palloc0(sizeof(Column) * Max(desc->natts, 1));
 	if (stream->format == MILL_FORMAT_JSON)
@@ -226,6 +246,22 @@ column_error_context(void *arg)
 		errcontext("column \"%s\" of a stream", decoder->current->name);
 }
 
+typedef struct ComputedDefault
+{
+	MillDecoder *decoder;
+	Column *column;
+	Datum value;
+	bool isnull;
+} ComputedDefault;
+
+static void
+compute_default(void *arg)
+{
+	ComputedDefault *computed = arg;
+
+	computed->value = ExecEvalExpr(computed->column->default_expression, computed->decoder->expressions, &computed->isnull);
+}
+
 /* What is not in the message: the column's default, which its domain allows. */
 static void
 take_default(MillDecoder *decoder, Column *column, Datum *value, bool *isnull)
@@ -235,7 +271,13 @@ take_default(MillDecoder *decoder, Column *column, Datum *value, bool *isnull)
 	*value = column->default_value;
 	*isnull = column->default_isnull;
 	if (column->default_expression)
-		*value = ExecEvalExpr(column->default_expression, decoder->expressions, isnull);
+	{
+		ComputedDefault computed = {.decoder = decoder, .column = column};
+
+		mill_as_owner(decoder->owner, compute_default, &computed);
+		*value = computed.value;
+		*isnull = computed.isnull;
+	}
 	else if (*isnull && type->class == MILL_TYPE_DOMAIN)
 		domain_check(*value, true, type->oid, &type->domain_cache, type->context);
 }

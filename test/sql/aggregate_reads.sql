@@ -1,0 +1,30 @@
+-- Continuous aggregates: conditions of readers reach the state and the deltas, and use the indexes of the state.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS pg_mill;
+CREATE SCHEMA reads;
+SET search_path = reads;
+SET datestyle = ISO;
+CREATE TABLE events (k int, n int, at timestamp);
+INSERT INTO events SELECT i % 100, i, '2026-01-01'::timestamp + i * interval '1 minute' FROM generate_series(1, 20000) i;
+CREATE VIEW v AS SELECT window_start, k, count(*) AS c, sum(n) AS s FROM events, mill.tumble(at, '1 hour') GROUP BY window_start, k;
+SELECT mill.materialize('v', fold_interval => '1 hour');
+ANALYZE mill_data."v$state";
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+-- Each relation in the plan: is an index used, and does the condition stand at a scan of it?
+CREATE FUNCTION scans(query text) RETURNS TABLE (relation text, indexed boolean, conditions bigint) LANGUAGE plpgsql AS $$
+DECLARE plan jsonb;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT json, COSTS off) ' || query INTO plan;
+    RETURN QUERY SELECT p ->> 'Relation Name', bool_or(p ? 'Index Cond'), count(*) FILTER (WHERE concat(p ->> 'Index Cond', p ->> 'Filter') LIKE '%2026-01-05%' OR concat(p ->> 'Index Cond', p ->> 'Filter') LIKE '%42%')
+        FROM jsonb_path_query(plan, 'strict $.**') p WHERE jsonb_typeof(p) = 'object' AND p ? 'Relation Name' GROUP BY 1 ORDER BY 1;
+END $$;
+-- a window, a key, both
+SELECT relation, indexed, conditions > 0 AS pushed FROM scans('SELECT * FROM v WHERE window_start = ''2026-01-05 10:00''');
+SELECT relation, indexed, conditions > 0 AS pushed FROM scans('SELECT * FROM v WHERE k = 42');
+SELECT relation, indexed, conditions > 0 AS pushed FROM scans('SELECT * FROM v WHERE k = 42 AND window_start >= ''2026-01-05 10:00''');
+INSERT INTO events VALUES (42, 1, '2026-01-05 10:30'), (43, 1, '2026-01-05 10:30');
+SELECT * FROM v WHERE k = 42 AND window_start = '2026-01-05 10:00';
+SELECT count(*) FROM v WHERE window_start = '2026-01-05 10:00';
+SELECT * FROM mill.verify('v');
+DROP SCHEMA reads CASCADE;
