@@ -55,6 +55,9 @@ CREATE TABLE mill_catalog.pipeline (
     key_index name, -- not regclass: a dump makes indexes after it loads this row
     start_position text NOT NULL,
     start_resolved boolean NOT NULL DEFAULT false,
+    -- what the stored offsets are of
+    topic text,
+    server text,
     on_error text CHECK (on_error IN ('dead_letter', 'stop', 'skip')),
     max_errors integer CHECK (max_errors > 0),
     durability text NOT NULL CHECK (durability IN ('async', 'sync')),
@@ -107,12 +110,15 @@ CREATE TABLE mill_catalog.dead_letter (
     key bytea,
     value bytea,
     headers bytea, -- as the gateway encodes them
-    produced_at timestamptz,
+    timestamp_ms bigint NOT NULL DEFAULT -1, -- as the producer sent it, -1 for none
     timestamp_type integer NOT NULL,
+    produced_at timestamptz, -- the same, where a timestamptz can say it
     truncated boolean NOT NULL,
     sqlstate text NOT NULL,
     message text NOT NULL,
     detail text,
+    hint text,
+    column_name text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     retried_at timestamptz
 );
@@ -169,10 +175,12 @@ CREATE FUNCTION mill.alter_pipeline(
     batch_rows integer DEFAULT NULL,
     batch_bytes integer DEFAULT NULL,
     max_wait interval DEFAULT NULL,
-    start text DEFAULT NULL
+    start text DEFAULT NULL,
+    source regclass DEFAULT NULL,
+    target regclass DEFAULT NULL
 ) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_alter_pipeline';
-COMMENT ON FUNCTION mill.alter_pipeline(text, text, text, integer, text, integer, integer, integer, interval, text)
+COMMENT ON FUNCTION mill.alter_pipeline(text, text, text, integer, text, integer, integer, integer, interval, text, regclass, regclass)
     IS 'change a pipeline; what is NULL stays';
 
 CREATE FUNCTION mill.drop_pipeline(name text) RETURNS void
@@ -609,7 +617,7 @@ COMMENT ON FUNCTION mill_catalog.aggregate_figures(regclass) IS 'what waits to b
 ---- what goes on ----
 
 CREATE FUNCTION mill_catalog.worker_slots(
-    OUT pipeline_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
+    OUT kind text, OUT object_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
     OUT since timestamptz, OUT retry_at timestamptz) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_worker_slots';
 -- PUBLIC keeps the right to execute it, since mill.pipelines calls it with the
@@ -624,6 +632,25 @@ CREATE FUNCTION mill_catalog.is_visible(owner oid) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$SELECT pg_catalog.pg_has_role(owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')$$;
 COMMENT ON FUNCTION mill_catalog.is_visible(oid) IS 'may the current user see the objects of this owner?';
+
+-- Why no worker can be started for a pipeline, in words, with the cure; NULL if
+-- none can be seen from here. The manager asks before it starts one.
+CREATE FUNCTION mill_catalog.pipeline_obstacle(p mill_catalog.pipeline) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$SELECT CASE
+        WHEN r.oid IS NULL THEN 'the owner of the pipeline no longer exists; drop the pipeline'
+        WHEN NOT r.rolcanlogin THEN pg_catalog.format('the owner may not log in: ALTER ROLE %I LOGIN', r.rolname)
+        WHEN r.rolvaliduntil <= pg_catalog.now() THEN pg_catalog.format('the owner''s account has expired: ALTER ROLE %I VALID UNTIL ...', r.rolname)
+        WHEN NOT pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database()::text, 'CONNECT')
+            THEN pg_catalog.format('the owner may not connect: GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), r.rolname)
+        WHEN NOT pg_catalog.pg_has_role(r.oid, 'mill_user', 'USAGE')
+            THEN pg_catalog.format('the owner is no member of mill_user any more: GRANT mill_user TO %I', r.rolname)
+        WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) p.source)
+            THEN pg_catalog.format('the source of pipeline "%s" no longer exists; name another one: mill.alter_pipeline(''%s'', source => ...)', p.name, p.name)
+        WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) p.target)
+            THEN pg_catalog.format('the target of pipeline "%s" no longer exists; name another one: mill.alter_pipeline(''%s'', target => ...)', p.name, p.name)
+        END FROM (SELECT) one LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.owner$$;
+COMMENT ON FUNCTION mill_catalog.pipeline_obstacle(mill_catalog.pipeline) IS 'why no worker can be started for a pipeline, or NULL';
 
 CREATE VIEW mill.pipelines WITH (security_barrier) AS
 SELECT p.name AS pipeline,
@@ -656,17 +683,21 @@ LEFT JOIN (SELECT pipeline_id, sum(rows_read)::bigint AS rows_read, sum(rows_wri
                   max(last_commit_at) AS last_commit_at
            FROM mill_catalog.pipeline_offset GROUP BY pipeline_id) o ON o.pipeline_id = p.id
 -- of several workers, the one that most needs attention
-LEFT JOIN (SELECT DISTINCT ON (pipeline_id) *
-           FROM mill_catalog.worker_slots()
-           ORDER BY pipeline_id, array_position('{failed,degraded,waiting for a slot,starting,running,idle}', state)) w
-       ON w.pipeline_id = p.id
+LEFT JOIN (SELECT DISTINCT ON (object_id) *
+           FROM mill_catalog.worker_slots() WHERE kind = 'pipeline'
+           ORDER BY object_id, array_position('{failed,degraded,waiting for a slot,starting,running,idle}', state)) w
+       ON w.object_id = p.id
+LEFT JOIN mill_catalog.worker_slots() m ON m.kind = 'manager' AND m.state = 'waiting for a slot'
+CROSS JOIN LATERAL (SELECT mill_catalog.pipeline_obstacle(p) AS obstacle) b
 CROSS JOIN LATERAL (
     SELECT * FROM (VALUES
+        (NOT p.enabled AND w.pid IS NOT NULL, 'pausing', coalesce('finishing its batch: ' || w.reason, 'finishing its batch'), p.state_at),
         (NOT p.enabled, 'paused', coalesce(p.pause_reason, 'by mill.pause'), p.state_at),
         (p.armed_system <> mill_catalog.system_identifier() OR p.armed_database <> mill_catalog.database_oid(),
          'paused', 'this database is a copy; a superuser may call mill.arm()', p.state_at),
         (pg_is_in_recovery(), 'paused', 'this server is a standby', NULL),
         (p.failure IS NOT NULL, 'failed', p.failure, p.state_at),
+        (b.obstacle IS NOT NULL, 'failed', b.obstacle, NULL),
         (w.state IS NOT NULL, w.state, coalesce(w.reason, CASE w.state
             WHEN 'starting' THEN 'connecting to the broker'
             WHEN 'running' THEN 'reading'
@@ -674,6 +705,7 @@ CROSS JOIN LATERAL (
             WHEN 'waiting for a slot' THEN 'waiting for its turn' END), w.since),
         (current_setting('shared_preload_libraries') !~ '\mpg_mill\M', 'waiting for a slot',
          'pg_mill is not in shared_preload_libraries', NULL),
+        (m.state IS NOT NULL, m.state, m.reason, m.since),
         (true, 'starting', 'waiting for the manager', p.state_at)
     ) AS c (holds, state, reason, since)
     WHERE c.holds LIMIT 1) s
@@ -683,8 +715,8 @@ GRANT SELECT ON mill.pipelines TO PUBLIC;
 
 CREATE VIEW mill.lag WITH (security_barrier) AS
 SELECT p.name AS pipeline,
-       (SELECT option_value FROM pg_foreign_table t, pg_options_to_table(t.ftoptions)
-        WHERE t.ftrelid = p.stream AND option_name = 'topic') AS topic,
+       coalesce(p.topic, (SELECT option_value FROM pg_foreign_table t, pg_options_to_table(t.ftoptions)
+                          WHERE t.ftrelid = p.stream AND option_name = 'topic')) AS topic,
        o.partition,
        o.low_offset,
        o.high_offset,
@@ -704,7 +736,7 @@ GRANT SELECT ON mill.lag TO PUBLIC;
 CREATE VIEW mill.dead_letters WITH (security_barrier) AS
 SELECT d.id, p.name AS pipeline, d.topic, d.partition, d.kafka_offset, d.key, d.value,
        mill_catalog.headers_to_jsonb(d.headers) AS headers, d.produced_at, d.sqlstate, d.message, d.detail,
-       d.created_at, d.retried_at
+       d.hint, d.column_name, d.created_at, d.retried_at
 FROM mill_catalog.dead_letter d
 JOIN mill_catalog.pipeline p ON p.id = d.pipeline_id
 WHERE pg_has_role(p.owner, 'USAGE');

@@ -3,7 +3,8 @@
  *		The background worker that folds, and fills new aggregates.
  *
  * One worker for each role that owns aggregates in a database, connected as
- * that role; a second one while two or more of its aggregates are behind.
+ * that role, while there is something to do; a second one while two or more of
+ * its aggregates are behind.
  *
  *	writer commits			-> the worker is woken, unless it was told already
  *	fold_interval later		-> deltas are merged, in transactions of bounded size
@@ -49,6 +50,8 @@
 
 /* Commits that nobody tells of, of prepared transactions, are noticed by then. */
 #define SWEEP 60000
+/* Without anything to do the worker ends after so many milliseconds. */
+#define LINGER 5000
 /* Pages of the base table that one step of a fill should read. */
 #define FILL_PAGES 4096
 
@@ -412,6 +415,7 @@ fold_body(int64 object_id, int worker_no)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz swept = 0;
+	TimestampTz busy_at = GetCurrentTimestamp();
 
 	/*
 	 * DDL of others takes its locks in any order.  Whoever deadlocks with us
@@ -437,6 +441,16 @@ fold_body(int64 object_id, int worker_no)
 		wait = round_of_work(look);
 		mill_worker_succeeded();
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
+
+		/* Places are few: who has nothing to do for long leaves his to others. */
+		if (look || wait < LINGER)
+			busy_at = GetCurrentTimestamp();
+		if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(), LINGER))
+		{
+			mill_slot_sleep(mill_my_slot, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+			return;
+		}
+		wait = Min(wait, LINGER);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, MILL_WAIT_EVENT);
 		ResetLatch(MyLatch);

@@ -145,11 +145,15 @@ start_managers(List *databases)
 			continue;
 		}
 		snprintf(title, sizeof(title), "manager for database %u", slot->database);
-		if (!mill_slot_launch(index, "mill_manager_main", title))
+		if (!mill_slot_may_launch(index) || !mill_slot_launch(index, "mill_manager_main", title))
 		{
-			ereport(LOG,
-					(errmsg("pg_mill could not start its manager for database %u", slot->database),
-					 errhint("All background worker slots are taken; consider increasing max_worker_processes.")));
+			/* Said once, not each time that it is tried. */
+			if (mill_slot_wait(index, "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
+				ereport(LOG,
+						(errmsg("pg_mill could not start its manager for database %u", slot->database),
+						 errdetail("All background workers of the server are taken; a worker of pg_mill that can make room for it is asked to."),
+						 errhint("Consider increasing max_worker_processes.")));
+			mill_make_room(InvalidOid, index);
 			slot->launched_at = now;
 			wait = REST_INTERVAL;
 		}

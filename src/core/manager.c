@@ -12,7 +12,9 @@
  *	slot without worker			-> started, if it has rested and has a turn
  *
  * Turns: at most mill.workers_max workers run.  While others wait, those that
- * idle, and then those that ran longest, are asked to make place.
+ * idle, and then those that ran longest, are asked to end; where the server has
+ * no free background worker, those of any database (see slots, "turns").
+ * A worker with nothing to do may end, too: it is started again when there is.
  *
  * DROP, RENAME and CREATE DATABASE ... TEMPLATE wait five seconds for others
  * to leave the database, and hold or await a lock on it meanwhile.  A manager
@@ -47,8 +49,6 @@
 
 /* Milliseconds between two looks at tables and at the database's lock. */
 #define CYCLE 1000
-/* How long a worker may run while others wait, in milliseconds. */
-#define TURN 10000
 /* How long a worker that was registered may take to come. */
 #define COME 10000
 
@@ -176,6 +176,8 @@ settle(int index, const MillWork *work)
 		slot->retry_at = mill_retry_time(slot->failures++, false);
 		mill_slot_report(index, MILL_STATE_FAILED, "the worker ended before it could say why; see the server log");
 	}
+	if (slot->dormant_until > now && !slot->pending)
+		return false;
 	return slot->retry_at <= now;
 }
 
@@ -191,33 +193,6 @@ next_in_turn(const bool *ready)
 			next = i;
 	}
 	return next;
-}
-
-/*
- * Others wait: ask one worker to make place, an idle one rather than one that
- * had its time.
- */
-static void
-make_place(void)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int victim = -1;
-
-	for (int i = 0; i < MILL_SLOTS; i++)
-	{
-		MillSlot *slot = &mill_shared->slots[i];
-
-		if (!is_ours(slot) || !slot->proc)
-			continue;
-		if (slot->stop)
-			return; /* a place is coming */
-		if (!TimestampDifferenceExceeds(slot->launched_at, now, slot->state == MILL_STATE_IDLE ? CYCLE : TURN))
-			continue;
-		if (victim < 0 || slot->launched_at < mill_shared->slots[victim].launched_at)
-			victim = i;
-	}
-	if (victim >= 0)
-		mill_slot_stop(victim, false);
 }
 
 static const MillRoom *
@@ -251,14 +226,13 @@ start_workers(bool *ready, const MillWork **wanted)
 		slot->version = wanted[next]->version;
 		if (running >= mill_workers_max)
 		{
-			mill_slot_report(next, MILL_STATE_WAITING, "mill.workers_max workers are running");
-			make_place();
+			mill_slot_report(next, MILL_STATE_WAITING, "mill.workers_max workers are running in this database");
+			mill_make_room(MyDatabaseId, next);
 		}
-		else if (!mill_slot_launch(next, room_of(slot->kind)->function, wanted[next]->title))
+		else if (!mill_slot_may_launch(next) || !mill_slot_launch(next, room_of(slot->kind)->function, wanted[next]->title))
 		{
-			mill_slot_report(next, MILL_STATE_WAITING,
-							 "the server has no free background worker; consider increasing max_worker_processes");
-			make_place();
+			(void) mill_slot_wait(next, "the server has no free background worker; consider increasing max_worker_processes");
+			mill_make_room(InvalidOid, next);
 		}
 		else
 			running++;

@@ -147,7 +147,9 @@ bool
 mill_slot_launch(int slot_index, const char *function, const char *title)
 {
 	MillSlot *slot = &mill_shared->slots[slot_index];
+	TimestampTz launched_before = slot->launched_at;
 	BackgroundWorker worker;
+	bool registered;
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -165,16 +167,126 @@ mill_slot_launch(int slot_index, const char *function, const char *title)
 	memcpy(worker.bgw_extra, &slot->generation, sizeof(slot->generation));
 	slot->launched = true;
 	slot->stop = false;
+	slot->dormant_until = 0;
 	slot->launched_at = GetCurrentTimestamp();
 	LWLockRelease(mill_shared->lock);
 
-	if (RegisterDynamicBackgroundWorker(&worker, NULL))
-		return true;
+	registered = RegisterDynamicBackgroundWorker(&worker, NULL);
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	if (registered)
+		slot->waiting_since = 0;
+	else
+	{
+		slot->launched = false;
+		slot->launched_at = launched_before;
+	}
+	LWLockRelease(mill_shared->lock);
+	return registered;
+}
+
+/*
+ * Worker only, before it ends: it has nothing to do until then, unless
+ * mill_wake_workers says that there is.
+ */
+void
+mill_slot_sleep(int slot_index, TimestampTz until)
+{
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->slots[slot_index].dormant_until = until;
+	LWLockRelease(mill_shared->lock);
+}
+
+/* ---- turns ---- */
+
+/*
+ * All databases draw on the server's max_worker_processes, and each manager
+ * sees its own work only.  So who finds no free background worker notes it in
+ * the slot, asks one worker anywhere to end, and until it has its turn nobody
+ * takes what becomes free before whoever waits longer.
+ */
+
+/* A note that was not renewed for so long, in milliseconds, is of no account. */
+#define WAITING_COUNTS 3000
+/* How long a worker runs while others wait: idle, or busy, in milliseconds. */
+#define IDLE_TURN 1000
+#define BUSY_TURN 10000
+
+/* May this slot's worker be started: does no other slot wait longer for a free place? */
+bool
+mill_slot_may_launch(int slot_index)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool may = true;
+
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	for (int i = 0; i < mill_shared->slots_used; i++)
+	{
+		const MillSlot *other = &mill_shared->slots[i];
+		TimestampTz since = mill_shared->slots[slot_index].waiting_since;
+
+		if (i != slot_index && other->in_use && other->waiting_since != 0 &&
+			!TimestampDifferenceExceeds(other->waiting_seen, now, WAITING_COUNTS) &&
+			(since == 0 || other->waiting_since < since))
+			may = false;
+	}
+	LWLockRelease(mill_shared->lock);
+	return may;
+}
+
+/*
+ * The slot waits, with this reason; for a free background worker if it says
+ * so.  Returns whether that is news.
+ */
+bool
+mill_slot_wait(int slot_index, const char *reason)
+{
+	MillSlot *slot = &mill_shared->slots[slot_index];
+	TimestampTz now = GetCurrentTimestamp();
+	bool news;
 
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	slot->launched = false;
+	news = slot->waiting_since == 0;
+	if (news)
+		slot->waiting_since = now;
+	slot->waiting_seen = now;
 	LWLockRelease(mill_shared->lock);
-	return false;
+	mill_slot_report(slot_index, MILL_STATE_WAITING, reason);
+	return news;
+}
+
+/*
+ * Others wait: ask one worker to end, of this database or (InvalidOid) of any,
+ * an idle one rather than one that had its time.
+ */
+void
+mill_make_room(Oid database, int besides)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int victim = -1;
+
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	for (int i = 0; i < mill_shared->slots_used; i++)
+	{
+		const MillSlot *slot = &mill_shared->slots[i];
+		const MillSlot *best = victim < 0 ? NULL : &mill_shared->slots[victim];
+
+		if (!slot->in_use || slot->kind == MILL_KIND_MANAGER || !slot->proc || i == besides ||
+			(OidIsValid(database) && slot->database != database))
+			continue;
+		if (slot->stop && !TimestampDifferenceExceeds(slot->stopped_at, now, BUSY_TURN))
+		{
+			victim = -1;
+			break; /* a place is coming */
+		}
+		if (slot->stop || !TimestampDifferenceExceeds(slot->launched_at, now, slot->state == MILL_STATE_IDLE ? IDLE_TURN : BUSY_TURN))
+			continue;
+		if (best == NULL || (slot->state == MILL_STATE_IDLE) > (best->state == MILL_STATE_IDLE) ||
+			((slot->state == MILL_STATE_IDLE) == (best->state == MILL_STATE_IDLE) && slot->launched_at < best->launched_at))
+			victim = i;
+	}
+	LWLockRelease(mill_shared->lock);
+	if (victim >= 0)
+		mill_slot_stop(victim, false);
 }
 
 /* Show a state and its reason; keeps "since" while the state stays. */
@@ -202,6 +314,8 @@ mill_slot_stop(int slot_index, bool now)
 	int pid = 0;
 
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	if (!slot->stop)
+		slot->stopped_at = GetCurrentTimestamp();
 	slot->stop = true;
 	if (slot->proc)
 	{
@@ -221,6 +335,8 @@ mill_slot_stop(int slot_index, bool now)
 void
 mill_wake_workers(MillKind kind, Oid database)
 {
+	bool dormant = false;
+
 	if (mill_shared == NULL)
 		return;
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
@@ -234,8 +350,12 @@ mill_wake_workers(MillKind kind, Oid database)
 		slot->pending = true;
 		if (slot->proc)
 			SetLatch(&slot->proc->procLatch);
+		else
+			dormant = true;
 	}
 	LWLockRelease(mill_shared->lock);
+	if (dormant)
+		mill_wake_manager(database);
 }
 
 /* Has there been work since the last call?  Asked before looking for it. */
@@ -324,21 +444,23 @@ mill_worker_slots(PG_FUNCTION_ARGS)
 	for (int i = 0; i < MILL_SLOTS; i++)
 	{
 		MillSlot *slot = &copy[i];
-		Datum values[7];
-		bool nulls[7] = {false};
+		static const char *const kinds[] = {"manager", "pipeline", "fold"};
+		Datum values[8];
+		bool nulls[8] = {false};
 
-		if (!slot->in_use || slot->kind != MILL_KIND_PIPELINE || slot->database != MyDatabaseId)
+		if (!slot->in_use || slot->database != MyDatabaseId)
 			continue;
-		values[0] = Int64GetDatum(slot->object_id);
-		values[1] = Int32GetDatum(slot->worker_no);
-		values[2] = Int32GetDatum(slot->pid);
-		nulls[2] = slot->pid == 0;
-		values[3] = CStringGetTextDatum(mill_state_name(slot->state));
-		values[4] = CStringGetTextDatum(slot->reason);
-		nulls[4] = slot->reason[0] == '\0';
-		values[5] = TimestampTzGetDatum(slot->since);
-		values[6] = TimestampTzGetDatum(slot->retry_at);
-		nulls[6] = slot->retry_at == 0;
+		values[0] = CStringGetTextDatum(kinds[slot->kind]);
+		values[1] = Int64GetDatum(slot->object_id);
+		values[2] = Int32GetDatum(slot->worker_no);
+		values[3] = Int32GetDatum(slot->pid);
+		nulls[3] = slot->pid == 0;
+		values[4] = CStringGetTextDatum(mill_state_name(slot->state));
+		values[5] = CStringGetTextDatum(slot->reason);
+		nulls[5] = slot->reason[0] == '\0';
+		values[6] = TimestampTzGetDatum(slot->since);
+		values[7] = TimestampTzGetDatum(slot->retry_at);
+		nulls[7] = slot->retry_at == 0;
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -41,17 +41,23 @@ typedef struct MillSlot
 	int worker_no;	 /* 0 .. workers - 1 */
 	int64 version;	 /* of the object's row when the slot was made */
 	bool stop;		 /* asked to end at the next good moment */
-	bool launched;	 /* registered, not yet seen to end */
+	TimestampTz stopped_at;
+	bool launched; /* registered, not yet seen to end */
 	TimestampTz launched_at;
 
 	bool pending; /* there is work since the worker last looked */
 
+	/* set by who found no free background worker for it; 0: it does not wait */
+	TimestampTz waiting_since;
+	TimestampTz waiting_seen; /* last time that it was found so */
+
 	/* set by the worker */
 	PGPROC *proc; /* NULL: not attached */
 	int pid;
-	bool absent;   /* manager: the database lacks the extension */
-	bool finished; /* the worker ended as it should */
-	int failures;  /* in a row, since the last success */
+	bool absent;			   /* manager: the database lacks the extension */
+	bool finished;			   /* the worker ended as it should */
+	TimestampTz dormant_until; /* it had nothing to do: not before, unless work is pending */
+	int failures;			   /* in a row, since the last success */
 	TimestampTz retry_at;
 	MillState state;
 	TimestampTz since;
@@ -80,6 +86,10 @@ extern void mill_slot_free(int slot);
 extern bool mill_slot_launch(int slot, const char *function, const char *title);
 extern void mill_slot_report(int slot, MillState state, const char *reason);
 extern void mill_slot_stop(int slot, bool now);
+extern void mill_slot_sleep(int slot, TimestampTz until);
+extern bool mill_slot_may_launch(int slot);
+extern bool mill_slot_wait(int slot, const char *reason);
+extern void mill_make_room(Oid database, int besides);
 extern void mill_wake_workers(MillKind kind, Oid database);
 extern bool mill_slot_take_pending(int slot);
 extern void mill_wake_launcher(void);

@@ -172,6 +172,8 @@ mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int w
 	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
 
 	SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
+	/* pg_stat_activity shows kind and object. */
+	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);

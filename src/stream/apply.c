@@ -10,12 +10,22 @@
  * An error aborts all of it; the batch is still in memory, and what happens
  * next depends on whose fault it was:
  *
- * - the data's (is_data_error): the batch is done again in small pieces, each
- *   a transaction, in which halving finds exactly the bad messages.  What the
- *   decoder finds bad needs no halving: it tells without an error.
  * - the moment's (lock timeout, deadlock, serialization, full disk, ...): the
  *   same batch again after a rest.  Never a dead letter.
- * - anything else: the worker ends with the error.
+ * - else the batch is done again in small pieces, each a transaction, in which
+ *   halving finds exactly the messages that fail.  What fails while it is
+ *   decoded is the message's fault whatever the SQLSTATE, as are the classes of
+ *   errors that are about data (is_data_error).  Anything else that the
+ *   query, the target or its triggers raise is the message's if other messages
+ *   of the piece pass, or if it is the only one and messages passed under this
+ *   very plan before.  Where all fail alike, or none ever passed, it is the
+ *   pipeline's: the worker ends with that error, and nothing is dropped.
+ *
+ * What the decoder finds bad without an error needs no halving.
+ *
+ * DDL on the target waits for a transaction of ours, so one takes about
+ * APPLY_TIME, whatever a row costs: pieces begin small and grow or shrink by
+ * what the last ones took.
  */
 #include "postgres.h"
 
@@ -25,6 +35,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -40,26 +51,31 @@
 
 /* A piece in which bad messages are looked for is at most so long. */
 #define PIECE 1000
+/* The first piece of a worker, and how fast pieces grow while they are quick. */
+#define FIRST_PIECE 8
+#define GROWTH 4
+/* What a piece should take, in milliseconds; and when to say that it is applied. */
+#define APPLY_TIME 500.0
 /* So often the same batch is tried again before the worker gives up. */
 #define TRIES 10
 
 typedef enum Outcome
 {
 	APPLIED,
-	FENCED,		/* the pipeline's row or offsets changed; nothing was done */
-	STOPPED,	/* at a bad message, as on_error => 'stop' says */
-	DATA_ERROR, /* isolate */
-	REPEAT
+	FENCED,	 /* the pipeline's row or offsets changed; nothing was done */
+	STOPPED, /* at a bad message, as on_error => 'stop' says */
+	ISOLATE, /* undone: find the messages that fail */
+	REPEAT	 /* undone: again */
 } Outcome;
 
 /*
- * Is this the fault of a message?  Bad values (22), violated constraints
- * (23), exceptions that a trigger raised (P0001, P0004), more than one row
- * where one belongs (21), a violated check option (44), rows too large for
- * their index or page (54000).
+ * Errors that are about data by their very class: bad values (22), violated
+ * constraints (23), exceptions that a trigger raised (P0001, P0004), more than
+ * one row where one belongs (21), a violated check option (44), rows too large
+ * for their index or page (54000).
  */
-bool
-mill_is_data_error(int sqlerrcode)
+static bool
+is_data_error(int sqlerrcode)
 {
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
@@ -75,7 +91,7 @@ mill_is_data_error(int sqlerrcode)
 
 /* Will the same batch do, after a rest? */
 static bool
-is_passing(int sqlerrcode)
+is_transient(int sqlerrcode)
 {
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
@@ -84,6 +100,20 @@ is_passing(int sqlerrcode)
 			return true;
 	}
 	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
+/* Errors that no message can be blamed for, whatever it holds. */
+static bool
+is_never_the_message(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:	/* 08: of a foreign target */
+		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
+		case ERRCODE_SYSTEM_ERROR:			/* 58: I/O */
+			return true;
+	}
+	return is_transient(sqlerrcode) || sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
 }
 
 /* ---- a range of messages ---- */
@@ -126,7 +156,7 @@ mill_apply_range(MillSource *source, MillBatch *batch, int first, int last)
 /* ---- finding the bad ones ---- */
 
 static void
-keep_error(MillBatch *batch, int i, const ErrorData *error)
+keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, bool unsettled)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	MillDecodeError *kept = palloc0(sizeof(MillDecodeError));
@@ -134,73 +164,158 @@ keep_error(MillBatch *batch, int i, const ErrorData *error)
 	kept->sqlerrcode = error->sqlerrcode;
 	kept->message = pstrdup(error->message);
 	kept->detail = error->detail ? pstrdup(error->detail) : NULL;
+	kept->hint = error->hint ? pstrdup(error->hint) : NULL;
+	column = column ? column : error->column_name;
+	kept->column = column ? pstrdup(column) : NULL;
+	kept->unsettled = unsettled;
 	batch->errors[i] = kept;
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * Try a range in a subtransaction.  NULL if it went well, else the error,
- * which is the data's: others are raised.
- */
-static ErrorData *
-try_range(MillSource *source, MillBatch *batch, int first, int last, uint64 *written)
+/* How trying a range ended. */
+typedef struct Trial
+{
+	uint64 written;
+	ErrorData *error; /* NULL: it passed */
+	int decoding;	  /* the message that could not be decoded, -1: it was not that */
+	char *column;	  /* of the stream, of that message */
+} Trial;
+
+/* Try a range in a subtransaction.  Errors that are no message's are raised. */
+static void
+try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
 
+	memset(trial, 0, sizeof(*trial));
+	trial->decoding = -1;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
-
 		/* What would fail at commit must fail here. */
-		*written = mill_apply_range(source, batch, first, last);
-		AfterTriggerSetState(immediate);
+		trial->written = mill_apply_range(source, batch, first, last);
+		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
+		trial->error = CopyErrorData();
+		trial->written = 0;
 		FlushErrorState();
+		if (batch->decoder)
+		{
+			const char *column = mill_decoder_column(batch->decoder);
+
+			trial->decoding = batch->current;
+			trial->column = column ? pstrdup(column) : NULL;
+		}
+		batch->decoder = NULL;
 		mill_bound_batch = NULL;
 		RollbackAndReleaseCurrentSubTransaction();
-		if (!mill_is_data_error(error->sqlerrcode))
-		{
-			MemoryContextSwitchTo(context);
-			ReThrowError(error);
-		}
+		MemoryContextSwitchTo(context);
+		if (is_never_the_message(trial->error->sqlerrcode))
+			ReThrowError(trial->error);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	return error;
 }
 
+/*
+ * A message that fails while it is decoded names itself; else the range is
+ * halved until those that fail stand alone.
+ */
 uint64
 mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
 {
-	uint64 written = 0;
-	ErrorData *error;
 	int middle = first + (last - first) / 2;
+	int after = middle;
+	Trial trial;
 
 	CHECK_FOR_INTERRUPTS();
+	check_stack_depth();
 	if (first == last)
 		return 0;
-	error = try_range(source, batch, first, last, &written);
-	if (error == NULL)
-		return written;
-	if (last - first == 1)
+	try_range(source, batch, first, last, &trial);
+	if (trial.error == NULL)
+		return trial.written;
+	if (trial.decoding >= 0 || last - first == 1)
 	{
-		keep_error(batch, first, error);
-		FreeErrorData(error);
-		return 0;
+		middle = trial.decoding >= 0 ? trial.decoding : first;
+		after = middle + 1;
+		keep_error(batch, middle, trial.error, trial.column, trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
 	}
-	FreeErrorData(error);
+	FreeErrorData(trial.error);
 	return mill_apply_isolated(source, batch, first, middle) +
-		   mill_apply_isolated(source, batch, middle, last);
+		   mill_apply_isolated(source, batch, after, last);
+}
+
+/* The error of a message as the pipeline's, which says where it was met. */
+static void
+raise_as_pipelines(const MillIngest *ingest, int i)
+{
+	const MillMessage *message = ingest->batch.messages[i];
+	const MillDecodeError *error = ingest->batch.errors[i];
+	char *place = psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
+						   ingest->source->stream->topic, message->partition, (long long) message->offset);
+
+	ereport(ERROR,
+			(errcode(error->sqlerrcode),
+			 errmsg_internal("%s", error->message),
+			 errdetail_internal("%s%s%s", error->detail ? error->detail : "", error->detail ? " " : "", place),
+			 error->hint ? errhint("%s", error->hint) : 0));
+}
+
+/*
+ * The errors of a piece whose class does not say whose fault they are: theirs,
+ * or the pipeline's, which is raised.  See the head of this file.
+ */
+static void
+judge(const MillIngest *ingest, int first, int last, uint64 written)
+{
+	MillBatch *batch = (MillBatch *) &ingest->batch;
+	int unsettled = 0;
+	int culprit = -1;
+	bool alike = true;
+
+	for (int i = first; i < last; i++)
+	{
+		if (batch->errors[i] == NULL || !batch->errors[i]->unsettled)
+			continue;
+		if (culprit < 0)
+			culprit = i;
+		alike &= batch->errors[i]->sqlerrcode == batch->errors[culprit]->sqlerrcode;
+		unsettled++;
+	}
+	if (unsettled == 0 || written > 0)
+		return;
+	if (!ingest->source->passed || (unsettled > 1 && alike))
+		raise_as_pipelines(ingest, culprit);
+}
+
+static uint64
+apply(MillIngest *ingest, int first, int last, bool isolate)
+{
+	uint64 written;
+
+	/* Errors from here on may be a message's. */
+	ingest->applying_rows = true;
+	if (isolate)
+	{
+		written = mill_apply_isolated(ingest->source, &ingest->batch, first, last);
+		judge(ingest, first, last, written);
+	}
+	else
+	{
+		written = mill_apply_range(ingest->source, &ingest->batch, first, last);
+		/* Deferred triggers are the owner's code, too: not outside of his bracket. */
+		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+	}
+	ingest->applying_rows = false;
+	return written;
 }
 
 /* ---- a piece of the batch in a transaction ---- */
@@ -282,11 +397,11 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 		return FENCED;
 	SPI_finish();
 
-	while (first < *last && !mill_source_lock(ingest->source))
+	while (ingest->source == NULL || (first < *last && !mill_source_lock(ingest->source)))
 		mill_ingest_prepare(ingest);
 	if (ingest->on_error == MILL_ON_ERROR_STOP)
 		BeginInternalSubTransaction(NULL);
-	tally.written = (isolate ? mill_apply_isolated : mill_apply_range)(ingest->source, batch, first, *last);
+	tally.written = apply(ingest, first, *last, isolate);
 	if (ingest->on_error == MILL_ON_ERROR_STOP)
 	{
 		int bad = first_error(batch, first, *last);
@@ -299,7 +414,7 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 			/* Only what comes before it, once more. */
 			RollbackAndReleaseCurrentSubTransaction();
 			*last = bad;
-			tally.written = (isolate ? mill_apply_isolated : mill_apply_range)(ingest->source, batch, first, *last);
+			tally.written = apply(ingest, first, *last, isolate);
 		}
 	}
 
@@ -310,6 +425,7 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 		settle_bad(ingest, first, *last, &tally);
 	mill_offsets_store(ingest, first, *last, &tally);
 	SPI_finish();
+	ingest->source->passed |= tally.written > 0;
 	return stop ? STOPPED : APPLIED;
 }
 
@@ -332,19 +448,37 @@ rest(MillIngest *ingest, const ErrorData *error, int tries)
 	}
 }
 
+typedef struct Piece
+{
+	MillIngest *ingest;
+	int first;
+	int *last;
+	bool isolate;
+	Outcome outcome;
+} Piece;
+
+static void
+apply_as_owner(void *arg)
+{
+	Piece *piece = arg;
+
+	piece->outcome = apply_piece(piece->ingest, piece->first, piece->last, piece->isolate);
+}
+
 /* One transaction for messages [first, *last). */
 static Outcome
 try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile Outcome outcome = APPLIED;
+	Piece piece = {ingest, first, last, isolate, APPLIED};
 	ErrorData *volatile error = NULL;
+	int sqlerrcode;
 
 	PG_TRY();
 	{
-		mill_xact_begin("applying a batch");
-		outcome = apply_piece(ingest, first, last, isolate);
-		if (outcome == FENCED)
+		mill_xact_begin(ingest->applying);
+		mill_as_owner(ingest->pipeline->owner, apply_as_owner, &piece);
+		if (piece.outcome == FENCED)
 			mill_xact_abort();
 		else
 			mill_xact_commit();
@@ -354,9 +488,11 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		mill_bound_batch = NULL;
-		if (!(mill_is_data_error(error->sqlerrcode) && !isolate) &&
-			!(is_passing(error->sqlerrcode) && *tries < TRIES))
+		ingest->batch.decoder = NULL;
+		if (is_transient(error->sqlerrcode) ? *tries >= TRIES
+											: isolate || !ingest->applying_rows || is_never_the_message(error->sqlerrcode))
 			PG_RE_THROW();
+		ingest->applying_rows = false;
 		FlushErrorState();
 		mill_xact_abort();
 		MemoryContextSwitchTo(context);
@@ -364,44 +500,68 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	PG_END_TRY();
 
 	if (error == NULL)
-		return outcome;
-	if (mill_is_data_error(error->sqlerrcode))
-		outcome = DATA_ERROR;
-	else
-	{
+		return piece.outcome;
+	sqlerrcode = error->sqlerrcode;
+	if (is_transient(sqlerrcode))
 		rest(ingest, error, (*tries)++);
-		outcome = REPEAT;
-	}
 	FreeErrorData(error);
-	return outcome;
+	return is_transient(sqlerrcode) ? REPEAT : ISOLATE;
+}
+
+/* Say what is being done, where it takes long enough to be seen. */
+static void
+report_piece(MillIngest *ingest, int count)
+{
+	if (ingest->piece < ingest->pipeline->batch_rows)
+		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
+						 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
+}
+
+/* The length of the next piece, after one of so many messages took so long. */
+static void
+adapt_piece(MillIngest *ingest, int count, double milliseconds)
+{
+	int limit = ingest->pipeline->batch_rows;
+
+	if (milliseconds > APPLY_TIME)
+		ingest->piece = Max((int) (count * APPLY_TIME / milliseconds), 1);
+	else if (count >= ingest->piece && milliseconds < APPLY_TIME / 2)
+		ingest->piece = ingest->piece > limit / GROWTH ? limit : ingest->piece * GROWTH;
+	ingest->piece = Min(ingest->piece, limit);
 }
 
 bool
 mill_apply(MillIngest *ingest)
 {
 	MillBatch *batch = &ingest->batch;
-	int piece = ingest->pipeline->batch_rows;
 	bool isolate = false;
 	int tries = 0;
 	int first = 0;
 
+	if (ingest->piece == 0)
+		ingest->piece = Min(FIRST_PIECE, ingest->pipeline->batch_rows);
 	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (batch->count + 1));
 	do
 	{
-		int last = Min(first + piece, batch->count);
+		int last = Min(first + (isolate ? Min(ingest->piece, PIECE) : ingest->piece), batch->count);
+		instr_time start, took;
 
+		report_piece(ingest, last - first);
+		INSTR_TIME_SET_CURRENT(start);
 		switch (try_piece(ingest, first, &last, isolate, &tries))
 		{
 			case APPLIED:
+				INSTR_TIME_SET_CURRENT(took);
+				INSTR_TIME_SUBTRACT(took, start);
+				adapt_piece(ingest, last - first, INSTR_TIME_GET_MILLISEC(took));
 				mill_offsets_committed(ingest, last);
 				first = last;
 				break;
 			case FENCED:
 			case STOPPED:
 				return false;
-			case DATA_ERROR:
+			case ISOLATE:
 				isolate = true;
-				piece = Min(piece, PIECE);
 				break;
 			case REPEAT:
 				break;

@@ -10,10 +10,12 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -61,20 +63,28 @@ describe_cut(const MillMessage *message, const char *detail)
 					detail ? detail : "", detail ? " " : "", message->value_length, KEPT_BYTES, hex);
 }
 
+static void
+put_text(Datum *values, char *nulls, int i, const char *text)
+{
+	values[i] = text ? CStringGetTextDatum(text) : (Datum) 0;
+	nulls[i] = text ? ' ' : 'n';
+}
+
 void
 mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessage *message, const MillDecodeError *error)
 {
 	static MillStatement insert = {
 		.sql = "INSERT INTO mill_catalog.dead_letter (pipeline_id, topic, partition, kafka_offset, key, value, headers,"
-			   " produced_at, timestamp_type, truncated, sqlstate, message, detail)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 >= 0 THEN to_timestamp($8 / 1000.0) END, $9, $10, $11, $12, $13)",
-		.nargs = 13,
+			   " timestamp_ms, timestamp_type, truncated, sqlstate, message, detail, produced_at, hint, column_name)"
+			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+		.nargs = 16,
 		.types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID, INT4OID, BOOLOID,
-				  TEXTOID, TEXTOID, TEXTOID}};
+				  TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
 	bool cut = message->value_length > KEPT_BYTES;
 	const char *detail = cut ? describe_cut(message, error->detail) : error->detail;
-	Datum values[13] = {0};
-	char nulls[14] = "             ";
+	Datum values[16] = {0};
+	char nulls[17] = "                ";
+	TimestampTz produced_at;
 
 	values[0] = Int64GetDatum(pipeline);
 	values[1] = CStringGetTextDatum(stream->topic);
@@ -94,10 +104,13 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 	values[9] = BoolGetDatum(cut);
 	values[10] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
 	values[11] = CStringGetTextDatum(error->message);
-	if (detail)
-		values[12] = CStringGetTextDatum(detail);
+	put_text(values, nulls, 12, detail);
+	if (mill_message_time(message, &produced_at))
+		values[13] = TimestampTzGetDatum(produced_at);
 	else
-		nulls[12] = 'n';
+		nulls[13] = 'n';
+	put_text(values, nulls, 14, error->hint);
+	put_text(values, nulls, 15, error->column);
 	mill_run(&insert, SPI_OK_INSERT, values, nulls);
 }
 
@@ -155,7 +168,7 @@ read_letters(int64 pipeline, int64 after, MillBatch *batch)
 {
 	static MillStatement read = {
 		.sql = "SELECT id, partition, kafka_offset, key, value, headers,"
-			   " coalesce((extract(epoch FROM produced_at) * 1000)::int8, -1), timestamp_type FROM mill_catalog.dead_letter"
+			   " timestamp_ms, timestamp_type FROM mill_catalog.dead_letter"
 			   " WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
 		.nargs = 3,
 		.types = {INT8OID, INT8OID, INT4OID}};
@@ -183,15 +196,17 @@ settle_letters(const MillBatch *batch, const int64 *ids)
 		.nargs = 1,
 		.types = {INT8OID}};
 	static MillStatement keep = {
-		.sql = "UPDATE mill_catalog.dead_letter SET retried_at = clock_timestamp(), sqlstate = $2, message = $3, detail = $4 WHERE id = $1",
-		.nargs = 4,
-		.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID}};
+		.sql = "UPDATE mill_catalog.dead_letter SET retried_at = clock_timestamp(), sqlstate = $2, message = $3, detail = $4,"
+			   " hint = $5, column_name = $6 WHERE id = $1",
+		.nargs = 6,
+		.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
 	int64 gone = 0;
 
 	for (int i = 0; i < batch->count; i++)
 	{
 		const MillDecodeError *error = batch->errors[i];
-		Datum values[4] = {Int64GetDatum(ids[i])};
+		Datum values[6] = {Int64GetDatum(ids[i])};
+		char nulls[7] = "      ";
 
 		if (error == NULL)
 		{
@@ -200,25 +215,42 @@ settle_letters(const MillBatch *batch, const int64 *ids)
 		}
 		values[1] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
 		values[2] = CStringGetTextDatum(error->message);
-		values[3] = error->detail ? CStringGetTextDatum(error->detail) : (Datum) 0;
-		mill_run(&keep, SPI_OK_UPDATE, values, error->detail ? NULL : "   n");
+		put_text(values, nulls, 3, error->detail);
+		put_text(values, nulls, 4, error->hint);
+		put_text(values, nulls, 5, error->column);
+		mill_run(&keep, SPI_OK_UPDATE, values, nulls);
 	}
 	return gone;
 }
 
-/* Run the letters of a batch as the pipeline's owner, whoever calls. */
-static void
-apply_as_owner(const MillPipeline *pipeline, MillSource *source, MillBatch *batch)
+/* A retry: what is run as the pipeline's owner, whoever calls. */
+typedef struct Retry
 {
-	Oid user;
-	int security;
+	const MillPipeline *pipeline;
+	MillSource *source;
+	MillBatch batch;
+} Retry;
 
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(pipeline->owner, security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+static void
+prepare(void *arg)
+{
+	Retry *retry = arg;
+	const MillPipeline *p = retry->pipeline;
+
+	retry->source = mill_source_prepare(CurrentMemoryContext, p->owner, p->source, p->target, p->upsert, mill_pipeline_key_index(p));
+	mill_pipeline_check_rights(p->owner, p->source, retry->source->stream->relid, p->target, p->upsert);
+}
+
+static void
+apply(void *arg)
+{
+	Retry *retry = arg;
+
+	/* A restricted operation has no deferred triggers: they come at once. */
+	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	mill_apply_isolated(source, batch, 0, batch->count);
+	mill_apply_isolated(retry->source, &retry->batch, 0, retry->batch.count);
 	PopActiveSnapshot();
-	SetUserIdAndSecContext(user, security);
 }
 
 /*
@@ -227,37 +259,36 @@ apply_as_owner(const MillPipeline *pipeline, MillSource *source, MillBatch *batc
 Datum
 mill_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	MillPipeline *pipeline;
-	MillSource *source;
-	MillBatch batch = {0};
+	Retry retry = {0};
+	MillBatch *batch = &retry.batch;
 	int64 *ids;
 	int64 after = 0;
 	int64 gone = 0;
 
 	mill_require_argument(fcinfo, 0, "pipeline");
 	SPI_connect();
-	pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	retry.pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	SPI_finish();
-	source = mill_source_prepare(CurrentMemoryContext, pipeline->source, pipeline->target,
-								 pipeline->upsert, mill_pipeline_key_index(pipeline));
-	mill_source_take(source, &batch);
-	batch.context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
+	mill_pipeline_check_relations(retry.pipeline);
+	mill_as_owner(retry.pipeline->owner, prepare, &retry);
+	mill_source_take(retry.source, batch);
+	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
 
 	do
 	{
-		MemoryContextReset(batch.context);
+		MemoryContextReset(batch->context);
 		SPI_connect();
-		ids = read_letters(pipeline->id, after, &batch);
+		ids = read_letters(retry.pipeline->id, after, batch);
 		SPI_finish();
-		if (batch.count == 0)
+		if (batch->count == 0)
 			break;
-		after = ids[batch.count - 1];
-		apply_as_owner(pipeline, source, &batch);
+		after = ids[batch->count - 1];
+		mill_as_owner(retry.pipeline->owner, apply, &retry);
 		SPI_connect();
-		gone += settle_letters(&batch, ids);
+		gone += settle_letters(batch, ids);
 		SPI_finish();
 	}
-	while (batch.count == RETRY_BATCH);
+	while (batch->count == RETRY_BATCH);
 	PG_RETURN_INT64(gone);
 }
 

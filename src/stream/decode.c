@@ -423,10 +423,17 @@ decode_columns(MillDecoder *decoder, const MillMessage *message, Datum *values, 
 		{
 			error->detail = error->detail ? psprintf("%s Column \"%s\" of the stream.", error->detail, column->name)
 										  : psprintf("Column \"%s\" of the stream.", column->name);
+			error->column = column->name;
 			return false;
 		}
 	}
 	return true;
+}
+
+const char *
+mill_decoder_column(const MillDecoder *decoder)
+{
+	return decoder->current ? decoder->current->name : NULL;
 }
 
 bool
@@ -438,7 +445,7 @@ mill_decode(MillDecoder *decoder, const MillMessage *message,
 
 	memset(values, 0, sizeof(Datum) * decoder->natts);
 	memset(isnull, true, sizeof(bool) * decoder->natts);
-	error->detail = NULL;
+	memset(error, 0, sizeof(*error));
 	decoder->current = NULL;
 
 	callback.callback = column_error_context;

@@ -129,18 +129,27 @@ mill_headers_to_jsonb(PG_FUNCTION_ARGS)
 
 /* ---- the others ---- */
 
+bool
+mill_message_time(const MillMessage *message, TimestampTz *time)
+{
+	int64 zero = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
+
+	/* a producer can send anything */
+	if (message->timestamp_ms < 0 || message->timestamp_ms > END_TIMESTAMP / 1000)
+		return false;
+	*time = (message->timestamp_ms - zero) * 1000;
+	return true;
+}
+
 static bool
 make_produced_at(const MillMessage *message, MillType *type, Datum *value, MillDecodeError *error)
 {
-	int64 zero = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
-	TimestampTz result;
+	TimestampTz time;
 
-	/* a producer can send anything */
-	if (message->timestamp_ms > END_TIMESTAMP / 1000)
+	if (!mill_message_time(message, &time))
 		return mill_bad(error, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
 						"message timestamp out of range: %lld", (long long) message->timestamp_ms);
-	result = (message->timestamp_ms - zero) * 1000;
-	*value = TimestampTzGetDatum(result);
+	*value = TimestampTzGetDatum(time);
 	if (type->oid == TIMESTAMPOID)
 		*value = DirectFunctionCall1(timestamptz_timestamp, *value);
 	return true;

@@ -105,7 +105,7 @@ decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 }
 
 static const MillDecodeError tombstone_error = {
-	ERRCODE_NULL_VALUE_NOT_ALLOWED, "message has a null value (tombstone)", NULL};
+	.sqlerrcode = ERRCODE_NULL_VALUE_NOT_ALLOWED, .message = "message has a null value (tombstone)"};
 
 /* ---- a bound batch ---- */
 
@@ -114,9 +114,11 @@ note_error(MillBatch *batch, int ordinal, const MillDecodeError *error)
 {
 	MillDecodeError *copy = MemoryContextAlloc(batch->context, sizeof(MillDecodeError));
 
-	copy->sqlerrcode = error->sqlerrcode;
+	*copy = *error;
 	copy->message = MemoryContextStrdup(batch->context, error->message);
 	copy->detail = error->detail ? MemoryContextStrdup(batch->context, error->detail) : NULL;
+	copy->hint = error->hint ? MemoryContextStrdup(batch->context, error->hint) : NULL;
+	copy->column = error->column ? MemoryContextStrdup(batch->context, error->column) : NULL;
 	batch->errors[ordinal] = copy;
 }
 
@@ -128,7 +130,8 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 	while (scan->ordinal < batch->last)
 	{
 		int ordinal = scan->ordinal++;
-		MillDecodeError error = {0, NULL, NULL};
+		MillDecodeError error = {0};
+		bool good;
 
 		CHECK_FOR_INTERRUPTS();
 		if (batch->errors[ordinal])
@@ -143,7 +146,10 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 				note_error(batch, ordinal, &tombstone_error);
 			continue;
 		}
-		if (decode(scan, slot, &error))
+		batch->decoder = scan->decoder;
+		good = decode(scan, slot, &error);
+		batch->decoder = NULL;
+		if (good)
 		{
 			ItemPointerSet(&slot->tts_tid, (BlockNumber) ordinal, FirstOffsetNumber);
 			return slot;
@@ -346,7 +352,7 @@ next_row(MillScan *scan, TupleTableSlot *slot)
 {
 	while (next_message(scan))
 	{
-		MillDecodeError error = {0, NULL, NULL};
+		MillDecodeError error = {0};
 		bool good;
 
 		if (scan->message->value_length < 0 && scan->stream->tombstone == MILL_TOMBSTONE_SKIP)

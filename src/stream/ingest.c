@@ -23,12 +23,13 @@
  */
 #include "postgres.h"
 
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
@@ -57,9 +58,39 @@ error_policy(const MillIngest *ingest)
 	return MILL_ON_ERROR_DEAD_LETTER;
 }
 
+/* Offsets are of one topic, which the source reads through one stream. */
+static void
+check_stream(MillIngest *ingest)
+{
+	const MillPipeline *pipeline = ingest->pipeline;
+	const MillStream *stream = ingest->source->stream;
+
+	const char *server = GetForeignServer(stream->serverid)->servername;
+
+	if (!pipeline->start_resolved || pipeline->topic == NULL)
+		return;
+	if (strcmp(pipeline->topic, stream->topic) == 0)
+	{
+		/* A server may be renamed, but another stream may be of another server. */
+		if (stream->relid == pipeline->stream || pipeline->server == NULL || strcmp(pipeline->server, server) == 0)
+			return;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" reads topic \"%s\" of server \"%s\" now, and the offsets of pipeline \"%s\" are of server \"%s\"",
+						get_rel_name(stream->relid), stream->topic, server, pipeline->name, pipeline->server),
+				 errhint("Call mill.seek to say where to begin there, or let the source read the other stream again.")));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("stream \"%s\" reads topic \"%s\" now, and the offsets of pipeline \"%s\" are of topic \"%s\"",
+					get_rel_name(stream->relid), stream->topic, pipeline->name, pipeline->topic),
+			 errhint("Call mill.seek to say where to begin in topic \"%s\", or let the source read topic \"%s\" again.",
+					 stream->topic, pipeline->topic)));
+}
+
 /*
  * Plan the source and bind the batch to it.  Also when DDL has changed
- * something; in a transaction.
+ * something; in a transaction, as the pipeline's owner.
  */
 void
 mill_ingest_prepare(MillIngest *ingest)
@@ -69,26 +100,49 @@ mill_ingest_prepare(MillIngest *ingest)
 	if (ingest->source)
 		MemoryContextDelete(ingest->source->context);
 	ingest->source = NULL;
-	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->source, pipeline->target,
+	mill_pipeline_check_relations(pipeline);
+	mill_pipeline_check_superuser(pipeline->owner, pipeline->source, pipeline->target);
+	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->owner, pipeline->source, pipeline->target,
 										 pipeline->upsert, mill_pipeline_key_index(pipeline));
+	check_stream(ingest);
 	ingest->on_error = error_policy(ingest);
 	mill_source_take(ingest->source, &ingest->batch);
 }
 
-/* The source or target may be gone: say which, for the pipeline's reason. */
 static void
-check_relations(const MillPipeline *pipeline)
+prepare_first(void *arg)
 {
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pipeline->source)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the source of pipeline \"%s\" no longer exists", pipeline->name),
-				 errhint("Drop the pipeline with mill.drop_pipeline and create it anew.")));
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pipeline->target)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the target of pipeline \"%s\" no longer exists", pipeline->name),
-				 errhint("Drop the pipeline with mill.drop_pipeline and create it anew.")));
+	MillIngest *ingest = arg;
+
+	mill_ingest_prepare(ingest);
+	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->relid,
+							   ingest->pipeline->target, ingest->pipeline->upsert);
+}
+
+static void
+prepare_again(void *arg)
+{
+	MillIngest *ingest = arg;
+
+	if (!mill_source_is_valid(ingest->source))
+		mill_ingest_prepare(ingest);
+}
+
+/*
+ * Has DDL changed what we are to do?  Then it shows at once whether that can
+ * still be done, and not with the next message.
+ */
+static void
+look_at_source(MillIngest *ingest)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(ingest->looked_at, now, LOOK_INTERVAL) && ingest->looked_at <= now)
+		return;
+	ingest->looked_at = now;
+	mill_xact_begin("looking for changes");
+	mill_as_owner(ingest->pipeline->owner, prepare_again, ingest);
+	mill_xact_commit();
 }
 
 /*
@@ -113,11 +167,9 @@ load(MillIngest *ingest, int64 id)
 		mill_xact_commit();
 		return false;
 	}
-	check_relations(ingest->pipeline);
-	mill_ingest_prepare(ingest);
-	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->relid,
-							   ingest->pipeline->target, ingest->pipeline->upsert);
+	mill_as_owner(ingest->pipeline->owner, prepare_first, ingest);
 	mill_xact_commit();
+	ingest->applying = MemoryContextStrdup(ingest->source_parent, psprintf("applying a batch of pipeline %s", ingest->pipeline->name));
 	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
 	return true;
 }
@@ -132,6 +184,7 @@ start_gateway(MillIngest *ingest)
 	mill_xact_begin("starting a gateway");
 	MemoryContextSwitchTo(ingest->source_parent);
 	properties = mill_stream_properties(ingest->source->stream->serverid, GetUserId(), &flags);
+	ingest->server_name = GetForeignServer(ingest->source->stream->serverid)->servername;
 	mill_xact_commit();
 
 	MemoryContextSwitchTo(ingest->source_parent);
@@ -452,7 +505,10 @@ run(MillIngest *ingest)
 			report(ingest, true);
 		}
 		else
+		{
 			report(ingest, false);
+			look_at_source(ingest);
+		}
 		if (end)
 			return;
 		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);

@@ -25,12 +25,14 @@ typedef struct MillIngest
 {
 	MillPipeline *pipeline;
 	int worker_no;
+	const char *applying; /* for pg_stat_activity */
 	MillOnError on_error;
 
 	MillSource *source;
 	MemoryContext source_parent;
 
 	MillGateway *gateway;
+	const char *server_name; /* that it was started for */
 	int topic_partitions;
 	bool failed; /* the pipeline's row says so */
 	MillPartition *partitions;
@@ -40,6 +42,9 @@ typedef struct MillIngest
 	int room; /* messages that the arrays have room for */
 	Size batch_bytes;
 	TimestampTz batch_began; /* 0: no message yet */
+	TimestampTz looked_at;	 /* for changes of the source */
+	bool applying_rows;		 /* an error now is one of source, target or message */
+	int piece;				 /* messages that one transaction applies; 0: not known yet */
 
 	/* bad messages in the running minute */
 	TimestampTz minute_began;
@@ -93,12 +98,10 @@ extern bool mill_apply(MillIngest *ingest);
 extern uint64 mill_apply_range(MillSource *source, MillBatch *batch, int first, int last);
 
 /*
- * The same, with each message that makes a data error found and put into
- * batch->errors, by halves in subtransactions.
+ * The same, with each message that fails found and put into batch->errors, by
+ * halves in subtransactions.  Whether it is to blame is for the caller to say.
  */
 extern uint64 mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last);
-
-extern bool mill_is_data_error(int sqlerrcode);
 
 /* ---- dead_letter.c ---- */
 

@@ -86,6 +86,11 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 			   " ON CONFLICT (pipeline_id, partition) DO NOTHING",
 		.nargs = 5,
 		.types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID, BOOLOID, INT8ARRAYOID}};
+	static MillStatement forget = {
+		.sql = "DELETE FROM mill_catalog.pipeline_offset o USING mill_catalog.pipeline p"
+			   " WHERE o.pipeline_id = $1 AND p.id = $1 AND (p.topic <> $2 OR p.server <> $3)",
+		.nargs = 3,
+		.types = {INT8OID, TEXTOID, TEXTOID}};
 	static MillStatement move = {
 		.sql = "UPDATE mill_catalog.pipeline_offset o SET next_offset = CASE WHEN n.start >= 0 THEN n.start ELSE b.before END,"
 			   " last_message_ms = CASE WHEN n.start >= 0 THEN NULL ELSE last_message_ms END,"
@@ -97,13 +102,16 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 		.nargs = 3,
 		.types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID}};
 	static MillStatement resolved = {
-		.sql = "UPDATE mill_catalog.pipeline SET start_resolved = true WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
+		.sql = "UPDATE mill_catalog.pipeline SET start_resolved = true, topic = $2, server = $3, stream = $4 WHERE id = $1"
+			   " AND (NOT start_resolved OR topic IS DISTINCT FROM $2 OR server IS DISTINCT FROM $3 OR stream <> $4)",
+		.nargs = 4,
+		.types = {INT8OID, TEXTOID, TEXTOID, REGCLASSOID}};
 	Datum *partitions = palloc(sizeof(Datum) * (topic->count + 1));
 	Datum *lows = palloc(sizeof(Datum) * (topic->count + 1));
 	Datum *starts = palloc(sizeof(Datum) * (topic->count + 1));
 	Datum id = Int64GetDatum(ingest->pipeline->id);
+	Datum topic_name = CStringGetTextDatum(ingest->source->stream->topic);
+	Datum server_name = CStringGetTextDatum(ingest->server_name);
 	Datum partition_array;
 	Datum start_array;
 
@@ -116,12 +124,36 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 	partition_array = int4_array(partitions, topic->count);
 	start_array = int8_array(starts, topic->count);
 
+	/* Sought in another topic: what is stored says nothing there. */
 	if (resolve)
+	{
+		mill_run(&forget, SPI_OK_DELETE, (Datum[]){id, topic_name, server_name}, NULL);
 		mill_run(&move, SPI_OK_UPDATE, (Datum[]){id, partition_array, start_array}, NULL);
+	}
 	mill_run(&insert, SPI_OK_INSERT,
 			 (Datum[]){id, partition_array, int8_array(lows, topic->count), BoolGetDatum(resolve), start_array}, NULL);
-	if (resolve)
-		mill_run(&resolved, SPI_OK_UPDATE, &id, NULL);
+	mill_run(&resolved, SPI_OK_UPDATE, (Datum[]){id, topic_name, server_name, ObjectIdGetDatum(ingest->source->stream->relid)}, NULL);
+}
+
+/* Why a position that a user gave is none in this topic, or NULL. */
+static char *
+wrong_position(const MillIngest *ingest, const TopicOffsets *topic)
+{
+	const char *name = ingest->source->stream->topic;
+	int32 beyond = mill_position_beyond(ingest->pipeline->start, topic->count);
+
+	if (beyond >= 0)
+		return psprintf("topic \"%s\" has no partition %d, which the start position names: its %d partitions count from 0;"
+						" call mill.seek with another position",
+						name, beyond, topic->count);
+	for (int i = 0; i < topic->count; i++)
+	{
+		if (topic->start[i] > topic->marks[i].high)
+			return psprintf("topic \"%s\", partition %d ends at offset %lld, before offset %lld of the start position;"
+							" call mill.seek with another position",
+							name, i, (long long) topic->marks[i].high, (long long) topic->start[i]);
+	}
+	return NULL;
 }
 
 /* Do the stored offset and the topic fit together?  If not, why. */
@@ -177,6 +209,19 @@ load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 	return NULL;
 }
 
+/* What is in the row now, for who compares it with the source later. */
+static void
+note_origin(MillIngest *ingest)
+{
+	MemoryContext old = MemoryContextSwitchTo(ingest->source_parent);
+
+	ingest->pipeline->topic = pstrdup(ingest->source->stream->topic);
+	ingest->pipeline->server = pstrdup(ingest->server_name);
+	ingest->pipeline->stream = ingest->source->stream->relid;
+	ingest->pipeline->start_resolved = true;
+	MemoryContextSwitchTo(old);
+}
+
 bool
 mill_offsets_load(MillIngest *ingest)
 {
@@ -197,12 +242,19 @@ mill_offsets_load(MillIngest *ingest)
 		mill_xact_commit();
 		return false;
 	}
-	place_partitions(ingest, &topic, resolve && !now->start_resolved);
-	failure = load_partitions(ingest, &topic);
+	resolve &= !now->start_resolved;
+	failure = resolve ? wrong_position(ingest, &topic) : NULL;
+	if (failure == NULL)
+	{
+		place_partitions(ingest, &topic, resolve);
+		failure = load_partitions(ingest, &topic);
+	}
 	if (failure)
 		mill_pipeline_fail(ingest->pipeline->id, failure);
 	SPI_finish();
 	mill_xact_commit();
+	if (failure == NULL)
+		note_origin(ingest);
 	return failure == NULL;
 }
 
@@ -214,8 +266,8 @@ typedef struct Move
 	bool moved;
 	int64 next;
 	int64 read;
-	int64 last_event_ms;
-	int64 last_message_ms; /* of message next - 1, -1 if there is none */
+	TimestampTz last_event_at; /* 0: not said */
+	int64 last_message_ms;	   /* of message next - 1, -1 if there is none */
 } Move;
 
 static Move *
@@ -227,12 +279,14 @@ collect_moves(const MillIngest *ingest, int first, int last)
 	{
 		const MillMessage *message = ingest->batch.messages[i];
 		Move *move = &moves[message->partition / ingest->pipeline->workers];
+		TimestampTz time;
 
 		move->moved = true;
 		move->next = message->offset + 1;
 		move->read++;
 		move->last_message_ms = message->timestamp_ms;
-		move->last_event_ms = Max(move->last_event_ms, message->timestamp_ms);
+		if (mill_message_time(message, &time))
+			move->last_event_at = move->last_event_at == 0 ? time : Max(move->last_event_at, time);
 	}
 	/* With the last piece also what lies behind the last message. */
 	for (int i = 0; last == ingest->batch.count && i < ingest->npartitions; i++)
@@ -283,19 +337,14 @@ mill_offsets_lock(MillIngest *ingest, int first, int last)
 	return mill_run(&lock, SPI_OK_SELECT, values, NULL) == count;
 }
 
-/* Milliseconds since 1970 as a timestamptz. */
-static TimestampTz
-from_unix_ms(int64 ms)
-{
-	return (ms - (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000) * 1000;
-}
-
 void
 mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tally)
 {
 	/*
 	 * The rate is a moving average over some two seconds: with dt since the
-	 * last commit, r := r e^(-dt/2) + (n / dt) (1 - e^(-dt/2)).
+	 * last commit, r := r e^(-dt/2) + (n / dt) (1 - e^(-dt/2)).  What is as
+	 * good as nothing is 0: float8 raises an error where it would underflow,
+	 * and a figure must never fail a batch.
 	 */
 	static MillStatement store = {
 		.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = $3, rows_read = rows_read + $4, low_offset = $5,"
@@ -303,7 +352,8 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 			   " high_offset = $6, last_event_at = coalesce($7, last_event_at), rows_written = rows_written + $8,"
 			   " rows_skipped = rows_skipped + $9, dead_letters = dead_letters + $10,"
 			   " last_commit_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE last_commit_at END,"
-			   " rows_per_second = (SELECT rows_per_second * exp(-dt / 2) + $4 / dt * (1 - exp(-dt / 2))"
+			   " rows_per_second = (SELECT CASE WHEN rows_per_second > 1e-6 THEN rows_per_second * exp(-dt / 2) ELSE 0 END"
+			   "   + $4 / dt * (1 - exp(-dt / 2))"
 			   "  FROM (SELECT least(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit_at, '2000-01-01'))::float8,"
 			   "   1e-3), 100) AS dt) d)"
 			   " WHERE pipeline_id = $1 AND partition = $2",
@@ -326,8 +376,8 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		values[3] = Int64GetDatum(moves[i].read);
 		values[4] = Int64GetDatum(p->low);
 		values[5] = Int64GetDatum(Max(p->high, moves[i].next));
-		values[6] = TimestampTzGetDatum(from_unix_ms(moves[i].last_event_ms));
-		if (moves[i].last_event_ms <= 0)
+		values[6] = TimestampTzGetDatum(moves[i].last_event_at);
+		if (moves[i].last_event_at == 0)
 			nulls[6] = 'n';
 		/* Which partition a row came from nobody knows: the first counts them. */
 		values[7] = Int64GetDatum(counted.written);

@@ -8,11 +8,14 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -29,7 +32,7 @@
 	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                     \
 	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"           \
 	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes," \
-	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version"
+	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server"
 
 static char *
 copy_text(MemoryContext context, int column)
@@ -85,6 +88,8 @@ read_row(MemoryContext context)
 	p->enabled = DatumGetBool(mill_value(0, 18, NULL));
 	p->failure = copy_text(context, 19);
 	p->version = DatumGetInt64(mill_value(0, 20, NULL));
+	p->topic = copy_text(context, 21);
+	p->server = copy_text(context, 22);
 	return p;
 }
 
@@ -180,13 +185,100 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
 	}
 
-	if (superuser_arg(user) && !mill_superuser_any_target && !superuser_arg(mill_relation_owner(target)))
+	mill_pipeline_check_superuser(user, source, target);
+}
+
+static void
+refuse_superuser(Oid relid, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("a superuser's pipeline cannot %s \"%s\", which belongs to another role", what, get_rel_name(relid)),
+			 errdetail("What that role wrote would run as superuser."),
+			 errhint("Create the pipeline as that role, give the relation to a superuser, or set mill.superuser_any_target.")));
+}
+
+/* The relations that a view's own query names. */
+static List *
+relations_of_view(Oid view)
+{
+	Relation rel = table_open(view, AccessShareLock);
+	List *relations = NIL;
+	ListCell *lc;
+
+	foreach (lc, get_view_query(rel)->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid != view)
+			relations = list_append_unique_oid(relations, rte->relid);
+	}
+	table_close(rel, NoLock);
+	return relations;
+}
+
+/* Defaults, checks and triggers run for whatever a row is written to. */
+static void
+check_written(Oid relid)
+{
+	ListCell *lc;
+	char kind = get_rel_relkind(relid);
+
+	check_stack_depth();
+	if (!superuser_arg(mill_relation_owner(relid)))
+		refuse_superuser(relid, "write into");
+	if (kind == RELKIND_VIEW)
+	{
+		foreach (lc, relations_of_view(relid))
+			check_written(lfirst_oid(lc));
+	}
+	else if (kind == RELKIND_PARTITIONED_TABLE)
+	{
+		foreach (lc, find_all_inheritors(relid, RowExclusiveLock, NULL))
+		{
+			if (!superuser_arg(mill_relation_owner(lfirst_oid(lc))))
+				refuse_superuser(lfirst_oid(lc), "write into");
+		}
+	}
+}
+
+/* A view's functions run as the reader; a stream's defaults do not. */
+static void
+check_read(Oid relid)
+{
+	ListCell *lc;
+
+	check_stack_depth();
+	if (get_rel_relkind(relid) != RELKIND_VIEW)
+		return;
+	if (!superuser_arg(mill_relation_owner(relid)))
+		refuse_superuser(relid, "read");
+	foreach (lc, relations_of_view(relid))
+		check_read(lfirst_oid(lc));
+}
+
+void
+mill_pipeline_check_superuser(Oid user, Oid source, Oid target)
+{
+	if (!superuser_arg(user) || mill_superuser_any_target)
+		return;
+	check_read(source);
+	check_written(target);
+}
+
+void
+mill_pipeline_check_relations(const MillPipeline *pipeline)
+{
+	if (get_rel_name(pipeline->source) == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("a superuser's pipeline cannot write into \"%s\", which belongs to another role",
-						get_rel_name(target)),
-				 errdetail("Triggers and defaults of that role would run as superuser."),
-				 errhint("Create the pipeline as the target's owner, or set mill.superuser_any_target.")));
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the source of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., source => ...).")));
+	if (get_rel_name(pipeline->target) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., target => ...).")));
 }
 
 static void
@@ -230,8 +322,8 @@ static List *
 desired_workers(void)
 {
 	static MillStatement statement = {
-		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline"
-			   " WHERE enabled AND failure IS NULL"
+		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline p"
+			   " WHERE enabled AND failure IS NULL AND mill_catalog.pipeline_obstacle(p) IS NULL"
 			   " AND armed_system = mill_catalog.system_identifier()"
 			   " AND armed_database = $1 ORDER BY id",
 		.nargs = 1,

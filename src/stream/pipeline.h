@@ -32,6 +32,8 @@ typedef struct MillPipeline
 	bool enabled;
 	char *failure;
 	int64 version;
+	char *topic;  /* that the stored offsets are of; NULL: there are none yet */
+	char *server; /* of that topic */
 } MillPipeline;
 
 extern const MillRoom mill_pipeline_room;
@@ -49,6 +51,16 @@ extern Oid mill_pipeline_key_index(const MillPipeline *pipeline);
 /* Raise an error unless the user may bring this source into this target. */
 extern void mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool upsert);
 
+/*
+ * Raise an error if the user is a superuser and the pipeline would run what
+ * another role wrote: a view that it reads, or what a row is really written to,
+ * partitions and tables behind views included, as they are now.
+ */
+extern void mill_pipeline_check_superuser(Oid user, Oid source, Oid target);
+
+/* Raise an error if source or target are gone. */
+extern void mill_pipeline_check_relations(const MillPipeline *pipeline);
+
 /* Let the pipeline rest until its owner acts, with a reason; in its batch's transaction or alone. */
 extern void mill_pipeline_fail(int64 id, const char *failure);
 extern void mill_pipeline_pause(int64 id, const char *reason);
@@ -60,6 +72,9 @@ extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const cha
 
 /* Check what a user wrote; returns the form to store. */
 extern char *mill_position_check(const char *text);
+
+/* The first partition that a position names and a topic of so many lacks; -1 if none. */
+extern int32 mill_position_beyond(const char *position, int count);
 
 /*
  * The offsets a position means for partitions first .. first + count - 1, -1

@@ -238,14 +238,32 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 	return DatumGetInt64(mill_value(0, 1, NULL));
 }
 
+/* What a pipeline is to move where, checked as its owner, who will run it. */
+typedef struct NewPlan
+{
+	Oid owner;
+	Oid source;
+	Oid target;
+	bool upsert;
+	Oid key_index;
+	Oid stream; /* found */
+} NewPlan;
+
+static void
+check_plan(void *arg)
+{
+	NewPlan *plan = arg;
+
+	mill_pipeline_check_superuser(plan->owner, plan->source, plan->target);
+	plan->stream = mill_source_prepare(CurrentMemoryContext, plan->owner, plan->source, plan->target, plan->upsert, plan->key_index)->stream->relid;
+	mill_pipeline_check_rights(plan->owner, plan->source, plan->stream, plan->target, plan->upsert);
+}
+
 Datum
 mill_create_pipeline(PG_FUNCTION_ARGS)
 {
-	MillSource *source;
-	Oid source_oid;
-	Oid target_oid;
+	NewPlan plan = {.owner = GetUserId()};
 	char *start;
-	bool upsert;
 	int64 id;
 
 	mill_require_preload();
@@ -256,8 +274,8 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 		if (create_arguments[i])
 			mill_require_argument(fcinfo, i, create_arguments[i]);
 	}
-	source_oid = PG_GETARG_OID(ARG_SOURCE);
-	target_oid = PG_GETARG_OID(ARG_TARGET);
+	plan.source = PG_GETARG_OID(ARG_SOURCE);
+	plan.target = PG_GETARG_OID(ARG_TARGET);
 	check_word("mode", text_argument(fcinfo, ARG_MODE), modes);
 	if (!PG_ARGISNULL(ARG_KEY_INDEX) && strcmp(text_argument(fcinfo, ARG_MODE), "upsert") != 0)
 		ereport(ERROR,
@@ -267,17 +285,30 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	check_options(fcinfo, ARG_ON_ERROR, ARG_MAX_ERRORS, ARG_DURABILITY, ARG_WORKERS);
 	start = mill_position_check(text_argument(fcinfo, ARG_START));
 
-	upsert = strcmp(text_argument(fcinfo, ARG_MODE), "upsert") == 0;
-	source = mill_source_prepare(CurrentMemoryContext, source_oid, target_oid, upsert,
-								 PG_ARGISNULL(ARG_KEY_INDEX) ? InvalidOid : PG_GETARG_OID(ARG_KEY_INDEX));
-	mill_pipeline_check_rights(GetUserId(), source_oid, source->stream->relid, target_oid, upsert);
+	plan.upsert = strcmp(text_argument(fcinfo, ARG_MODE), "upsert") == 0;
+	plan.key_index = PG_ARGISNULL(ARG_KEY_INDEX) ? InvalidOid : PG_GETARG_OID(ARG_KEY_INDEX);
+	mill_as_owner(plan.owner, check_plan, &plan);
 
 	SPI_connect();
 	check_new_name(text_argument(fcinfo, ARG_NAME));
-	id = insert_pipeline(fcinfo, start, source->stream->relid);
+	id = insert_pipeline(fcinfo, start, plan.stream);
 	SPI_finish();
 	mill_wake_manager_at_commit();
 	PG_RETURN_INT64(id);
+}
+
+/* Another source or target, which the offsets go on with. */
+static void
+check_new_relations(const MillPipeline *pipeline, Oid source, Oid target)
+{
+	MillPipeline changed = *pipeline;
+	NewPlan plan = {.owner = pipeline->owner, .source = source, .target = target, .upsert = pipeline->upsert};
+
+	changed.source = source;
+	changed.target = target;
+	mill_pipeline_check_relations(&changed);
+	plan.key_index = mill_pipeline_key_index(&changed);
+	mill_as_owner(plan.owner, check_plan, &plan);
 }
 
 Datum
@@ -288,11 +319,12 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 			   " max_errors = coalesce($3, max_errors), durability = coalesce($4, durability), workers = coalesce($5, workers),"
 			   " batch_rows = coalesce($6, batch_rows), batch_bytes = coalesce($7, batch_bytes),"
 			   " max_wait = coalesce($8, max_wait), start_position = coalesce($9, start_position),"
-			   " version = version + 1 WHERE id = $10",
-		.nargs = 10,
-		.types = {TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, TEXTOID, INT8OID}};
-	Datum values[10];
-	char nulls[10];
+			   " source = coalesce($10, source), target = coalesce($11, target),"
+			   " version = version + 1 WHERE id = $12",
+		.nargs = 12,
+		.types = {TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, TEXTOID, REGCLASSOID, REGCLASSOID, INT8OID}};
+	Datum values[12];
+	char nulls[12];
 	MillPipeline *pipeline;
 
 	mill_require_argument(fcinfo, 0, "name");
@@ -302,7 +334,10 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	pipeline = mill_pipeline_by_name(text_argument(fcinfo, 0));
 	if (!PG_ARGISNULL(1))
 		check_new_name(text_argument(fcinfo, 1));
-	copy_arguments(fcinfo, 1, 9, values, nulls);
+	copy_arguments(fcinfo, 1, 11, values, nulls);
+	if (!PG_ARGISNULL(10) || !PG_ARGISNULL(11))
+		check_new_relations(pipeline, PG_ARGISNULL(10) ? pipeline->source : PG_GETARG_OID(10),
+							PG_ARGISNULL(11) ? pipeline->target : PG_GETARG_OID(11));
 	if (!PG_ARGISNULL(9))
 	{
 		values[8] = CStringGetTextDatum(mill_position_check(text_argument(fcinfo, 9)));
@@ -312,8 +347,8 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 							pipeline->name),
 					 errhint("Use mill.seek to go on from another position.")));
 	}
-	values[9] = Int64GetDatum(pipeline->id);
-	nulls[9] = ' ';
+	values[11] = Int64GetDatum(pipeline->id);
+	nulls[11] = ' ';
 	mill_run(&update, SPI_OK_UPDATE, values, nulls);
 	SPI_finish();
 	mill_wake_manager_at_commit();

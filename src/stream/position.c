@@ -87,9 +87,15 @@ mill_position_check(const char *written)
 	if (written[strspn(written, " \t\n")] == '{')
 	{
 		each_offset(written, ignore_offset, NULL);
-		return pstrdup(written);
+		return pstrdup(written + strspn(written, " \t\n"));
 	}
 	if (written[strcspn(written, "0123456789")] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid position in a topic: \"%s\"", written),
+				 errhint(POSITION_HINT)));
+	/* "2" and "[3, 3]" look like times to nobody but a hint helps. */
+	if (written[strspn(written, "0123456789 ")] == '\0' || written[0] == '[')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid position in a topic: \"%s\"", written),
@@ -116,6 +122,31 @@ take_offset(int32 partition, int64 offset, void *arg)
 		if (wanted->partitions[i] == partition)
 			wanted->offsets[i] = offset;
 	}
+}
+
+typedef struct Beyond
+{
+	int count;
+	int32 partition;
+} Beyond;
+
+static void
+find_beyond(int32 partition, int64 offset, void *arg)
+{
+	Beyond *beyond = arg;
+
+	if (partition >= beyond->count && beyond->partition < 0)
+		beyond->partition = partition;
+}
+
+int32
+mill_position_beyond(const char *position, int count)
+{
+	Beyond beyond = {count, -1};
+
+	if (position[0] == '{')
+		each_offset(position, find_beyond, &beyond);
+	return beyond.partition;
 }
 
 /* The first offsets at or after a time; the ends where there are none. */

@@ -51,6 +51,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 #include "stream/fdw.h"
 #include "stream/source.h"
@@ -391,7 +392,7 @@ typedef struct PreparedSource
 } PreparedSource;
 
 MillSource *
-mill_source_prepare(MemoryContext parent, Oid source_oid, Oid target_oid, bool upsert, Oid key_index)
+mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_oid, bool upsert, Oid key_index)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "pg_mill source", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -402,6 +403,7 @@ mill_source_prepare(MemoryContext parent, Oid source_oid, Oid target_oid, bool u
 	List *streams = NIL;
 	Query *query;
 
+	mill_require_owner(owner);
 	if (!callbacks_registered)
 	{
 		CacheRegisterRelcacheCallback(count_invalidation, (Datum) 0);
@@ -444,9 +446,14 @@ mill_source_prepare(MemoryContext parent, Oid source_oid, Oid target_oid, bool u
 }
 
 bool
+mill_source_is_valid(const MillSource *source)
+{
+	return ((const PreparedSource *) source)->seen == invalidations;
+}
+
+bool
 mill_source_lock(MillSource *source)
 {
-	PreparedSource *prepared = (PreparedSource *) source;
 	ListCell *lc;
 
 	LockRelationOid(source->spec.target, RowExclusiveLock);
@@ -458,5 +465,5 @@ mill_source_lock(MillSource *source)
 			LockRelationOid(rte->relid, rte->rellockmode);
 	}
 	AcceptInvalidationMessages();
-	return prepared->seen == invalidations;
+	return mill_source_is_valid(source);
 }

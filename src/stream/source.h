@@ -15,17 +15,23 @@ typedef struct MillSource
 	MillStream *stream;
 	PlannedStmt *plan;	/* delivers spec.source */
 	MillWriteSpec spec; /* path is the caller's to set */
+	bool passed;		/* rows were written under this very plan */
 } MillSource;
 
 /*
  * Check that the source is row-wise over one stream and fits the target, and
- * plan it.  Needs a transaction with an active snapshot; the result lives in
- * a child of the parent context.  Errors are the user's.
+ * plan it.  Planning runs functions of the source: the pipeline's owner must be
+ * the current user (see mill_as_owner).  Needs a transaction with an active
+ * snapshot; the result lives in a child of the parent context.  Errors are the
+ * user's.
  */
-extern MillSource *mill_source_prepare(MemoryContext parent, Oid source, Oid target, bool upsert, Oid key_index);
+extern MillSource *mill_source_prepare(MemoryContext parent, Oid owner, Oid source, Oid target, bool upsert, Oid key_index);
 
 /* Make the batch one of this source's stream. */
 extern void mill_source_take(const MillSource *source, MillBatch *batch);
+
+/* Has nothing changed since the source was planned, as far as this transaction knows? */
+extern bool mill_source_is_valid(const MillSource *source);
 
 /*
  * Lock what the plan touches.  False if it is no longer valid: delete its

@@ -5,6 +5,7 @@
 #ifndef MILL_STREAM_STREAM_H
 #define MILL_STREAM_STREAM_H
 
+#include "datatype/timestamp.h"
 #include "gateway/protocol.h"
 #include "nodes/bitmapset.h"
 #include "nodes/pg_list.h"
@@ -87,6 +88,9 @@ typedef struct MillDecodeError
 	int sqlerrcode;		 /* as errcode() takes it */
 	const char *message; /* lower case, no full stop */
 	const char *detail;	 /* sentence or NULL */
+	const char *hint;	 /* sentence or NULL */
+	const char *column;	 /* of the stream or target, or NULL */
+	bool unsettled;		 /* not of decoding: perhaps not the message's fault */
 } MillDecodeError;
 
 typedef struct MillDecoder MillDecoder;
@@ -109,6 +113,12 @@ extern MillDecoder *mill_decoder_create(const MillStream *stream, TupleDesc desc
 extern bool mill_decode(MillDecoder *decoder, const MillMessage *message,
 						Datum *values, bool *isnull, MillDecodeError *error);
 
+/* The column that is being decoded, also when an error was raised; or NULL. */
+extern const char *mill_decoder_column(const MillDecoder *decoder);
+
+/* When a message was produced; false if it does not say, or not as a timestamptz can. */
+extern bool mill_message_time(const MillMessage *message, TimestampTz *time);
+
 /* ---- a scan's messages ---- */
 
 /*
@@ -126,7 +136,8 @@ typedef struct MillBatch
 	MemoryContext context;
 	int first; /* the scan delivers messages [first, last) */
 	int last;
-	int current; /* the one being decoded, for errcontext */
+	int current;		  /* the one being decoded, for errcontext */
+	MillDecoder *decoder; /* at work on it: an error now is that message's */
 } MillBatch;
 
 /*

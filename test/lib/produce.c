@@ -14,6 +14,7 @@
  *		-i STEP		ms of event time between two messages (10)
  *		-p PARTITION	all messages there; otherwise the key's hash decides
  *		-r RATE		messages per second at most
+ *		-T MS		timestamp of each message, in ms since 1970 (the clock's)
  *		-x ID		transactional, with this transactional.id; commits every
  *					-C messages (1000); every -A-th transaction is aborted (0: none)
  *		-H			die with the last transaction open
@@ -56,6 +57,7 @@ typedef struct Producer
 	int64_t count;
 	int64_t first;
 	int64_t rate;
+	int64_t timestamp;		 /* 0: the clock's */
 	const char *transaction; /* NULL: none */
 	int64_t commit_every;
 	int64_t abort_every;
@@ -246,6 +248,11 @@ enqueue(Producer *p, TestMessage *m, int64_t seq)
 	v[n++].u.ptr = (void *) (intptr_t) (seq << 1 | m->bad);
 	v[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
 	v[n++].u.i = RD_KAFKA_MSG_F_COPY;
+	if (p->timestamp != 0)
+	{
+		v[n].vtype = RD_KAFKA_VTYPE_TIMESTAMP;
+		v[n++].u.i64 = p->timestamp;
+	}
 	if (m->headers != NULL)
 	{
 		v[n].vtype = RD_KAFKA_VTYPE_HEADERS;
@@ -420,6 +427,9 @@ producer_option(Producer *p, int opt, const char *arg)
 		case 'r':
 			p->rate = atoll(arg);
 			return true;
+		case 'T':
+			p->timestamp = atoll(arg);
+			return true;
 		case 'x':
 			p->transaction = arg;
 			return true;
@@ -449,7 +459,7 @@ produce_main(ClientSettings *settings, int argc, char **argv)
 	struct sigaction action = {.sa_handler = stop}; /* no SA_RESTART: ends a read, too */
 	int opt;
 
-	while ((opt = getopt(argc, argv, "b:X:t:n:g:s:S:u:B:L:c:i:p:r:x:C:A:Hl:")) != -1)
+	while ((opt = getopt(argc, argv, "b:X:t:n:g:s:S:u:B:L:c:i:p:r:T:x:C:A:Hl:")) != -1)
 		if (!client_option(settings, opt, optarg) && !generator_option(&g, opt, optarg) &&
 			!producer_option(&p, opt, optarg))
 			return 2;

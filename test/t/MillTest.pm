@@ -188,7 +188,7 @@ sub consume
 
 my %option = (
 	count => '-n', kind => '-g', seed => '-s', first => '-S', users => '-u', bad => '-B', late => '-L',
-	start => '-c', step => '-i', partition => '-p', rate => '-r', transaction => '-x',
+	start => '-c', step => '-i', partition => '-p', rate => '-r', timestamp => '-T', transaction => '-x',
 	commit_every => '-C', abort_every => '-A', log => '-l');
 
 sub produce_command

@@ -1,0 +1,289 @@
+# Whose fault is an error? Bad messages are found by isolation, whatever the
+# SQLSTATE, and their neighbours arrive; what is the pipeline's fault drops nothing.
+
+use strict;
+use warnings;
+
+use MillPipeline;
+use MillTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes;
+
+$MillTest::deadline = 45;
+my $broker = MillTest::MockBroker->start;
+my $node = new_cluster('isolation', conf => "mill.workers_max = 40\nmax_worker_processes = 60\n");
+create_server($node, $broker);
+
+sub sql { return $node->safe_psql('postgres', join('', @_)); }
+
+sub read_all
+{
+	my ($pipeline, $n) = @_;
+
+	return wait_for_sql($node, "SELECT coalesce(max(stored_offset), 0) = $n FROM mill.lag WHERE pipeline = '$pipeline'")
+	  || diag(state_of($node, $pipeline));
+}
+
+sub dead { return sql("SELECT string_agg(kafka_offset::text, ' ' ORDER BY kafka_offset) FROM mill.dead_letters WHERE pipeline = '$_[0]'"); }
+sub alive { return sql("SELECT string_agg(o::text, ' ' ORDER BY o) FROM $_[0]"); }
+
+# A topic of these lines, a stream with a column v of the type, a table and a pipeline.
+sub flow
+{
+	my ($name, $type, $lines, %options) = @_;
+	my $before = $options{before} // '';
+	my $source = $options{source} // "${name}_stream";
+
+	$broker->create_topic($name, 1);
+	$broker->produce($name, lines => $lines) if @$lines;
+	sql(qq[CREATE FOREIGN TABLE ${name}_stream (v $type, o bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic '$name');
+		CREATE TABLE $name (v $type, o bigint); $before]);
+	create_pipeline($node, $name, $source, target => $options{target} // $name, %{ $options{arguments} || {} });
+}
+
+# ---- CASES 40: values that a type's input function refuses with any SQLSTATE ----
+
+sql('CREATE EXTENSION hstore; CREATE EXTENSION seg');
+my %bad = (
+	tsquery => [ 'a & b', 'a &' ], tsvector => [ 'a b', "''unclosed" ], jsonpath => [ '$.a', '$.[' ], hstore => [ 'a=>1', 'a=>' ],
+	seg => [ '1', 'x' ], regclass => [ 'pg_class', 'nope' ], regrole => [ 'mill_user', 'nope' ], regproc => [ 'now', 'nope' ],
+	'int4' => [ '1', 'x' ], 'xml' => [ '<a/>', '<a' ]);
+my $n = 0;
+my @flows;
+foreach my $type (sort keys %bad)
+{
+	my ($good, $bad) = map { my $v = $_; $v =~ s/''/'/g; $v =~ s/"/\\"/g; qq({"v":"$v"}) } @{ $bad{$type} };
+
+	foreach my $place ([ 1 ], [ 0 ], [ 4 ], [ 1, 2 ], [ 0 .. 4 ])
+	{
+		my %is_bad = map { $_ => 1 } @$place;
+		my $name = 'type' . $n++;
+
+		flow($name, $type, [ map { $is_bad{$_} ? $bad : $good } 0 .. 4 ]);
+		push @flows, [ $name, "$type at @$place", join(' ', @$place), join(' ', grep { !$is_bad{$_} } 0 .. 4) ];
+	}
+}
+foreach my $flow (@flows)
+{
+	my ($name, $what, $dead, $alive) = @$flow;
+
+	read_all($name, 5);
+	is(dead($name) . ' / ' . alive($name), "$dead / $alive", "A1, S7: CASES 40: $what: exactly the bad ones are dead letters");
+	sql("SELECT mill.drop_pipeline('$name')") if $what !~ /^tsquery at 1$/;
+}
+is(sql("SELECT column_name || ' ' || sqlstate FROM mill.dead_letters WHERE pipeline = (SELECT min(pipeline) FROM mill.dead_letters)"),
+	'v 42601', 'CASES 41: a letter names the column, also when the type raised the error');
+
+# ---- errors of the query, the target and its triggers ----
+
+sql(q[CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$DECLARE x int; BEGIN
+		IF new.v = -1 THEN RAISE EXCEPTION 'stock too low' USING ERRCODE = 'ST001'; END IF;
+		IF new.v = -2 THEN SELECT 1 INTO STRICT x FROM pg_catalog.pg_class WHERE false; END IF;
+		IF new.v = -3 THEN PERFORM pg_catalog.current_setting('no.such'); END IF;
+		IF new.v = -4 THEN RAISE EXCEPTION 'late' USING ERRCODE = 'XX000', HINT = 'be early', COLUMN = 'v'; END IF;
+		IF new.v = -5 THEN EXECUTE 'SELECT FROM no_such_table'; END IF;
+		RETURN new; END$$]);
+foreach my $when ('BEFORE', 'AFTER', 'CONSTRAINT')
+{
+	my $trigger = $when eq 'CONSTRAINT' ? 'CONSTRAINT TRIGGER t AFTER INSERT ON %s DEFERRABLE INITIALLY DEFERRED' : "TRIGGER t $when INSERT ON %s";
+	my $name = lc "trigger_$when";
+
+	flow($name, 'int', [ map { qq({"v":$_}) } 1, -1, 2, -2, -3, 3, -4, -5, 4 ],
+		before => 'CREATE ' . sprintf($trigger, $name) . ' FOR EACH ROW EXECUTE FUNCTION judge()');
+	read_all($name, 9);
+	is(dead($name) . ' / ' . alive($name), '1 3 4 6 7 / 0 2 5 8', "A1: CASES 40: $when trigger, any SQLSTATE: exactly the bad ones");
+	is(sql("SELECT string_agg(sqlstate, ' ' ORDER BY kafka_offset) FROM mill.dead_letters WHERE pipeline = '$name'"), 'ST001 P0002 42704 XX000 42P01',
+		"A1: $when trigger: with their own SQLSTATE");
+	is(sql("SELECT hint || ' ' || column_name FROM mill.dead_letters WHERE pipeline = '$name' AND sqlstate = 'XX000'"), 'be early v',
+		"CASES 41: $when trigger: hint and column are kept");
+}
+foreach my $policy ('skip', 'stop')
+{
+	my $name = "policy_$policy";
+
+	flow($name, 'int', [ map { qq({"v":$_}) } 1, -1, 2 ], arguments => { on_error => "'$policy'" },
+		before => "CREATE TRIGGER t BEFORE INSERT ON $name FOR EACH ROW EXECUTE FUNCTION judge()");
+	if ($policy eq 'skip')
+	{
+		read_all($name, 3);
+		is(alive($name), '0 2', 'A1: on_error skip skips what a trigger refuses');
+	}
+	else
+	{
+		ok(wait_for_state($node, $name, qr/^failed: bad message in topic "policy_stop", partition 0, offset 1: stock too low/),
+			'A1: on_error stop stops there');
+		is(alive($name), '0', 'A1: what came before is there');
+	}
+}
+
+# casts in the view
+$broker->create_topic('cast', 1);
+$broker->produce('cast', lines => [ '{"v":"a & b"}', '{"v":"a &"}', '{"v":"c"}' ]);
+sql(q[CREATE FOREIGN TABLE cast_stream (v text, o bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic 'cast');
+	CREATE VIEW cast_view AS SELECT v::tsquery, o FROM cast_stream; CREATE TABLE casted (v tsquery, o bigint)]);
+create_pipeline($node, 'cast', 'cast_view', target => 'casted');
+read_all('cast', 3);
+is(dead('cast') . ' / ' . alive('casted'), '1 / 0 2', 'A1: CASES 40: a cast in the view');
+
+# row security refuses one row
+sql(q[CREATE ROLE guarded LOGIN IN ROLE mill_user; GRANT USAGE ON FOREIGN SERVER kafka TO guarded; CREATE SCHEMA g AUTHORIZATION guarded]);
+$broker->create_topic('rls', 1);
+$broker->produce('rls', lines => [ map { qq({"v":$_}) } 1, -1, 2 ]);
+sql(q[SET ROLE guarded; CREATE FOREIGN TABLE g.s (v int, o bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic 'rls');
+	CREATE TABLE g.t (v int, o bigint); ALTER TABLE g.t ENABLE ROW LEVEL SECURITY; ALTER TABLE g.t FORCE ROW LEVEL SECURITY;
+	CREATE POLICY p ON g.t USING (true) WITH CHECK (v > 0); SELECT mill.create_pipeline('rls', 'g.s', 'g.t')]);
+read_all('rls', 3);
+is(dead('rls') . ' / ' . alive('g.t'), '1 / 0 2', 'A1: CASES 40: a row that row security refuses');
+
+# ---- alone in its batch ----
+
+flow('alone', 'int', [ '{"v":1}' ], before => 'CREATE TRIGGER t BEFORE INSERT ON alone FOR EACH ROW EXECUTE FUNCTION judge()');
+read_all('alone', 1);
+$broker->produce('alone', lines => ['{"v":-1}']);
+read_all('alone', 2);
+is(dead('alone') . ' / ' . alive('alone'), '1 / 0', 'A1: CASES 40: alone in its batch, after others passed: a dead letter');
+
+# ---- the pipeline's fault: nothing is dropped ----
+
+sql(q[CREATE TABLE log_table (v int);
+	CREATE FUNCTION write_log() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.log_table VALUES (new.v); RETURN new; END$$;]);
+flow('gone', 'int', [ map { qq({"v":$_}) } 1 .. 3 ], before => 'CREATE TRIGGER t BEFORE INSERT ON gone FOR EACH ROW EXECUTE FUNCTION write_log()');
+read_all('gone', 3);
+sql('DROP TABLE log_table');
+$broker->produce('gone', lines => [ map { qq({"v":$_}) } 4 .. 9 ]);
+ok(wait_for_state($node, 'gone', qr/^failed: relation "public.log_table" does not exist \(.*partition 0, offset \d/),
+	'A1: CASES 40: a trigger whose table is gone: the pipeline failed, and says where');
+is(dead('gone'), '', 'A1: CASES 40: no dead letter');
+sql('CREATE TABLE log_table (v int)');
+read_all('gone', 9);
+is(alive('gone'), '0 1 2 3 4 5 6 7 8', 'A1: CASES 40: it goes on by itself when that is mended; nothing was dropped');
+
+# nothing ever passed: also the pipeline's
+flow('never', 'int', [ map { qq({"v":-1}) } 1 .. 3 ], before => 'CREATE TRIGGER t BEFORE INSERT ON never FOR EACH ROW EXECUTE FUNCTION judge()');
+ok(wait_for_state($node, 'never', qr/^failed: stock too low/), 'A1: CASES 40: none ever passed: the pipeline failed');
+is(dead('never'), '', 'A1: CASES 40: none ever passed: no dead letter');
+$broker->produce('never', lines => ['{"v":1}']);
+read_all('never', 4);
+is(dead('never') . ' / ' . alive('never'), '0 1 2 / 3', 'A1: CASES 40: until one passes: then they are known to be bad');
+
+# ---- S6: the far future beside bad JSON ----
+
+$broker->create_topic('future', 1);
+$broker->produce('future', lines => ['{"v":1}']);
+$broker->produce('future', lines => [ 'bad json', '{"v":2}' ], timestamp => '9223372036854775000');
+$broker->produce('future', lines => [ '{"v":3}', 'bad' ], timestamp => '9224318016000000');
+sql(q[CREATE FOREIGN TABLE future_stream (v int, o bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic 'future'); CREATE TABLE future (v int, o bigint)]);
+create_pipeline($node, 'future', 'future_stream');
+read_all('future', 5);
+is(dead('future') . ' / ' . alive('future'), '1 4 / 0 2 3', 'S6: CASES 40: timestamps past the end of time stop nothing');
+is(sql("SELECT count(*) FROM mill.dead_letters WHERE pipeline = 'future'"), 2, 'S6: and their letters can be read');
+
+# ---- CASES 47: batches are bounded by the time of applying them ----
+
+sql(q[CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_catalog.pg_sleep(0.05); RETURN new; END$$]);
+flow('slow', 'int', [ map { qq({"v":$_}) } 1 .. 300 ], before => 'CREATE TRIGGER t BEFORE INSERT ON slow FOR EACH ROW EXECUTE FUNCTION slow()');
+ok(wait_for_sql($node, 'SELECT count(*) > 20 FROM slow'), 'A6: rows arrive while others wait');
+ok(wait_for_state($node, 'slow', qr/^running: applying \d+ messages since/), 'A6: CASES 47: the state says what is applied, and since when');
+my $start = Time::HiRes::time();
+sql('ALTER TABLE slow ADD more text');
+cmp_ok(Time::HiRes::time() - $start, '<', 3, 'A6: CASES 47: DDL waits a second or two, not for the batch');
+$start = Time::HiRes::time();
+sql("SELECT mill.pause('slow')");
+my $state = state_of($node, 'slow');
+like($state, qr/^pausing: finishing its batch|^paused/, 'A6: CASES 47: pausing, until it has stopped');
+ok(wait_for_state($node, 'slow', qr/^paused: by mill.pause/), 'A6: and then paused');
+cmp_ok(Time::HiRes::time() - $start, '<', 3, 'A6: soon');
+my $rows = sql('SELECT count(*) FROM slow');
+Time::HiRes::sleep(0.5);
+is(sql('SELECT count(*) FROM slow'), $rows, 'A6: paused: no more rows come');
+
+# ---- S3: CASES 51: a quiet pipeline, restarted again and again ----
+
+flow('quiet', 'int', [ map { qq({"v":$_}) } 1 .. 1000 ]);
+read_all('quiet', 1000);
+foreach my $i (1 .. 100)
+{
+	my $version = sql("UPDATE mill_catalog.pipeline_offset SET last_commit_at = last_commit_at - interval '100 seconds';"
+		  . "UPDATE mill_catalog.pipeline SET version = version + 1 WHERE name = 'quiet' RETURNING version");
+	my $before = sql('SELECT xmin FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = \'quiet\')');
+
+	last unless wait_for_sql($node, "SELECT xmin::text <> '$before' FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = 'quiet')");
+}
+is(sql("SELECT rows_per_second FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = 'quiet')"), 0,
+	'S3: CASES 51: after 100 restarts of 100 seconds each the rate has decayed to 0');
+is(sql("SELECT count(*) FROM mill.errors WHERE object_name = 'quiet'"), 0, 'S3: CASES 51: without an error');
+$broker->produce('quiet', lines => ['{"v":1001}']);
+read_all('quiet', 1001);
+is(sql('SELECT count(*) FROM quiet'), 1001, 'S3: CASES 51: and it still works');
+
+# ---- A3: CASES 44: another topic under a running pipeline ----
+
+$broker->create_topic("moved_$_", 1) foreach 'a', 'b';
+$broker->produce('moved_a', lines => ['{"id":1}']);
+$broker->produce('moved_b', lines => ['{"id":100}', '{"other":101}']);
+sql(q[CREATE FOREIGN TABLE moved_a (id int) SERVER kafka OPTIONS (topic 'moved_a');
+	CREATE FOREIGN TABLE moved_b (id int OPTIONS (field 'other')) SERVER kafka OPTIONS (topic 'moved_b');
+	CREATE VIEW moved_view AS SELECT id FROM moved_a; CREATE TABLE moved (id int)]);
+create_pipeline($node, 'moved', 'moved_view');
+read_all('moved', 1);
+sql('CREATE OR REPLACE VIEW moved_view AS SELECT id FROM moved_b');
+$broker->produce('moved_a', lines => ['{"id":2,"other":77}']);
+ok(wait_for_state($node, 'moved', qr/^failed: stream "moved_b" reads topic "moved_b" now, and the offsets of pipeline "moved" are of topic "moved_a"/),
+	'A3: CASES 44: the view reads another stream: the pipeline failed, naming both topics');
+is(sql('SELECT string_agg(id::text, \' \') FROM moved'), '1', 'A3: not one message of the old topic came with the new columns');
+is(sql("SELECT topic FROM mill.lag WHERE pipeline = 'moved'"), 'moved_a', 'A3: mill.lag names the topic of the offsets');
+like(sql("SELECT hint FROM mill.errors WHERE object_name = 'moved' ORDER BY at DESC LIMIT 1"), qr/mill\.seek/, 'A3: with the way out');
+sql("SELECT mill.seek('moved', 'earliest')");
+ok(wait_for_sql($node, "SELECT string_agg(id::text, ' ' ORDER BY id) = '1 101' FROM moved"), 'A3: after mill.seek it reads the other topic from its beginning');
+sql("ALTER FOREIGN TABLE moved_b OPTIONS (SET topic 'moved_a')");
+ok(wait_for_state($node, 'moved', qr/^failed: stream "moved_b" reads topic "moved_a" now.*of topic "moved_b"/), 'A3: CASES 44: the topic option was altered: at once');
+sql("ALTER FOREIGN TABLE moved_b OPTIONS (SET topic 'moved_b'); SELECT mill.resume('moved')");
+ok(wait_for_state($node, 'moved', qr/^idle/), 'A3: as it was: goes on');
+
+# ---- CASES 49, 50 ----
+
+$broker->create_topic('two', 2);
+sql(q[CREATE FOREIGN TABLE two_stream (v int) SERVER kafka OPTIONS (topic 'two'); CREATE TABLE two (v int)]);
+create_pipeline($node, 'two', 'two_stream', start => q['{"7": 0}']);
+ok(wait_for_state($node, 'two', qr/^failed: topic "two" has no partition 7, which the start position names/), 'A10: CASES 49: a partition that is not there is said');
+sql(q[SELECT mill.seek('two', '{"0": 995}')]);
+ok(wait_for_state($node, 'two', qr/^failed: topic "two", partition 0 ends at offset 0, before offset 995 of the start position/), 'A10: CASES 49: past the end is said');
+is(sql("SELECT coalesce(sum(offsets_skipped), 0) FROM mill.lag WHERE pipeline = 'two'"), 0, 'A10: CASES 49: nothing is counted as skipped that was not there');
+
+flow('target', 'int', ['{"v":1}']);
+read_all('target', 1);
+ok(wait_for_state($node, 'target', qr/^idle/), 'a pipeline that is idle');
+sql('ALTER TABLE target DROP v');
+ok(wait_for_state($node, 'target', qr/^failed: the columns of "target_stream" do not fit into "target"/), 'CASES 50: a column of the target dropped: at once');
+sql('DROP TABLE target');
+ok(wait_for_state($node, 'target', qr/^failed: the target of pipeline "target" no longer exists; name another one: mill.alter_pipeline\('target', target => \.\.\.\)/),
+	'CASES 50: the target dropped: at once, with the way out');
+my ($code, $out, $err) = $node->psql('postgres', "SELECT mill.retry_dead_letters('target')");
+like($err, qr/the target of pipeline "target" no longer exists\n.*HINT: .*mill\.alter_pipeline/s, 'CASES 50: the same words elsewhere');
+$broker->produce('target', lines => ['{"v":2}']);
+sql(q[CREATE TABLE other (v int, o bigint); SELECT mill.alter_pipeline('target', target => 'other')]);
+read_all('target', 2);
+is(alive('other'), '1', 'CASES 50: alter_pipeline(target => ...) goes on from the offsets');
+
+my %lost = (
+	'ALTER ROLE guarded NOLOGIN' => [ 'ALTER ROLE guarded LOGIN', qr/^failed: the owner may not log in: ALTER ROLE guarded LOGIN/ ],
+	"ALTER ROLE guarded VALID UNTIL '2020-01-01'" => [ "ALTER ROLE guarded VALID UNTIL 'infinity'", qr/^failed: the owner's account has expired/ ],
+	'REVOKE mill_user FROM guarded' => [ 'GRANT mill_user TO guarded', qr/^failed: the owner is no member of mill_user any more: GRANT mill_user TO guarded/ ],
+	'REVOKE CONNECT ON DATABASE postgres FROM PUBLIC' => [ 'GRANT CONNECT ON DATABASE postgres TO PUBLIC', qr/^failed: the owner may not connect: GRANT CONNECT/ ]);
+foreach my $loss (sort keys %lost)
+{
+	my ($cure, $reason) = @{ $lost{$loss} };
+
+	sql($loss);
+	ok(wait_for_state($node, 'rls', $reason), "S22: CASES 50: $loss: a reason in words");
+	ok(wait_for_sql($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pg_mill pipeline rls'"), "S22: $loss: its worker is gone");
+	sql($cure);
+	ok(wait_for_state($node, 'rls', qr/^(idle|running)/), "S22: $cure: goes on");
+}
+ok(wait_for_sql($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'pg_mill pipeline rls' AND query ~ 'pipeline rls|looking for changes'"),
+	'pg_stat_activity names kind and object');
+
+is(sql("SELECT string_agg(DISTINCT object_name, ' ') FROM mill.errors WHERE sqlstate IN ('XX000', '22003')"), '', 'no internal error was met');
+$node->stop('fast');
+done_testing();
