@@ -71,7 +71,7 @@ extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
 
 /* fold_worker.c */
 extern const MillRoom mill_fold_room;
-extern PGDLLEXPORT void mill_fold_main(Datum arg) pg_attribute_noreturn();
+extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
 
 /* materialize.c */
 extern void mill_aggregate_start(MillAggregate *a, const MillDefinition *d);

@@ -179,8 +179,10 @@ is_too_volatile(Oid function, void *context)
 }
 
 static bool
-find_volatile(Node *node, VolatilitySearch *search)
+find_volatile(Node *node, void *context)
 {
+	VolatilitySearch *search = context;
+
 	if (node == NULL)
 		return false;
 	if (check_functions_in_node(node, is_too_volatile, search))
@@ -381,25 +383,27 @@ check_joins(const MillDefinition *d)
 
 /* A hop's panes stand for several windows each. */
 static bool
-uses_window(Node *node, const MillDefinition *d)
+uses_window(Node *node, void *context)
 {
+	const MillDefinition *d = context;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, Var))
 		return ((Var *) node)->varno == d->window_rti;
-	return expression_tree_walker(node, uses_window, (void *) d);
+	return expression_tree_walker(node, uses_window, context);
 }
 
 static void
 check_hop(const MillDefinition *d)
 {
 	ListCell *lc;
-	bool used = uses_window((Node *) d->query->jointree, d);
+	bool used = uses_window((Node *) d->query->jointree, (void *) d);
 
 	foreach (lc, d->measures)
-		used |= uses_window((Node *) ((MillMeasure *) lfirst(lc))->call, d);
+		used |= uses_window((Node *) ((MillMeasure *) lfirst(lc))->call, (void *) d);
 	foreach (lc, d->keys)
-		used |= uses_window(((MillTypedExpr *) lfirst(lc))->expr, d);
+		used |= uses_window(((MillTypedExpr *) lfirst(lc))->expr, (void *) d);
 	if (used)
 		mill_refuse("columns of mill.hop in WHERE, in GROUP BY expressions or inside aggregates", "Use window_start and window_end in the select list, GROUP BY and HAVING.");
 }

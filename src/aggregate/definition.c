@@ -54,8 +54,10 @@ typedef struct ColumnSearch
 } ColumnSearch;
 
 static bool
-find_columns(Node *node, ColumnSearch *search)
+find_columns(Node *node, void *context)
 {
+	ColumnSearch *search = context;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, Var))
@@ -491,6 +493,7 @@ mill_definition(Oid view)
 	mill_require_owner(rel->rd_rel->relowner);
 	d->view = view;
 	d->query = copyObject(get_view_query(rel));
+	mill_flatten_groups(d->query);
 	table_close(rel, NoLock);
 	AcquireRewriteLocks(d->query, true, false);
 

@@ -97,7 +97,7 @@ extern void mill_check_view(Oid view);
 extern void mill_check_query(const MillDefinition *d);
 extern void mill_check_definition(const MillDefinition *d);
 extern void mill_check_base(Oid base);
-extern void mill_refuse(const char *what, const char *hint) pg_attribute_noreturn();
+extern _Noreturn void mill_refuse(const char *what, const char *hint);
 
 /* definition.c */
 extern MillDefinition *mill_definition(Oid view);

@@ -245,8 +245,9 @@ group_variable(int number, Node *expr)
 }
 
 static Node *
-to_groups(Node *node, OutputContext *context)
+to_groups(Node *node, void *argument)
 {
+	OutputContext *context = argument;
 	const MillDefinition *d = context->d;
 	int before = d->window == MILL_WINDOW_NONE ? 0 : d->window == MILL_WINDOW_SESSION ? 1
 																					  : 2;

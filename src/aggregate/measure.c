@@ -432,8 +432,9 @@ add_measure(MillDefinition *d, Aggref *call)
 }
 
 static bool
-find_calls(Node *node, MillDefinition *d)
+find_calls(Node *node, void *context)
 {
+	MillDefinition *d = context;
 	ListCell *lc;
 
 	if (node == NULL)

@@ -182,8 +182,9 @@ typedef struct Ingredients
 } Ingredients;
 
 static bool
-collect(Node *node, Ingredients *in)
+collect(Node *node, void *context)
 {
+	Ingredients *in = context;
 	ListCell *lc, *cell;
 
 	if (node == NULL)

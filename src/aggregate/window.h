@@ -42,7 +42,7 @@ typedef struct MillWindows
 extern MillWidthKind mill_width_kind(const Interval *size);
 extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
 extern int64 mill_pane_width_int(int64 slide, int64 size);
-extern void mill_window_out_of_range(MillTimeType type) pg_attribute_noreturn();
+extern _Noreturn void mill_window_out_of_range(MillTimeType type);
 extern bool mill_window_in_range(MillTimeType type, int64 value);
 extern bool mill_window_finite(MillTimeType type, int64 value);
 extern void mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide, const Interval *size,

@@ -7,6 +7,9 @@
 #ifndef MILL_CORE_COMPAT_H
 #define MILL_CORE_COMPAT_H
 
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
 #include "pgstat.h"
 #include "utils/wait_event.h"
 
@@ -82,6 +85,30 @@
 #define mill_function_aclcheck(function, role, mode) pg_proc_aclcheck(function, role, mode)
 #endif
 
+/*
+ * Undo what 18's parser does to a grouped query, in place: it points the grouped
+ * columns of target list and HAVING at a range table entry of their own, where
+ * earlier versions repeat the grouped expression.  That entry is the last one.
+ */
+#if PG_VERSION_NUM >= 180000
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+
+static inline void
+mill_flatten_groups(Query *query)
+{
+	if (!query->hasGroupRTE)
+		return;
+	Assert(rt_fetch(list_length(query->rtable), query->rtable)->rtekind == RTE_GROUP);
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
+	query->rtable = list_delete_last(query->rtable);
+	query->hasGroupRTE = false;
+}
+#else
+#define mill_flatten_groups(query) ((void) (query))
+#endif
+
 /* Run a query to its end, once. */
 #if PG_VERSION_NUM >= 180000
 #define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0)
@@ -127,7 +154,7 @@ static inline bool
 mill_input_safely(FmgrInfo *function, char *text, Oid ioparam, int32 typmod, Datum *value,
 				  int *sqlerrcode, const char **message, const char **detail)
 {
-	ErrorSaveContext saved = {T_ErrorSaveContext};
+	ErrorSaveContext saved = {.type = T_ErrorSaveContext};
 
 	saved.details_wanted = true;
 	if (InputFunctionCallSafe(function, text, ioparam, typmod, (Node *) &saved, value))

@@ -6,6 +6,6 @@
 #define MILL_CORE_LAUNCHER_H
 
 extern void mill_launcher_init(void);
-extern PGDLLEXPORT void mill_launcher_main(Datum arg) pg_attribute_noreturn();
+extern PGDLLEXPORT _Noreturn void mill_launcher_main(Datum arg);
 
 #endif

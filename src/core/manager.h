@@ -30,6 +30,6 @@ typedef struct MillRoom
 } MillRoom;
 
 extern void mill_manager_add_room(const MillRoom *room);
-extern PGDLLEXPORT void mill_manager_main(Datum arg) pg_attribute_noreturn();
+extern PGDLLEXPORT _Noreturn void mill_manager_main(Datum arg);
 
 #endif

@@ -18,6 +18,6 @@ extern void mill_worker_succeeded(void);
  * Run the body as the object's owner; what it raises is recorded under the
  * object's kind.  Never returns.
  */
-extern void mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int worker_no)) pg_attribute_noreturn();
+extern _Noreturn void mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int worker_no));
 
 #endif

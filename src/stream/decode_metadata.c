@@ -12,6 +12,7 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
+#include "core/compat.h"
 #include "stream/decode.h"
 
 PG_FUNCTION_INFO_V1(mill_headers_to_jsonb);

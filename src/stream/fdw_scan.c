@@ -37,7 +37,7 @@
 
 MillBatch *mill_bound_batch = NULL;
 
-static void raise_bad_message(MillScan *scan, const MillDecodeError *error) pg_attribute_noreturn();
+static _Noreturn void raise_bad_message(MillScan *scan, const MillDecodeError *error);
 
 void
 mill_fdw_begin(ForeignScanState *node, int eflags)

@@ -60,8 +60,8 @@ static const char *const metadata_names[] = {
 
 static const char *const column_option_names[] = {"field", "metadata"};
 
-static void refuse_name(const char *name, const char *const *valid, int count) pg_attribute_noreturn();
-static void refuse_value(const char *name, const char *value, const OptionProblem *problem) pg_attribute_noreturn();
+static _Noreturn void refuse_name(const char *name, const char *const *valid, int count);
+static _Noreturn void refuse_value(const char *name, const char *value, const OptionProblem *problem);
 PG_FUNCTION_INFO_V1(mill_kafka_validator);
 
 /* ---- values ---- */

@@ -73,8 +73,10 @@ is_stream(const RangeTblEntry *rte)
 
 /* Collect the streams of a query tree, at any depth. */
 static bool
-collect_streams(Node *node, List **streams)
+collect_streams(Node *node, void *context)
 {
+	List **streams = context;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, RangeTblEntry))
