@@ -1,9 +1,11 @@
 # pg_mill: a PostgreSQL database that is its own data pipeline.
 #
 #   make            the library and the gateway       make install       install both
-#   make deps       install what a fresh Debian lacks make installcheck  regression tests, running server
+#   make deps       what building needs, on Debian    make installcheck  regression tests, running server
 #   make demo       the main job, on a private server make demo-stop     end what demo left running
 #   make test       every test                        make test-fast     without the real Kafka
+#
+# With PG_MAJOR=17, or PG_CONFIG=/path/to/pg_config, for another PostgreSQL than the PATH's.
 
 EXTENSION = pg_mill
 MODULE_big = pg_mill
@@ -29,6 +31,10 @@ else
 RDKAFKA_LIBS = -lrdkafka
 endif
 
+ifdef PG_MAJOR
+PG_CONFIG ?= /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
+export PG_CONFIG PG_MAJOR
+endif
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifneq ($(PGXS),)
@@ -57,7 +63,7 @@ uninstall-gateway:
 # What follows works before there is a pg_config.
 .PHONY: deps demo demo-stop test test-fast test-programs fresh-machine
 deps:
-	@bash test/deps
+	@bash test/deps build
 demo:
 	@bash examples/demo
 demo-stop:
