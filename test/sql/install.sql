@@ -51,7 +51,10 @@ RESET search_path;
 BEGIN;
 DROP EXTENSION pg_mill;
 CREATE SCHEMA mill;
+-- 18 adds where in the script it was
+\set VERBOSITY terse
 CREATE EXTENSION pg_mill;
+\set VERBOSITY default
 ROLLBACK;
 
 CREATE TEMP VIEW member AS

@@ -68,7 +68,14 @@ EXPLAIN (COSTS OFF) SELECT user_id FROM clicks WHERE part NOT IN (1, 2) AND off 
 PREPARE read(int[], bigint) AS SELECT user_id FROM clicks WHERE part = ANY ($1) AND off > $2;
 SET plan_cache_mode = force_generic_plan;
 EXPLAIN (COSTS OFF) EXECUTE read('{1,2}', 7);
-EXPLAIN (COSTS OFF, FORMAT JSON) EXECUTE read('{1,2}', 7);
+-- 18 adds a property "Disabled"
+CREATE FUNCTION pg_temp.plan(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (COSTS OFF, FORMAT JSON) ' || query INTO plan;
+    RETURN jsonb_pretty(plan::jsonb #- '{0,Plan,Disabled}');
+END $$;
+SELECT pg_temp.plan($$EXECUTE read('{1,2}', 7)$$);
 RESET plan_cache_mode;
 DEALLOCATE read;
 -- a change of the options is seen by the next plan
