@@ -4,7 +4,7 @@
 #   make deps       what building needs, on Debian    make installcheck  regression tests, running server
 #   make demo       the main job, on a private server make demo-stop     end what demo left running
 #   make test       every test                        make test-fast     without the real Kafka
-#   make test-headers  compiles against the headers of PostgreSQL 16, 17 and 18
+#   make test-headers  compiles for 16, 17 and 18     make test-matrix   test-fast on 16, 17 and 18 (root)
 #
 # With PG_MAJOR=17, or PG_CONFIG=/path/to/pg_config, for another PostgreSQL than the PATH's.
 
@@ -62,7 +62,7 @@ uninstall-gateway:
 	rm -f '$(DESTDIR)$(pkglibdir)/mill_gateway'
 
 # What follows works before there is a pg_config.
-.PHONY: deps demo demo-stop test test-fast test-headers test-programs fresh-machine
+.PHONY: deps demo demo-stop test test-fast test-headers test-matrix test-programs fresh-machine
 deps:
 	@bash test/deps build
 demo:
@@ -75,6 +75,8 @@ test-fast:
 	@bash test/run --fast
 test-headers:
 	@bash test/headers
+test-matrix:
+	@bash test/matrix
 fresh-machine:
 	@bash test/fresh-machine
 
