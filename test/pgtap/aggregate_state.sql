@@ -346,7 +346,7 @@ SELECT throws_ok($$SELECT mill.combine_state('avg(int4)', '\x0011223344556677889
 SELECT throws_ok($$SELECT mill.combine_state('avg(int4)', '\x01')$$, 'XX001', 'stored aggregate state is damaged', 'no header');
 
 -- with a right checksum
-CREATE FUNCTION crc32c(bytes bytea) RETURNS bytea LANGUAGE plpgsql AS $$
+CREATE FUNCTION checksum(bytes bytea) RETURNS bytea LANGUAGE plpgsql AS $$
 DECLARE crc int8 := 4294967295;
 BEGIN
     FOR i IN 0 .. length(bytes) - 1 LOOP
@@ -358,7 +358,7 @@ BEGIN
     RETURN substr(int8send(crc # 4294967295), 5);
 END $$;
 CREATE FUNCTION forge(header bytea, body bytea) RETURNS bytea LANGUAGE sql
-    AS $$ SELECT header || crc32c(header || body) || body $$;
+    AS $$ SELECT header || checksum(header || body) || body $$;
 SELECT is(forge(substr(bytes, 1, 4), substr(bytes, 9)), bytes, 'this test knows the checksum') FROM state;
 SELECT is_empty($$SELECT aggregate, i FROM state, generate_series(9, length(bytes)) i
                   WHERE outcome(aggregate, forge(substr(bytes, 1, 4), substr(bytes, 9, i - 9)), NULL::numeric) NOT LIKE 'refused: %'$$,
