@@ -457,7 +457,8 @@ COMMENT ON AGGREGATE mill.session_end(bigint, bigint) IS 'end of a session: its 
 ---- partial states of aggregates ----
 
 -- They run the named aggregate's functions with the rights of the caller, who needs
--- EXECUTE on it, so they are open to all: the views of continuous aggregates call them.
+-- EXECUTE on it, so they are open to all: the views of continuous aggregates call them
+-- in the name of their readers. Whatever bytes they are given, they check them.
 CREATE FUNCTION mill_catalog.partial_state_add(internal, aggregate regprocedure, VARIADIC "any") RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_partial_state_add';
 COMMENT ON FUNCTION mill_catalog.partial_state_add(internal, regprocedure, "any") IS 'transition function of partial_state';

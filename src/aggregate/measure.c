@@ -5,7 +5,8 @@
  * Wherever an aggregate can be taken apart into sums and counts it is, into
  * plain typed columns that can be indexed, subtracted and dumped.  What else
  * has a combine function is kept as its serialized transition state; what has
- * none, or depends on order or distinctness, is recomputed for its group.
+ * none, or depends on order or distinctness, or whose state could not be checked
+ * when it is read, is recomputed for its group.
  *
  * Texts: "partial" is written over the rows that came or went (columns a1, a2,
  * ...), "combine" over stored partial results, "final" over combined ones.
@@ -25,6 +26,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
+#include "aggregate/state.h"
 
 /* What is being worked on. */
 typedef struct Measuring
@@ -293,7 +295,7 @@ is_combinable(Oid function)
 		elog(ERROR, "cache lookup failed for aggregate %u", function);
 	form = (Form_pg_aggregate) GETSTRUCT(tuple);
 	result = OidIsValid(form->aggcombinefn) &&
-			 (form->aggtranstype != INTERNALOID || (OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn)));
+			 (form->aggtranstype != INTERNALOID || (OidIsValid(form->aggserialfn) && mill_state_has_check(form->aggdeserialfn)));
 	ReleaseSysCache(tuple);
 	return result;
 }

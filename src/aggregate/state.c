@@ -253,7 +253,10 @@ mill_partial_state_add(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(state);
 }
 
-/* Reads a payload, in the current memory context, as if under the given node. */
+/*
+ * Reads a payload, in the current memory context, as if under the given node.
+ * It may come from anybody.
+ */
 static Datum
 read_value(StateAggregate *aggregate, StringInfo payload, Node *node, bool *is_null)
 {
@@ -264,6 +267,7 @@ read_value(StateAggregate *aggregate, StringInfo payload, Node *node, bool *is_n
 	{
 		LOCAL_FCINFO(call, 2);
 
+		mill_state_check(aggregate->read.fn_oid, payload);
 		InitFunctionCallInfoData(*call, &aggregate->read, 2, InvalidOid, node, NULL);
 		call->args[0].value = PointerGetDatum(payload->data - VARHDRSZ);
 		call->args[0].isnull = false;

@@ -58,6 +58,10 @@ extern void mill_state_read(bytea *state, StateHeader *header, StringInfo payloa
 extern bool mill_state_same_header(const StateHeader *a, const StateHeader *b);
 extern void mill_state_damaged(const char *detail);
 
+/* state_check.c */
+extern bool mill_state_has_check(Oid deserialize);
+extern void mill_state_check(Oid deserialize, StringInfo payload);
+
 /* state_lookup.c */
 extern StateAggregate *mill_state_by_arguments(Oid oid, const Oid *types, int count, Oid collation);
 extern StateAggregate *mill_state_by_header(Oid oid, const StateHeader *header);

@@ -14,8 +14,8 @@
  * The serialize functions of internal types promise a format for the processes
  * of one server only, so another major version must not read what they wrote.
  * The checksum finds what went wrong on disk or in a hand-made value; it is no
- * seal.  That is left to the functions that read the rest, which take it for
- * input from outside.
+ * seal, as it has no key.  The rest is checked by state_check.c for internal
+ * types, and by the type's binary input function for others.
  */
 #include "postgres.h"
 

@@ -63,6 +63,8 @@ check_kind(Oid oid, const Lookup *lookup)
 	if (form->aggtranstype == INTERNALOID &&
 		(!OidIsValid(form->aggserialfn) || !OidIsValid(form->aggdeserialfn)))
 		refuse(oid, "Its transition type is internal, and it has no serialize and deserialize functions.");
+	if (form->aggtranstype == INTERNALOID && !mill_state_has_check(form->aggdeserialfn))
+		refuse(oid, "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
 }
 
 /* The aggregate's owner needs the right to call what it is made of. */

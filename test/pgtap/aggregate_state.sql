@@ -281,6 +281,16 @@ SELECT throws_ok(partial_sql('sum(int)', 'v, v'), '22023', 'wrong number of argu
 SELECT throws_ok(partial_sql('corr(float8, float8)', 'v::float8'), '22023',
                  'wrong number of arguments for aggregate corr(double precision,double precision): 1', 'too few arguments');
 SELECT throws_ok(partial_sql('sum(int)', 'VARIADIC ARRAY[v]'), '0A000', 'partial_state does not take its arguments as a VARIADIC array', 'VARIADIC');
+-- an internal type whose bytes cannot be checked: here core's functions under another name
+CREATE FUNCTION other_deserialize(bytea, internal) RETURNS internal LANGUAGE internal STRICT PARALLEL SAFE AS 'numeric_avg_deserialize';
+CREATE AGGREGATE other_avg(numeric) (SFUNC = numeric_avg_accum, STYPE = internal, FINALFUNC = numeric_avg, COMBINEFUNC = numeric_avg_combine,
+    SERIALFUNC = numeric_avg_serialize, DESERIALFUNC = other_deserialize, PARALLEL = SAFE);
+SELECT throws_ok(partial_sql('other_avg(numeric)', 'v::numeric'), '0A000', 'aggregate other_avg(numeric) has no partial states that could be combined',
+                 'S2: an internal type that cannot be checked');
+CREATE TABLE events (ts timestamptz, v numeric);
+CREATE VIEW event_averages AS SELECT window_start, other_avg(v) AS v FROM events, mill.tumble(ts, '1 hour') GROUP BY 1;
+SELECT is((SELECT string_agg(DISTINCT e.class, ',') FROM mill.explain_aggregate('event_averages') e WHERE e.class <> 'group'), 'recompute',
+          'S2: and so its groups are computed anew');
 SELECT throws_ok($$SELECT mill.partial_state(NULL, v) FROM rows$$, '22004', 'the aggregate must not be null', 'no aggregate named');
 SELECT throws_ok($$SELECT mill.partial_state(1::oid, v) FROM rows$$, '42883', NULL, 'an unknown aggregate');
 SELECT throws_ok($$SELECT mill.final_state('sum(int)', NULL, NULL::int)$$, '42804',
@@ -329,7 +339,8 @@ BEGIN
     RETURN 'taken';
 EXCEPTION
     WHEN data_corrupted OR feature_not_supported OR invalid_binary_representation OR protocol_violation OR
-         datatype_mismatch OR invalid_text_representation OR undefined_object OR character_not_in_repertoire THEN
+         datatype_mismatch OR invalid_text_representation OR undefined_object OR character_not_in_repertoire OR
+         numeric_value_out_of_range THEN
         RETURN 'refused: ' || SQLERRM;
 END $$;
 CREATE TABLE state (aggregate regprocedure PRIMARY KEY, bytes bytea);
@@ -369,6 +380,62 @@ SELECT throws_ok(format($$SELECT mill.final_state('avg(numeric)', %L, NULL::nume
                         forge(set_byte(substr(bytes, 1, 4), 2, 14), substr(bytes, 9))),
                  '0A000', 'aggregate state was stored by another major version of PostgreSQL', 'another major version')
 FROM state WHERE aggregate = 'avg(numeric)'::regprocedure;
+
+-- internal types: N, then sums of numbers of digits, weight, sign, scale and digits
+CREATE FUNCTION forged(aggregate regprocedure, payload text) RETURNS text LANGUAGE sql AS $$
+    SELECT replace(outcome(forged.aggregate, forge(substr(s.bytes, 1, 4), decode(regexp_replace(payload, '[^0-9a-f]', '', 'g'), 'hex')), NULL::numeric),
+                   'refused: stored aggregate state has an invalid value', 'refused')
+    FROM state s WHERE s.aggregate = 'avg(numeric)'::regprocedure $$;
+CREATE VIEW forgeries AS SELECT
+    repeat('0', 72) AS rest, '0000000000000002' AS two, '00000001 00000000 00000000 00000000 0004' AS four, '00000000 00000000 00000000 00000000' AS zero;
+SELECT is(forged('avg(numeric)', two || sum || rest || more), expected, 'S2: avg(numeric): ' || what)
+FROM forgeries, LATERAL (VALUES
+    (four, '', 'taken', 'as it is'),
+    ('00000001 80000000 00000000 00000000 0004', '', 'refused', 'a weight of -2^31'),
+    ('00000001 7fffffff 00000000 00000000 0004', '', 'refused', 'a weight of 2^31 - 1'),
+    ('00000001 00008004 00000000 00000000 0004', '', 'refused: value overflows numeric format', 'the largest weight'),
+    ('00000001 00008005 00000000 00000000 0004', '', 'refused', 'a weight too large'),
+    ('00000001 ffffffff 00000000 00000004 0004', '', 'taken', 'a digit behind the point'),
+    ('00000001 ffffffff 00000000 00000000 0004', '', 'refused', 'a digit behind the last place'),
+    ('00000001 00000000 00000000 00003fff 0004', '', 'taken', 'the largest scale'),
+    ('00000001 00000000 00000000 00004000 0004', '', 'refused', 'a scale too large'),
+    ('00000001 00000000 00000000 ffffffff 0004', '', 'refused', 'a scale below 0'),
+    ('00000001 00000000 00004000 00000000 0004', '', 'taken', 'negative'),
+    ('00000001 00000000 0000c000 00000000 0004', '', 'refused', 'NaN for a sign'),
+    ('00000001 00000000 00000000 00000000 270f', '', 'taken', 'the largest digit'),
+    ('00000001 00000000 00000000 00000000 2710', '', 'refused', 'a digit too large'),
+    ('00000001 00000000 00000000 00000000 ffff', '', 'refused', 'a negative digit'),
+    ('ffffffff 00000000 00000000 00000000', '0000', 'refused', 'a number of digits below 0'),
+    ('7fffffff 00000000 00000000 00000000', '0000', 'refused', 'digits without end'),
+    ('00000000 00000001 00000000 00000000', '', 'refused', 'a zero with a weight'),
+    (zero, '', 'taken', 'a zero'),
+    (four, '00', 'refused', 'a byte too many')) f (sum, more, expected, what);
+SELECT is(forged('avg(numeric)', payload), 'refused', 'S2: avg(numeric): ' || what)
+FROM forgeries, LATERAL (VALUES
+    ('ffffffffffffffff' || four || rest, 'a negative number of rows'),
+    ('7fffffffffffffff' || four || rest, 'too many rows'),
+    (two || four || 'ffffffff' || repeat('0', 64), 'a negative number of places'),
+    (two || four || '00000000' || '0000000000000003' || repeat('0', 48), 'more rows of the largest scale than rows'),
+    (two || four || '00000000' || repeat('0', 16) || 'ffffffffffffffff' || repeat('0', 32), 'a negative number of NaN'),
+    (two || four || '00000000' || repeat('0', 48) || '8000000000000000', 'a negative number of infinities'),
+    (two, 'no sum'), ('', 'nothing')) f (payload, what);
+SELECT is(forged('var_pop(numeric)', two || four || sum || rest), expected, 'S2: var_pop(numeric): ' || what)
+FROM forgeries, LATERAL (VALUES
+    (four, 'taken', 'as it is'),
+    ('00000001 00010004 00000000 00000000 0004', 'refused: value overflows numeric format', 'the largest weight of squares'),
+    ('00000001 00010005 00000000 00000000 0004', 'refused', 'a weight too large'),
+    ('00000001 00000000 00000000 00007ffe 0004', 'taken', 'the largest scale'),
+    ('00000001 00000000 00000000 00007fff 0004', 'refused', 'a scale too large')) f (sum, expected, what);
+SELECT is(forged(a::regprocedure, two || sum || CASE WHEN a ~ 'int4' THEN four ELSE '' END), expected, format('S2: %s: %s', a, what))
+FROM forgeries, unnest('{avg(int8),sum(int8),var_pop(int4),stddev(int2)}'::text[]) a, LATERAL (VALUES
+    (four, CASE WHEN a ~ 'int2' THEN 'refused' ELSE 'taken' END, 'one sum, or two'),
+    ('00000001 00000000 00000000 00000001 0004', 'refused', 'places behind the point'),
+    ('00000001 0000000a 00000000 00000000 0001', 'refused', 'a weight too large'),
+    ('0000000a 00000009 00000000 00000000 00aa 0583 209a 01d5 090d 0c60 1c87 1bf6 20da 1660', 'refused', '2^127'),
+    ('0000000a 00000009 00004000 00000000 00aa 0583 209a 01d5 090d 0c60 1c87 1bf6 20da 1660', 'refused', '-2^127'),
+    ('00000001 00000009 00000000 00000000 00ab', 'refused', 'more than 2^127'),
+    ('0000000a 00000009 00000000 00000000 00aa 0583 209a 01d5 090d 0c60 1c87 1bf6 20da 165f',
+     CASE WHEN a ~ 'int2' THEN 'refused' ELSE 'taken' END, '2^127 - 1')) f (sum, expected, what);
 SELECT is(outcome('max(anyarray)', forge('\x01140000', int2send(length(name)::int2) || name || array_send(ARRAY[1])), NULL::int[]), expected, what)
 FROM (VALUES ('int4[]'::bytea || '\x00'::bytea, 'refused: stored state is not one of aggregate max(anyarray)', 'a type written in another way'),
              ('integer[]'::bytea || '\x00'::bytea, 'taken', 'the name as it is'),

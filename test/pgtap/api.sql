@@ -1,6 +1,6 @@
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(34);
+SELECT plan(35);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
@@ -28,5 +28,10 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace =
 SELECT is_empty($$SELECT relname FROM pg_class c, aclexplode(c.relacl) a
                   WHERE relnamespace = 'mill_catalog'::regnamespace AND a.grantee = 0$$,
                 'nobody has rights on the tables of mill_catalog');
+
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
+                  WHERE pronamespace = 'mill'::regnamespace AND prorettype = 'trigger'::regtype
+                  AND has_function_privilege('public', p.oid, 'EXECUTE')$$,
+                'CASES 55: nobody makes a trigger with a function of ours');
 
 SELECT * FROM finish();
