@@ -312,7 +312,8 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
 
 /*
  * Decode, where on_error is 'skip': some types' input functions raise an
- * error instead of reporting one, and only a subtransaction contains that.
+ * error instead of reporting one, and only a subtransaction contains that.  It
+ * has ended when we return or raise.
  */
 static bool
 decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
@@ -335,11 +336,17 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	PG_CATCH();
 	{
 		int category = ERRCODE_TO_CATEGORY(geterrcode());
+		ErrorData *raised;
 
-		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
-			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		raised = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+			ReThrowError(raised);
+		FreeErrorData(raised);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
