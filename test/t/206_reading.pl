@@ -1,5 +1,5 @@
-# A stream with on_error 'skip' decodes each message in a subtransaction. However it
-# ends, the session's own transaction is what it would be after any other error.
+# Streams as queries read them: what an error leaves behind, and as whom a column's
+# default runs.
 
 use strict;
 use warnings;
@@ -12,6 +12,9 @@ my $broker = MillTest::MockBroker->start(topics => { messages => 1 });
 my $node = new_cluster('contained');
 create_server($node, $broker);
 $broker->produce('messages', lines => [ '{"n": 1, "q": "a"}', '{"n": 2, "q": "a & "}', '{"n": 3, "q": "b"}' ]);
+
+# ---- a stream with on_error 'skip' decodes each message in a subtransaction; however it ends,
+# the session's own transaction is what it would be after any other error ----
 
 $node->safe_psql('postgres', q[
 	CREATE FUNCTION check_it(n int) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -55,6 +58,26 @@ foreach my $case (
 	($out, $err) = session($sql, "SELECT 'next'") if $what ne 'a cancel';
 	like($out, qr/^next$/m, "CASES 53: $what: the next statement runs");
 	unlike($err, qr/current transaction is aborted/, "CASES 53: $what: no transaction is left");
+}
+
+# ---- defaults: when they are planned, and when they run ----
+
+$node->safe_psql('postgres', q[
+	CREATE ROLE keeper;
+	CREATE ROLE reader;
+	GRANT USAGE ON FOREIGN SERVER kafka TO keeper, reader;
+	GRANT CREATE ON SCHEMA public TO keeper;
+	SET ROLE keeper;
+	CREATE FUNCTION planned() RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN current_user; END';
+	CREATE FUNCTION run() RETURNS text LANGUAGE plpgsql VOLATILE AS 'BEGIN RETURN current_user; END';
+	CREATE FOREIGN TABLE defaults (n int, planned text DEFAULT planned(), run text DEFAULT run()) SERVER kafka OPTIONS (topic 'messages');
+	GRANT SELECT ON defaults TO reader;]);
+foreach my $role ('superuser', 'reader', 'keeper')
+{
+	my $become = $role eq 'superuser' ? '' : "SET ROLE $role; ";
+
+	is($node->safe_psql('postgres', "${become}SELECT DISTINCT planned, run, current_user = 'keeper' FROM defaults"),
+		'keeper|keeper|' . ($role eq 'keeper' ? 't' : 'f'), "S19: a default runs as the stream's owner when $role reads it");
 }
 
 done_testing();
