@@ -19,7 +19,6 @@ my $kills = $ENV{KILLS} || 30;
 my $seed = random_seed();
 my $began = Time::HiRes::time();
 
-will_kill();
 my $kafka = MillTest::Kafka->start(brokers => 3);
 $kafka->create_topic('clicks', 4, 3, 'min.insync.replicas=2');
 
@@ -96,8 +95,8 @@ sub broker_is_back
 
 my %actions = (
 	gateway => sub { my $pid = pick(gateways()) // return; kill 'KILL', $pid; },
-	worker => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill 'KILL', $pid; },
-	backend => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill 'TERM', $pid; },
+	worker => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill_process('KILL', $pid); },
+	backend => sub { my $pid = pick(worker_pids($node)) // return; gateways(); kill_process('TERM', $pid); },
 	server => sub { gateways(); $node->stop('immediate'); start_again(); return 1; },
 	postmaster => sub { gateways(); kill_postmaster(); start_again(); return 1; },
 	broker => sub {
@@ -118,10 +117,7 @@ my @dice = (('gateway') x 7, ('worker') x 4, ('backend') x 2, ('server') x 2, 'p
 # Everything that a pipeline has read so far; nothing while the server is down.
 sub rows_read
 {
-	my ($out, $err) = ('', '');
-
-	$node->psql('postgres', "SELECT pipeline, rows_read FROM mill.pipelines ORDER BY 1", stdout => \$out, stderr => \$err);
-	return map { split /\|/ } split /\n/, $out // '';
+	return map { split /\|/ } split /\n/, ask($node, 'SELECT pipeline, rows_read FROM mill.pipelines ORDER BY 1') // '';
 }
 
 # What was committed before the kill may not count: asked anew after it.

@@ -173,6 +173,9 @@ sub gateway_count
 }
 
 running_database('d1');
+my $backlog = 0;
+$backlog += $_->[2] - $_->[1] foreach $broker->offsets('clicks');
+ok(wait_for_sql($node, "SELECT count(*) = $backlog FROM t", db => 'd1'), 'CASES 17: all that was there has arrived');
 cmp_ok(seconds('ALTER DATABASE d1 RENAME TO d2'), '<', 5, 'CASES 17: ALTER DATABASE RENAME with workers running');
 my $n = $node->safe_psql('d2', 'SELECT count(*) FROM t');
 my $more = $broker->produce('clicks', count => 100, seed => 10);

@@ -182,7 +182,6 @@ $node->safe_psql('postgres', q[SELECT mill.fold('tumbling'), mill.fold('parts')]
 is(differences($node, 'postgres'), '', 'CASES 24: and folded');
 is($node->safe_psql('postgres', $verified), '', 'CASES 24: mill.verify agrees');
 
-will_kill();
 foreach my $round (1 .. 3)
 {
 	change($node, 'postgres', 700_000 + $round * 1000);

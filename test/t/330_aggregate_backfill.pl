@@ -14,7 +14,6 @@ use Time::HiRes;
 
 my $seed = random_seed();
 
-will_kill();
 my $node = new_cluster('backfill', conf => "restart_after_crash = on\nmax_wal_size = 1GB\njit = off\n");
 my $pgbench = $node->installed_command('pgbench');
 
@@ -28,10 +27,8 @@ my %views = (
 
 sub sql { return $node->safe_psql('postgres', join('', @_)); }
 
-# The answer, also of a server that may be restarting; '' if there was none.
-sub ask { my ($query) = @_; my ($out, $err); $node->psql('postgres', $query, stdout => \$out, stderr => \$err); return $out // ''; }
-
-sub state_of { my ($view) = @_; return ask("SELECT state FROM mill.aggregates WHERE aggregate::text = '$view'"); }
+# '' while the server is restarting
+sub state_of { my ($view) = @_; return ask($node, "SELECT state FROM mill.aggregates WHERE aggregate::text = '$view'") // ''; }
 
 # Rows in which a view and its query differ, in one snapshot of a REPEATABLE READ
 # transaction. One that is older than the view's going live is to be tried again.
@@ -118,7 +115,7 @@ foreach my $name (sort keys %views)
 	materialize($name);
 	do
 	{
-		my $until = ask("SELECT backfill_until::timestamptz AT TIME ZONE 'UTC' FROM mill.aggregates WHERE aggregate::text = '$name'");
+		my $until = sql("SELECT backfill_until::timestamptz AT TIME ZONE 'UTC' FROM mill.aggregates WHERE aggregate::text = '$name'");
 		push @until, $until if $until && (!@until || $until[-1] ne $until);
 		$looks++;
 		$different ||= differences($name);
@@ -179,7 +176,7 @@ foreach my $how ('worker', 'server stopped', 'server killed')
 	ok(wait_for_middle($victim), "$how: in the middle of the fill");
 	if ($how eq 'worker')
 	{
-		kill 'KILL', split(/\n/, ask(q[SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill worker']));
+		kill_process('KILL', split(/\n/, sql(q[SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill worker'])));
 	}
 	elsif ($how eq 'server stopped')
 	{

@@ -124,11 +124,8 @@ sub compare_with_account
 sub worker_pids
 {
 	my ($node) = @_;
-	my ($out, $err) = ('', '');
 
-	$node->psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' ORDER BY pid",
-		stdout => \$out, stderr => \$err);
-	return split /\n/, $out // '';
+	return split /\n/, ask($node, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' ORDER BY pid") // '';
 }
 
 sub gateway_pids

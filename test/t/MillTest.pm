@@ -24,8 +24,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes;
 
-our @EXPORT = qw(new_cluster wait_for wait_for_sql load_account read_account
-  will_kill run_tool random_seed $top $test_dir);
+our @EXPORT = qw(new_cluster ask wait_for wait_for_sql load_account read_account
+  kill_process run_tool random_seed $top $test_dir);
 
 our $top = abs_path(dirname(__FILE__) . '/../..');
 our $test_dir = $ENV{TESTDIR} || $PostgreSQL::Test::Utils::tmp_check;
@@ -84,11 +84,30 @@ sub wait_for_sql
 	return $ok ? 1 : 0;
 }
 
-# To be called by a test that kills or crashes a Postgres process: the runner
-# then accepts "terminated by signal" in this test's server logs.
-sub will_kill
+# Sends a signal to processes of a server, and notes it: the runner accepts that
+# these are "terminated by signal" in this test's server logs, and no others.
+# Returns how many there were.
+sub kill_process
 {
-	append_to_file("$test_dir/kills", "$0\n");
+	my ($signal, @pids) = @_;
+	my %number = (QUIT => 3, KILL => 9, TERM => 15);
+
+	append_to_file("$test_dir/kills", join('', map { "$_ $number{$signal}\n" } @pids));
+	return kill $signal, @pids;
+}
+
+# The answer of a server that may be down or restarting: nothing if it is. SQL that
+# fails ends the test, as what it was to show is not known.
+sub ask
+{
+	my ($node, $sql, %options) = @_;
+	my ($out, $err) = ('', '');
+	my $code = $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err);
+
+	return $out // '' if $code == 0;
+	# psql has 2 for a connection that could not be made, or was lost
+	die "$sql\n$err" if $code != 2;
+	return;
 }
 
 # The seed of a random test: SEED of the environment, or a new one; printed.
