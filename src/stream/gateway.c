@@ -231,23 +231,40 @@ spawn(MillGateway *gateway)
 	gateway->from = from[0];
 }
 
-/* Close our ends, kill what is left, reap it.  Returns its wait status. */
-static int
-finish(MillGateway *gateway)
+/*
+ * Release all that a gateway holds here: descriptors, their reservations, its
+ * place in the list, the process.  Every way to end one comes through here, as
+ * what is left in the list would be touched again at our exit, when its memory
+ * is long gone.  The pid must be ours to wait for still, or be reaped.
+ */
+static void
+release(MillGateway *gateway)
 {
-	int status = 0;
-
-	if (gateway->pid == 0 || gateway->owner != MyProcPid)
-		return 0;
+	Assert(gateway->pid != 0 && gateway->owner == MyProcPid);
 	close(gateway->to);
 	close(gateway->from);
 	ReleaseExternalFD();
 	ReleaseExternalFD();
-	kill(gateway->pid, SIGKILL);
-	while (waitpid(gateway->pid, &status, 0) < 0 && errno == EINTR)
-		;
-	gateway->pid = 0;
 	dlist_delete(&gateway->node);
+	gateway->pid = 0;
+}
+
+/*
+ * Kill what is left of a gateway, reap it, release it.  Returns its wait
+ * status, 0 if it was released before or belongs to the process that forked us.
+ */
+static int
+finish(MillGateway *gateway)
+{
+	pid_t pid = gateway->pid;
+	int status = 0;
+
+	if (pid == 0 || gateway->owner != MyProcPid)
+		return 0;
+	kill(pid, SIGKILL);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	release(gateway);
 	return status;
 }
 
@@ -296,13 +313,7 @@ raise_gone(MillGateway *gateway)
 	for (int i = 0; (ended = waitpid(pid, &status, WNOHANG)) == 0 && i < 100; i++)
 		pg_usleep(1000L);
 	if (ended == pid)
-	{
-		close(gateway->to);
-		close(gateway->from);
-		ReleaseExternalFD();
-		ReleaseExternalFD();
-		gateway->pid = 0;
-	}
+		release(gateway);
 	else
 		status = finish(gateway);
 
