@@ -53,7 +53,7 @@ endif
 # The gateway: a program of its own, beside the library. No Postgres header.
 mill_gateway: $(wildcard src/gateway/*.c src/gateway/*.h)
 	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Wmissing-prototypes -Wstrict-prototypes -Wshadow -Wvla \
-		$(if $(WERROR),-Werror) $(RDKAFKA_CFLAGS) -Isrc -o $@ $(filter %.c,$^) $(RDKAFKA_LIBS) -lpthread
+		$(if $(WERROR),-Werror) $(RDKAFKA_CFLAGS) -Isrc -o $@ $(filter %.c,$^) $(RDKAFKA_LIBS) -lcrypto -lpthread
 
 .PHONY: install-gateway uninstall-gateway
 install-gateway: mill_gateway

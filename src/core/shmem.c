@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
@@ -289,6 +290,28 @@ mill_make_room(Oid database, int besides)
 		mill_slot_stop(victim, false);
 }
 
+/* A reason that is too long is cut between words. */
+static void
+keep_reason(MillSlot *slot, const char *reason)
+{
+	static const char more[] = " ...";
+	int room = sizeof(slot->reason) - sizeof(more);
+	int length;
+
+	if (strlcpy(slot->reason, reason, sizeof(slot->reason)) < sizeof(slot->reason))
+		return;
+	length = pg_mbcliplen(reason, room, room);
+	for (int i = length; i > room / 2; i--)
+	{
+		if (reason[i] == ' ')
+		{
+			length = i;
+			break;
+		}
+	}
+	strcpy(slot->reason + length, more);
+}
+
 /* Show a state and its reason; keeps "since" while the state stays. */
 void
 mill_slot_report(int slot_index, MillState state, const char *reason)
@@ -300,7 +323,7 @@ mill_slot_report(int slot_index, MillState state, const char *reason)
 	if (slot->state != state)
 		slot->since = now;
 	slot->state = state;
-	strlcpy(slot->reason, reason ? reason : "", sizeof(slot->reason));
+	keep_reason(slot, reason ? reason : "");
 	LWLockRelease(mill_shared->lock);
 }
 

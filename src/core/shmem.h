@@ -10,7 +10,7 @@
 #include "storage/proc.h"
 
 #define MILL_SLOTS 1024
-#define MILL_REASON_SIZE 256
+#define MILL_REASON_SIZE 512
 
 typedef enum MillKind
 {

@@ -85,7 +85,8 @@ mill_worker_attach(Datum arg, bool manager)
 	slot->pid = MyProcPid;
 	slot->retry_at = 0;
 	slot->finished = false;
-	if (!manager)
+	/* After a failure the reason stays until the worker has something better to say. */
+	if (!manager && (slot->failures == 0 || slot->reason[0] == '\0'))
 	{
 		slot->state = MILL_STATE_STARTING;
 		slot->since = GetCurrentTimestamp();
@@ -132,7 +133,7 @@ record_failure(const char *kind)
 	MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
 	ErrorData *error = CopyErrorData();
 	bool outage = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION;
-	char reason[MILL_REASON_SIZE];
+	const char *reason;
 	TimestampTz retry_at;
 
 	/* Past here a cancel would only make the record incomplete. */
@@ -143,10 +144,7 @@ record_failure(const char *kind)
 	MemoryContextSwitchTo(context);
 
 	retry_at = mill_retry_time(slot->failures, outage);
-	if (error->detail)
-		snprintf(reason, sizeof(reason), "%s (%s)", error->message, error->detail);
-	else
-		strlcpy(reason, error->message, sizeof(reason));
+	reason = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
 	slot->failures++;
 	slot->retry_at = retry_at;

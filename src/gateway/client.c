@@ -53,6 +53,14 @@ least(int64_t a, int64_t b)
 	return wait < 1 ? 1 : (int) wait;
 }
 
+/* A broker answered: what was complained about before does not matter. */
+static void
+forget_trouble(MillClient *client)
+{
+	client->trouble = MILL_TROUBLE_NONE;
+	client->last_error[0] = '\0';
+}
+
 /* Let the library tell what it has to tell. */
 static void
 serve(MillClient *client)
@@ -90,15 +98,15 @@ is_passing(rd_kafka_resp_err_t code)
 static bool
 unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
 {
-	if (client->refused)
-		mill_error_set(error, "28000", "Kafka refused the connection", client->last_error, mill_refusal_hint(client));
-	else if (is_passing(code))
-		mill_error_set(error, "08001", "could not reach the Kafka brokers",
-					   client->last_error[0] ? client->last_error : rd_kafka_err2str(code), NULL);
-	else if (mill_is_refusal(code))
-		mill_error_set(error, "42501", "permission denied by Kafka", rd_kafka_err2str(code), NULL);
+	if (mill_client_refused(client) || (is_passing(code) && client->last_error[0]))
+		mill_client_explain(client, error);
 	else
-		mill_error_set(error, "08000", "the Kafka request failed", rd_kafka_err2str(code), NULL);
+	{
+		MillTrouble trouble = mill_trouble_find(code, "", 0);
+
+		mill_trouble_explain(is_passing(code) ? MILL_TROUBLE_UNREACHABLE : trouble, error);
+		snprintf(error->detail, sizeof(error->detail), "%s", rd_kafka_err2str(code));
+	}
 	return false;
 }
 
@@ -111,7 +119,7 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 	/* some errors are answers, and come at once: wait a little */
 	rd_kafka_poll(client->rk, PAUSE);
 	serve(client);
-	return client->refused || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
+	return mill_client_refused(client) || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
 }
 
 /*
@@ -138,6 +146,8 @@ ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, cons
 			rd_kafka_metadata_destroy(*metadata);
 			*metadata = NULL;
 		}
+		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+			forget_trouble(client);
 		if (!is_passing(code) || is_hopeless(client, started, deadline))
 			return code;
 		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)
@@ -186,9 +196,7 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 	}
 	if (code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
 	{
-		snprintf(message, sizeof(message), "permission denied for topic \"%.249s\"", client->topic_name);
-		mill_error_set(error, "42501", message, rd_kafka_err2str(code),
-					   "Kafka's access lists must allow the user mapping's user to read the topic.");
+		mill_trouble_forbidden(client->topic_name, error);
 		return false;
 	}
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -273,12 +281,28 @@ take_count(MillClient *client, MillPayload *request, size_t item, int32_t *count
 	return *count >= 0 && request->length / item >= (size_t) *count;
 }
 
+/* May we not read one of these partitions? */
+static bool
+is_forbidden(const MillClient *client, const rd_kafka_topic_partition_list_t *list, MillError *error)
+{
+	for (int i = 0; i < list->cnt; i++)
+	{
+		if (list->elems[i].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+		{
+			mill_trouble_forbidden(client->topic_name, error);
+			return true;
+		}
+	}
+	return false;
+}
+
 bool
 mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
 {
 	rd_kafka_topic_partition_list_t *low;
 	rd_kafka_topic_partition_list_t *high;
 	rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
+	bool forbidden;
 	int64_t deadline;
 	int32_t count;
 
@@ -301,7 +325,8 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 		code = find_offsets(client, low, deadline);
 	if (count > 0 && code == RD_KAFKA_RESP_ERR_NO_ERROR)
 		code = find_offsets(client, high, deadline);
-	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+	forbidden = is_forbidden(client, low, error) || is_forbidden(client, high, error);
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR && !forbidden)
 	{
 		mill_output_begin(out, MILL_REPLY_WATERMARKS);
 		for (int i = 0; i < count; i++)
@@ -320,7 +345,7 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 	}
 	rd_kafka_topic_partition_list_destroy(low);
 	rd_kafka_topic_partition_list_destroy(high);
-	return code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error);
+	return !forbidden && (code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error));
 }
 
 bool

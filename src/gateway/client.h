@@ -9,6 +9,7 @@
 
 #include "gateway/frames.h"
 #include "gateway/policy.h"
+#include "gateway/trouble.h"
 
 /*
  * One client.  Its callbacks are served only by the thread that calls the
@@ -23,9 +24,8 @@ typedef struct MillClient
 	bool scram; /* authenticates by SCRAM */
 
 	/* What the library complained about last, without secrets. */
-	rd_kafka_resp_err_t last_code;
-	char last_error[768];
-	bool refused;  /* it was about authentication or TLS */
+	MillTrouble trouble;
+	char last_error[1024];
 	bool all_down; /* every broker is unreachable */
 
 	/* While streaming, errors and log lines go here. */
@@ -48,11 +48,11 @@ extern bool mill_client_watermarks(MillClient *client, MillPayload request, Mill
 extern bool mill_client_times(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
 extern bool mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
 
-/* Is this code about credentials, certificates or rights? */
-extern bool mill_is_refusal(rd_kafka_resp_err_t code);
+/* Is the trouble such that trying again does not help? */
+extern bool mill_client_refused(const MillClient *client);
 
-/* The hint that goes with refused credentials; empty if there is none. */
-extern const char *mill_refusal_hint(const MillClient *client);
+/* Say what the trouble is that the library complained about last. */
+extern void mill_client_explain(const MillClient *client, MillError *error);
 
 /* Blank out every secret that was configured. */
 extern void mill_scrub(char *text);

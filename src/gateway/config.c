@@ -10,6 +10,8 @@
 #define _GNU_SOURCE
 #include "gateway/client.h"
 
+#include <openssl/x509.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +45,8 @@ static const char *const defaults[][2] = {
 	{"topic.metadata.refresh.interval.ms", "30000"},
 	{"topic.metadata.propagation.max.ms", "5000"},
 	{"socket.keepalive.enable", "true"},
-	{"log.connection.close", "false"},
+	/* a broker that closes the connection at once wants TLS or SASL */
+	{"log.connection.close", "true"},
 	{NULL, NULL}};
 
 static const char *const fixed[][2] = {
@@ -72,6 +75,9 @@ static const char *const optional[][2] = {
 #define SECRET_SHORTEST 4
 static char **secrets;
 static int secret_count;
+
+/* OpenSSL's, on the last certificate that it refused. */
+static atomic_int certificate_error;
 
 int64_t
 mill_now(void)
@@ -105,38 +111,47 @@ mill_scrub(char *text)
 }
 
 bool
-mill_is_refusal(rd_kafka_resp_err_t code)
+mill_client_refused(const MillClient *client)
 {
-	switch (code)
-	{
-		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-		case RD_KAFKA_RESP_ERR__SSL:
-		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
-		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
-		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR_SECURITY_DISABLED:
-			return true;
-		default:
-			return false;
-	}
+	return client->trouble >= MILL_TROUBLE_CERTIFICATE;
 }
 
-const char *
-mill_refusal_hint(const MillClient *client)
+void
+mill_client_explain(const MillClient *client, MillError *error)
 {
-	static char hint[256];
+	mill_trouble_explain(client->trouble, error);
+	snprintf(error->detail, sizeof(error->detail), "%s", client->last_error);
 
 	/* The library's issue 4895: its nonce was not what the standard says. */
-	if (client->scram && rd_kafka_version() < 0x02060100 && strstr(client->last_error, "handshake") == NULL)
-	{
-		snprintf(hint, sizeof(hint), "librdkafka %s cannot use SCRAM with Kafka 4; build mill_gateway with 2.6.1 or later, "
-									 "or use PLAIN over TLS, if user name and password are right.",
+	if (client->trouble == MILL_TROUBLE_CREDENTIALS && client->scram && rd_kafka_version() < 0x02060100 &&
+		strstr(client->last_error, "handshake") == NULL)
+		snprintf(error->hint, sizeof(error->hint),
+				 "librdkafka %s cannot use SCRAM with Kafka 4; build mill_gateway with 2.6.1 or later, "
+				 "or use PLAIN over TLS, if user name and password are right.",
 				 rd_kafka_version_str());
-		return hint;
-	}
-	return "Check the user mapping's credentials and the server's security.protocol and sasl.mechanism.";
+}
+
+/*
+ * OpenSSL's verdict on a broker's certificate, which stands: we only note it,
+ * as the library's text has one sentence for all of them.  Called by threads
+ * of the library.
+ */
+static int
+note_certificate(rd_kafka_t *rk, const char *broker_name, int32_t broker_id, int *x509_error, int depth,
+				 const char *data, size_t size, char *text, size_t text_size, void *opaque)
+{
+	(void) rk;
+	(void) broker_name;
+	(void) broker_id;
+	(void) depth;
+	(void) data;
+	(void) size;
+	(void) opaque;
+	if (*x509_error == 0)
+		return 1;
+	atomic_store(&certificate_error, *x509_error);
+	snprintf(text, text_size, "%s", X509_verify_cert_error_string(*x509_error));
+	return 0;
 }
 
 /* The library reports what concerns the whole client. */
@@ -144,7 +159,8 @@ static void
 error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
 	MillClient *client = opaque;
-	bool refused = mill_is_refusal(code);
+	int verdict = atomic_load(&certificate_error);
+	MillTrouble trouble = mill_trouble_find(code, reason, verdict);
 
 	(void) rk;
 	/* No group is joined, so what a group's coordinator says is no matter. */
@@ -155,13 +171,15 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 		client->all_down = true;
 
 	/* "All brokers are down" says less than what was said before it. */
-	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') &&
-		(refused || !client->refused))
+	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') && trouble >= client->trouble)
 	{
-		client->last_code = code;
-		snprintf(client->last_error, sizeof(client->last_error), "%s", reason);
+		bool certificate = trouble >= MILL_TROUBLE_CERTIFICATE && trouble <= MILL_TROUBLE_CERTIFICATE_TIME;
+
+		client->trouble = trouble;
+		snprintf(client->last_error, sizeof(client->last_error), "%s%s%s",
+				 certificate && verdict ? X509_verify_cert_error_string(verdict) : "",
+				 certificate && verdict ? ": " : "", reason);
 		mill_scrub(client->last_error);
-		client->refused = refused;
 	}
 	if (client->on_error != NULL)
 		client->on_error(client->arg, code, client->last_error);
@@ -242,9 +260,38 @@ malformed(MillError *error)
 }
 
 /*
- * Check and set all properties of the payload.  Those of use to a producer
- * only go to a configuration of their own, to be checked and forgotten.
+ * Where a property is set.  What is checked and forgotten goes to a
+ * configuration of its own: what is of use to a producer only, and, where
+ * nothing is to be connected, addresses, files, and halves of pairs.
  */
+static rd_kafka_conf_t *
+goes_into(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
+{
+	static const char *const left_out[] = {"bootstrap.servers", "ssl.certificate.pem", "ssl.key.pem",
+										   "ssl.key.password", "ssl.keystore.password", NULL};
+
+	if (rule->flags & MILL_RULE_PRODUCER)
+		return unused;
+	if (!(flags & MILL_CHECK_ONLY))
+		return conf;
+	if ((rule->flags & (MILL_RULE_FILES | MILL_RULE_SUPER)) || strncmp(rule->name, "sasl.oauthbearer", 16) == 0)
+		return unused;
+	for (int i = 0; left_out[i] != NULL; i++)
+	{
+		if (strcmp(rule->name, left_out[i]) == 0)
+			return unused;
+	}
+	return conf;
+}
+
+/* Are these a server's properties, and not a user mapping's? */
+static bool
+is_server(MillPayload request)
+{
+	return request.length > 0 && *request.data == MILL_IN_SERVER;
+}
+
+/* Check and set all properties of the payload. */
 static bool
 set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPayload rest, MillError *error)
 {
@@ -285,7 +332,7 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 		places = mill_allocate(places, count + 1);
 		seen[count] = rule;
 		places[count++] = place;
-		ok = ok && set_property(rule->flags & MILL_RULE_PRODUCER ? unused : conf, rule, name, value, error);
+		ok = ok && set_property(goes_into(rule, flags, conf, unused), rule, name, value, error);
 	}
 	free(seen);
 	free(places);
@@ -330,26 +377,107 @@ check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillErro
 	return true;
 }
 
-/* Make the client; conf is used up. */
-static bool
+/* A number that a property has. */
+static int64_t
+get_number(const rd_kafka_conf_t *conf, const char *name)
+{
+	char value[32];
+
+	get_property(conf, name, value, sizeof(value));
+	return strtoll(value, NULL, 10);
+}
+
+static void
+lower(rd_kafka_conf_t *conf, const char *name, int64_t limit)
+{
+	char text[512];
+	char value[32];
+
+	if (get_number(conf, name) <= limit)
+		return;
+	snprintf(value, sizeof(value), "%lld", (long long) limit);
+	rd_kafka_conf_set(conf, name, value, text, sizeof(text));
+}
+
+/*
+ * Fetch less at once, after a gateway ran out of memory: what one answer
+ * unpacks to is not known before.  The broker always sends one batch whole.
+ * The library wants fetch.max.bytes to be message.max.bytes or more, and that
+ * at least 1000; rules.c has the least sizes of the queue.
+ */
+static void
+fetch_less(rd_kafka_conf_t *conf, int32_t fetch_bytes)
+{
+	int64_t limit = fetch_bytes > 1000 ? fetch_bytes : 1000;
+
+	lower(conf, "fetch.message.max.bytes", limit);
+	lower(conf, "message.max.bytes", limit);
+	lower(conf, "fetch.max.bytes", limit);
+	lower(conf, "queued.max.messages.kbytes", 1024);
+	lower(conf, "queued.min.messages", 1000);
+}
+
+/* Make a client; conf is used up. */
+static rd_kafka_t *
 create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 {
 	char text[512];
+	char verify[8];
+	rd_kafka_t *rk;
 
 	set_ours(conf, fixed, false);
 	rd_kafka_conf_set_opaque(conf, client);
 	rd_kafka_conf_set_error_cb(conf, error_callback);
 	rd_kafka_conf_set_log_cb(conf, log_callback);
+	get_property(conf, "enable.ssl.certificate.verification", verify, sizeof(verify));
+	if (strcmp(verify, "true") == 0)
+		rd_kafka_conf_set_ssl_cert_verify_cb(conf, note_certificate);
 
-	client->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
-	if (client->rk == NULL)
+	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+	if (rk == NULL)
 	{
 		rd_kafka_conf_destroy(conf);
 		mill_scrub(text);
 		mill_error_set(error, "22023", "the server's options do not make a Kafka client", text, NULL);
-		return false;
+		return NULL;
 	}
-	rd_kafka_set_log_queue(client->rk, NULL);
+	rd_kafka_set_log_queue(rk, NULL);
+	return rk;
+}
+
+/*
+ * Do a server's properties go together?  Only a client can tell.  This one has
+ * no address to connect to; what is not part of the check is left out: files,
+ * which a dump may be restored without, and what a user mapping may bring.
+ */
+static bool
+check_together(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
+{
+	char protocol[32];
+	char mechanism[64];
+	char text[512];
+	size_t size = 0;
+	bool tls;
+	bool sasl;
+	rd_kafka_t *rk;
+
+	get_property(conf, "security.protocol", protocol, sizeof(protocol));
+	get_property(conf, "sasl.mechanisms", mechanism, sizeof(mechanism));
+	/* a certificate is read only where there is TLS */
+	tls = strcasestr(protocol, "ssl") != NULL ||
+		  (rd_kafka_conf_get(conf, "ssl.ca.pem", NULL, &size) == RD_KAFKA_CONF_OK && size > 1);
+	/* those that are not named here want more, or act at once */
+	sasl = strncasecmp(protocol, "sasl", 4) == 0 &&
+		   (strcasecmp(mechanism, "PLAIN") == 0 || strncasecmp(mechanism, "SCRAM", 5) == 0);
+	snprintf(protocol, sizeof(protocol), "%s%s", sasl ? "sasl_" : "", tls ? "ssl" : "plaintext");
+	rd_kafka_conf_set(conf, "security.protocol", protocol, text, sizeof(text));
+	rd_kafka_conf_set(conf, "sasl.username", "nobody", text, sizeof(text));
+	rd_kafka_conf_set(conf, "sasl.password", "nothing", text, sizeof(text));
+
+	rk = create(client, conf, error);
+	if (rk == NULL)
+		return false;
+	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	return true;
 }
 
@@ -358,13 +486,16 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 {
 	rd_kafka_conf_t *conf;
 	rd_kafka_conf_t *unused;
+	int32_t fetch_bytes;
 	int flags;
 	bool ok;
 
-	if (request.length < 1 || client->rk != NULL)
+	if (request.length < 1 + sizeof(fetch_bytes) || client->rk != NULL)
 		return malformed(error);
-	flags = (uint8_t) *request.data++;
-	request.length--;
+	flags = (uint8_t) *request.data;
+	memcpy(&fetch_bytes, request.data + 1, sizeof(fetch_bytes));
+	request.data += 1 + sizeof(fetch_bytes);
+	request.length -= 1 + sizeof(fetch_bytes);
 
 	conf = rd_kafka_conf_new();
 	unused = rd_kafka_conf_new();
@@ -372,12 +503,16 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 	set_ours(conf, optional, true);
 	ok = set_properties(conf, unused, flags, request, error);
 	rd_kafka_conf_destroy(unused);
-	if (ok && !(flags & MILL_CHECK_ONLY))
+	if (!ok || ((flags & MILL_CHECK_ONLY) && !is_server(request)) ||
+		(!(flags & MILL_CHECK_ONLY) && !check_whole(client, conf, flags, error)))
 	{
-		ok = check_whole(client, conf, flags, error);
-		if (ok)
-			return create(client, conf, error);
+		rd_kafka_conf_destroy(conf);
+		return ok && (flags & MILL_CHECK_ONLY);
 	}
-	rd_kafka_conf_destroy(conf);
-	return ok;
+	if (flags & MILL_CHECK_ONLY)
+		return check_together(client, conf, error);
+	if (fetch_bytes > 0)
+		fetch_less(conf, fetch_bytes);
+	client->rk = create(client, conf, error);
+	return client->rk != NULL;
 }

@@ -11,6 +11,9 @@
  * may lose its place then.  So a partition that has come to its assigned end
  * is not taken away; its further messages are dropped here.
  *
+ * About once a second it says that it lives, whatever else there is to say: it
+ * is this thread that says it, so that a loop that hangs is silent.
+ *
  * What the library would skip is an error that ends the stream: a batch that
  * fails its checksum, or of an unknown kind.  The position must never pass a
  * message that was not delivered.
@@ -22,10 +25,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gateway/encode.h"
 #include "gateway/watch.h"
 
 #define WAIT_MS 100
 #define HIGH_EVERY 1000
+#define ALIVE_EVERY 1000
 
 /* Messages between looks at the clock and the queue. */
 #define LOOK_EVERY 256
@@ -56,8 +61,10 @@ typedef struct Stream
 	int *index; /* by partition id: place in partitions, or -1 */
 	int ids;
 	MillWatch watch;
-	bool down;			 /* DEGRADED or AUTHENTICATION was reported */
-	bool refused;		 /* it was AUTHENTICATION */
+	size_t limit;		 /* of a message's parts */
+	bool down;			 /* DEGRADED or REFUSED was reported */
+	bool refused;		 /* it was REFUSED */
+	bool forbidden;		 /* FORBIDDEN was reported */
 	int told_partitions; /* last count that was reported */
 	bool told_gone;
 	bool finished;	/* FATAL was reported */
@@ -65,26 +72,45 @@ typedef struct Stream
 	size_t taken;	/* bytes, since it was last poked */
 	size_t longest; /* of the queue since it was last poked */
 	int64_t next_high;
+	int64_t next_alive;
 } Stream;
 
 static void
-send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition, const char *text)
+send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition, const MillError *what)
 {
 	MillEvent event = {.kind = kind, .error = code, .partition = partition};
 
 	mill_output_begin(stream->out, MILL_REPLY_EVENT);
 	mill_output_append(stream->out, &event, sizeof(event));
-	mill_output_string(stream->out, text);
+	mill_output_string(stream->out, what->sqlstate);
+	mill_output_string(stream->out, what->message);
+	mill_output_string(stream->out, what->detail);
+	mill_output_string(stream->out, what->hint);
 	mill_output_end(stream->out);
 }
 
+/* An event of which there is only a text of the library. */
 static void
-send_refusal(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *text)
+send_text(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition, const char *text)
 {
-	char line[1200];
+	MillError what = {0};
 
-	snprintf(line, sizeof(line), "%s (%s)", text, mill_refusal_hint(stream->client));
-	send_event(stream, MILL_EVENT_AUTHENTICATION, code, partition, line);
+	snprintf(what.message, sizeof(what.message), "%s", text);
+	send_event(stream, kind, code, partition, &what);
+}
+
+/* We may not read the topic, which a grant only ends for another gateway. */
+static void
+send_forbidden(Stream *stream, int32_t partition, const char *text)
+{
+	MillError what = {0};
+
+	if (stream->forbidden)
+		return;
+	stream->forbidden = true;
+	mill_trouble_forbidden(stream->client->topic_name, &what);
+	snprintf(what.detail, sizeof(what.detail), "%s", text);
+	send_event(stream, MILL_EVENT_FORBIDDEN, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, partition, &what);
 }
 
 static void
@@ -117,86 +143,6 @@ find_partition(Stream *stream, int32_t id)
 
 /* ---- messages ---- */
 
-/* Bytes of the encoded headers; *list stays the library's. */
-static size_t
-measure_headers(const rd_kafka_message_t *message, rd_kafka_headers_t **list)
-{
-	const char *name;
-	const void *value;
-	size_t length;
-	size_t total = 0;
-
-	if (rd_kafka_message_headers(message, list) != RD_KAFKA_RESP_ERR_NO_ERROR)
-	{
-		*list = NULL;
-		return 0;
-	}
-	for (size_t i = 0; rd_kafka_header_get_all(*list, i, &name, &value, &length) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		total += 2 * sizeof(uint32_t) + strlen(name) + (value ? length : 0);
-	return total;
-}
-
-static char *
-put(char *to, const void *from, size_t length)
-{
-	if (length > 0)
-		memcpy(to, from, length);
-	return to + length;
-}
-
-static char *
-put_headers(char *to, const rd_kafka_headers_t *list)
-{
-	const char *name;
-	const void *value;
-	size_t length;
-
-	for (size_t i = 0; rd_kafka_header_get_all(list, i, &name, &value, &length) == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-	{
-		uint32_t name_length = (uint32_t) strlen(name);
-		int32_t value_length = value ? (int32_t) length : -1;
-
-		to = put(to, &name_length, sizeof(name_length));
-		to = put(to, name, name_length);
-		to = put(to, &value_length, sizeof(value_length));
-		to = put(to, value, value ? length : 0);
-	}
-	return to;
-}
-
-/* Append the message to the open frame. */
-static void
-send_message(Stream *stream, const rd_kafka_message_t *message)
-{
-	rd_kafka_timestamp_type_t type;
-	rd_kafka_headers_t *headers;
-	MillMessage head = {.partition = message->partition, .offset = message->offset};
-	size_t value_length = message->payload ? message->len : 0;
-	size_t key_length = message->key ? message->key_len : 0;
-	size_t headers_length = measure_headers(message, &headers);
-	size_t size = sizeof(head) + key_length + value_length + headers_length;
-	char *to;
-
-	head.timestamp_ms = rd_kafka_message_timestamp(message, &type);
-	head.timestamp_type = type == RD_KAFKA_TIMESTAMP_CREATE_TIME ? 1 : type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME ? 2
-																												  : 0;
-	if (head.timestamp_type == 0)
-		head.timestamp_ms = -1;
-	head.key_length = message->key ? (int32_t) key_length : -1;
-	head.value_length = message->payload ? (int32_t) value_length : -1;
-	head.headers_length = (int32_t) headers_length;
-	head.size = (uint32_t) MILL_PAD(size);
-
-	mill_output_begin(stream->out, MILL_REPLY_DATA);
-	to = mill_output_reserve(stream->out, head.size);
-	to = put(to, &head, sizeof(head));
-	to = put(to, message->key, key_length);
-	to = put(to, message->payload, value_length);
-	if (headers != NULL)
-		to = put_headers(to, headers);
-	memset(to, 0, head.size - size);
-}
-
 /* A message: deliver it, or see that its partition's end is behind us. */
 static void
 take_message(Stream *stream, const rd_kafka_message_t *message)
@@ -212,7 +158,7 @@ take_message(Stream *stream, const rd_kafka_message_t *message)
 		return;
 	}
 	partition->next = message->offset + 1;
-	send_message(stream, message);
+	mill_encode_message(stream->out, message, stream->limit);
 	if (partition->next == partition->end)
 	{
 		partition->done = true;
@@ -244,7 +190,7 @@ take_end(Stream *stream, const rd_kafka_message_t *message)
 static void
 stop(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *text)
 {
-	send_event(stream, MILL_EVENT_FATAL, code, partition, text);
+	send_text(stream, MILL_EVENT_FATAL, code, partition, text);
 	stream->finished = true;
 }
 
@@ -269,12 +215,12 @@ take_error(Stream *stream, const rd_kafka_message_t *message)
 	{
 		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
 		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-			send_event(stream, MILL_EVENT_OUT_OF_RANGE, message->err, id, text);
+			send_text(stream, MILL_EVENT_OUT_OF_RANGE, message->err, id, text);
 			break;
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-			send_event(stream, MILL_EVENT_TOPIC_GONE, message->err, id, text);
+			send_text(stream, MILL_EVENT_TOPIC_GONE, message->err, id, text);
 			break;
 		case RD_KAFKA_RESP_ERR__BAD_MSG:
 		case RD_KAFKA_RESP_ERR__BAD_COMPRESSION:
@@ -286,11 +232,12 @@ take_error(Stream *stream, const rd_kafka_message_t *message)
 		case RD_KAFKA_RESP_ERR__INVALID_ARG:
 			stop(stream, message->err, id, text);
 			break;
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			/* said once for each partition, and never that it is over */
+			send_forbidden(stream, id, text);
+			break;
 		default:
-			if (mill_is_refusal(message->err))
-				send_refusal(stream, message->err, id, text);
-			else
-				mill_watch_suspect(&stream->watch);
+			mill_watch_suspect(&stream->watch);
 			break;
 	}
 }
@@ -309,10 +256,15 @@ client_error(void *arg, rd_kafka_resp_err_t code, const char *text)
 		stop(stream, code, -1, reason);
 		return;
 	}
-	if (mill_is_refusal(code) && !stream->refused)
+	if (code == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+		send_forbidden(stream, -1, text);
+	else if (mill_client_refused(stream->client) && !stream->refused)
 	{
+		MillError what = {0};
+
 		stream->down = stream->refused = true;
-		send_refusal(stream, code, -1, text);
+		mill_client_explain(stream->client, &what);
+		send_event(stream, MILL_EVENT_REFUSED, code, -1, &what);
 	}
 	mill_watch_suspect(&stream->watch);
 }
@@ -320,10 +272,37 @@ client_error(void *arg, rd_kafka_resp_err_t code, const char *text)
 static void
 client_log(void *arg, const char *text)
 {
-	send_event(arg, MILL_EVENT_LOG, 0, -1, text);
+	send_text(arg, MILL_EVENT_LOG, 0, -1, text);
 }
 
 /* ---- the loop ---- */
+
+/* The partitions' leaders do not all answer, or, for certain, answer again. */
+static void
+report_down(Stream *stream, bool down, bool certain)
+{
+	MillClient *client = stream->client;
+	MillError what = {0};
+
+	if (down && !stream->down)
+	{
+		stream->down = true;
+		mill_client_explain(client, &what);
+		if (client->last_error[0] == '\0')
+		{
+			mill_trouble_explain(MILL_TROUBLE_UNREACHABLE, &what);
+			snprintf(what.detail, sizeof(what.detail), "the partitions' leaders do not answer");
+		}
+		send_event(stream, MILL_EVENT_DEGRADED, RD_KAFKA_RESP_ERR__TRANSPORT, -1, &what);
+	}
+	else if (!down && stream->down && certain && !stream->forbidden)
+	{
+		stream->down = stream->refused = false;
+		client->trouble = MILL_TROUBLE_NONE;
+		client->last_error[0] = '\0';
+		send_text(stream, MILL_EVENT_RECOVERED, 0, -1, "the partitions' leaders answer again");
+	}
+}
 
 /* Pass on what the watching thread found out. */
 static void
@@ -331,6 +310,7 @@ report_watch(Stream *stream)
 {
 	bool down;
 	bool certain;
+	bool forbidden;
 	bool gone;
 	int32_t missing;
 	int partitions;
@@ -338,30 +318,20 @@ report_watch(Stream *stream)
 	pthread_mutex_lock(&stream->watch.lock);
 	certain = stream->watch.suspected == stream->watch.probed;
 	down = stream->watch.down;
+	forbidden = stream->watch.forbidden;
 	partitions = stream->watch.partitions;
 	gone = stream->watch.gone;
 	missing = stream->watch.missing;
 	pthread_mutex_unlock(&stream->watch.lock);
 
-	if (down && !stream->down)
-	{
-		MillClient *client = stream->client;
-
-		stream->down = true;
-		send_event(stream, MILL_EVENT_DEGRADED, client->last_code, -1,
-				   client->last_error[0] ? client->last_error : "the partitions' leaders do not answer");
-	}
-	else if (!down && stream->down && certain)
-	{
-		stream->down = stream->refused = stream->client->refused = false;
-		stream->client->last_error[0] = '\0';
-		send_event(stream, MILL_EVENT_RECOVERED, 0, -1, "the partitions' leaders answer again");
-	}
+	if (forbidden)
+		send_forbidden(stream, -1, rd_kafka_err2str(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED));
+	report_down(stream, down, certain);
 	if (gone && !stream->told_gone)
 	{
 		stream->told_gone = true;
-		send_event(stream, MILL_EVENT_TOPIC_GONE, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, missing,
-				   rd_kafka_err2str(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
+		send_text(stream, MILL_EVENT_TOPIC_GONE, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, missing,
+				  rd_kafka_err2str(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
 	}
 	if (partitions > 0 && partitions != stream->told_partitions)
 	{
@@ -419,6 +389,11 @@ look_around(Stream *stream)
 		stream->next_high = now + HIGH_EVERY;
 		report_high(stream);
 	}
+	if (now >= stream->next_alive)
+	{
+		stream->next_alive = now + ALIVE_EVERY;
+		mill_output_frame(stream->out, MILL_REPLY_ALIVE, NULL, 0);
+	}
 }
 
 /* Take one message or error, waiting this long.  False: there was none. */
@@ -472,16 +447,19 @@ prepare(Stream *stream, MillPayload request, rd_kafka_topic_partition_list_t **l
 	MillClient *client = stream->client;
 	int32_t *ids;
 	int32_t count;
+	int32_t limit;
 
 	if (client->topic == NULL || request.length < 2 * sizeof(int32_t))
 		return false;
 	memcpy(&count, request.data, sizeof(count));
+	memcpy(&limit, request.data + sizeof(count), sizeof(limit));
 	request.data += 2 * sizeof(int32_t);
 	request.length -= 2 * sizeof(int32_t);
-	if (count < 0 || request.length / sizeof(MillAssignment) < (size_t) count)
+	if (count < 0 || limit < 0 || request.length / sizeof(MillAssignment) < (size_t) count)
 		return false;
 
 	*list = rd_kafka_topic_partition_list_new(count);
+	stream->limit = limit;
 	stream->count = count;
 	stream->partitions = mill_allocate(NULL, (count + 1) * sizeof(Partition));
 	ids = mill_allocate(NULL, (count + 1) * sizeof(int32_t));
@@ -530,6 +508,7 @@ mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError
 	client->on_error = client_error;
 	client->on_log = client_log;
 	client->arg = &stream;
+	client->trouble = MILL_TROUBLE_NONE;
 	client->last_error[0] = '\0';
 	mill_watch_start(&stream.watch);
 

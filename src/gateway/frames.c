@@ -29,7 +29,7 @@ mill_allocate(void *old, size_t size)
 
 	/* Our parent sees that we are gone, says so, and starts another. */
 	if (result == NULL)
-		_exit(71);
+		_exit(MILL_EXIT_NO_MEMORY);
 	return result;
 }
 

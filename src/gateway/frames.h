@@ -54,6 +54,9 @@ extern void mill_output_end(MillOutput *out);
 extern void mill_output_frame(MillOutput *out, uint8_t type, const void *payload, size_t length);
 extern bool mill_output_flush(MillOutput *out);
 
+/* The exit status then; the address space is limited. */
+#define MILL_EXIT_NO_MEMORY 71
+
 /* realloc() that ends the program when there is no memory. */
 extern void *mill_allocate(void *old, size_t size);
 

@@ -71,7 +71,7 @@ set_up_process(void)
 	pthread_setattr_default_np(&attributes);
 	pthread_attr_destroy(&attributes);
 	if (pthread_create(&thread, NULL, watch_parent, NULL) != 0)
-		_exit(71);
+		_exit(MILL_EXIT_NO_MEMORY);
 	pthread_detach(thread);
 }
 

@@ -222,6 +222,20 @@ role_allowed(const MillRule *rule, int flags, const char *name, const char *valu
 	return true;
 }
 
+/* Refuse an address with a scheme, which security.protocol stands for. */
+static bool
+address_allowed(const MillRule *rule, const char *name, const char *value, MillError *error)
+{
+	char message[200];
+
+	if (strcmp(rule->name, "bootstrap.servers") != 0 || strstr(value, "://") == NULL)
+		return true;
+	snprintf(message, sizeof(message), "invalid value for option \"%s\": \"%.80s\"", name, value);
+	mill_error_set(error, STATE_VALUE, message, "It is a list of addresses, host:port, and takes no protocol.",
+				   "For example: \"bootstrap.servers\" 'kafka1:9092,kafka2:9092'; for TLS set \"security.protocol\".");
+	return false;
+}
+
 /* Refuse values that are empty, not printable, or out of range. */
 static bool
 value_allowed(const MillRule *rule, const char *name, const char *value, MillError *error)
@@ -277,5 +291,6 @@ mill_policy_check(int flags, char place, const char *name, const char *value,
 	return name_allowed(*rule, name, error) &&
 		   place_allowed(*rule, place, name, error) &&
 		   role_allowed(*rule, flags, name, value, error) &&
-		   value_allowed(*rule, name, value, error);
+		   value_allowed(*rule, name, value, error) &&
+		   address_allowed(*rule, name, value, error);
 }

@@ -16,8 +16,8 @@
 typedef struct MillError
 {
 	char sqlstate[6];
-	char message[512];
-	char detail[1024];
+	char message[1200];
+	char detail[1200];
 	char hint[512];
 } MillError;
 

@@ -21,9 +21,10 @@
 #ifndef MILL_PROTOCOL_H
 #define MILL_PROTOCOL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#define MILL_PROTOCOL_VERSION 1
+#define MILL_PROTOCOL_VERSION 2
 
 /* Padded length of n bytes. */
 #define MILL_PAD(n) (((n) + 7) & ~((uint64_t) 7))
@@ -39,10 +40,13 @@ typedef struct MillFrame
 /* ---- requests, to the gateway ---- */
 
 /*
- * uint8 flags (MILL_ROLE_*), then for each property: uint8 place (MILL_IN_*),
- * name, value.  Checks every property against the allow-list and with the
- * library; without MILL_CHECK_ONLY also creates the client.  Answer: OK or
- * ERROR.
+ * uint8 flags (MILL_ROLE_*), int32 fetch_bytes, then for each property: uint8
+ * place (MILL_IN_*), name, value.  Checks every property against the
+ * allow-list and with the library, then creates the client; with
+ * MILL_CHECK_ONLY one that connects to nobody and is destroyed at once, to see
+ * whether the properties of a server go together.  fetch_bytes, if not 0,
+ * lowers how much is fetched at once, whatever the properties say.  Answer: OK
+ * or ERROR.
  */
 #define MILL_REQUEST_CONFIGURE 'C'
 
@@ -73,10 +77,14 @@ typedef struct MillFrame
 #define MILL_REQUEST_TOPICS 'L'
 
 /*
- * int32 count, int32 zero, then count MillAssignment.  No answer; DATA, END,
- * HIGH, PARTITIONS and EVENT frames follow until standard input ends.
+ * int32 count, int32 limit, then count MillAssignment.  No answer; DATA, END,
+ * HIGH, PARTITIONS, EVENT and ALIVE frames follow until standard input ends.
+ * A key, a value, or a message's headers that are longer than both limit and
+ * MILL_KEPT_BYTES are cut to MILL_KEPT_BYTES.
  */
 #define MILL_REQUEST_ASSIGN 'A'
+
+#define MILL_KEPT_BYTES (1024 * 1024)
 
 /* ---- replies and events, from the gateway ---- */
 
@@ -106,8 +114,14 @@ typedef struct MillFrame
 /* int32 number of partitions; when it differs from what was assigned. */
 #define MILL_REPLY_PARTITIONS 'P'
 
-/* MillEvent, then text. */
+/* MillEvent, then strings as in ERROR: SQLSTATE, message, detail, hint. */
 #define MILL_REPLY_EVENT 'X'
+
+/*
+ * Empty; about once a second while streaming, from the thread that streams: a
+ * gateway that sends nothing for much longer, to a reader who reads, hangs.
+ */
+#define MILL_REPLY_ALIVE 'V'
 
 typedef struct MillWatermark
 {
@@ -144,15 +158,16 @@ typedef struct MillAssignment
 
 typedef enum MillEventKind
 {
-	MILL_EVENT_DEGRADED = 1,   /* brokers or leader unreachable; the client
+	MILL_EVENT_DEGRADED = 1, /* brokers or leader unreachable; the client
 								 * keeps trying */
-	MILL_EVENT_RECOVERED,	   /* after DEGRADED or AUTHENTICATION: the
-								 * leaders of all our partitions answer */
-	MILL_EVENT_AUTHENTICATION, /* refused; text has the hint; keeps trying */
-	MILL_EVENT_OUT_OF_RANGE,   /* partition's offset is not on the broker */
-	MILL_EVENT_TOPIC_GONE,	   /* topic or partition unknown to the broker */
-	MILL_EVENT_FATAL,		   /* the client cannot go on */
-	MILL_EVENT_LOG			   /* a line of the library's log */
+	MILL_EVENT_RECOVERED,	 /* after DEGRADED or REFUSED: the leaders of
+								 * all our partitions answer */
+	MILL_EVENT_REFUSED,		 /* credentials or TLS; keeps trying */
+	MILL_EVENT_FORBIDDEN,	 /* no right to read the topic or the partition */
+	MILL_EVENT_OUT_OF_RANGE, /* partition's offset is not on the broker */
+	MILL_EVENT_TOPIC_GONE,	 /* topic or partition unknown to the broker */
+	MILL_EVENT_FATAL,		 /* the client cannot go on */
+	MILL_EVENT_LOG			 /* a line of the library's log */
 } MillEventKind;
 
 typedef struct MillEvent
@@ -172,15 +187,35 @@ typedef struct MillMessage
 	int32_t key_length;		/* -1: null key */
 	int32_t value_length;	/* -1: null value, a tombstone */
 	int32_t headers_length; /* bytes of encoded headers */
-	int32_t timestamp_type; /* 0 none, 1 create time, 2 log append time */
+	int16_t timestamp_type; /* 0 none, 1 create time, 2 log append time */
+	uint16_t flags;			/* MILL_MESSAGE_* */
 							/* key, value, headers follow */
 } MillMessage;
+
+#define MILL_MESSAGE_CUT 0x0001 /* a MillCut follows the headers, padded */
 
 /*
  * Encoded headers, each, unaligned: uint32 length of the name, name, int32
  * length of the value (-1: null), value.  In the message's order; names may
  * repeat.
  */
+
+/* What was cut from a message: the parts' lengths and hashes before that. */
+typedef enum MillPart
+{
+	MILL_PART_KEY,
+	MILL_PART_VALUE,
+	MILL_PART_HEADERS, /* encoded; cut behind the last that fits in whole */
+	MILL_PARTS
+} MillPart;
+
+#define MILL_SHA256_BYTES 32
+
+typedef struct MillCut
+{
+	int64_t length[MILL_PARTS];					   /* 0: not cut */
+	uint8_t sha256[MILL_PARTS][MILL_SHA256_BYTES]; /* of the whole part */
+} MillCut;
 
 static inline const char *
 mill_message_key(const MillMessage *m)
@@ -198,6 +233,15 @@ static inline const char *
 mill_message_headers(const MillMessage *m)
 {
 	return mill_message_value(m) + (m->value_length > 0 ? m->value_length : 0);
+}
+
+/* NULL if nothing was cut. */
+static inline const MillCut *
+mill_message_cut(const MillMessage *m)
+{
+	size_t before = (size_t) (mill_message_headers(m) - (const char *) m) + m->headers_length;
+
+	return m->flags & MILL_MESSAGE_CUT ? (const MillCut *) ((const char *) m + MILL_PAD(before)) : NULL;
 }
 
 #endif

@@ -4,8 +4,8 @@
  *
  * Three duties:
  *
- * - Every PARTITIONS_EVERY: how many partitions has the topic, and is it still
- *   there?  librdkafka 2.0.2 just stops fetching from a topic that was deleted.
+ * - Every PARTITIONS_EVERY: how many partitions has the topic, is it still
+ *   there, and do the leaders answer?  librdkafka 2.0.2 just stops fetching from a topic that was deleted.
  *   Brokers learn of topics one after the other, so it must be gone for
  *   GONE_AFTER before we believe it.
  *
@@ -64,21 +64,42 @@ has_leaders(const MillWatch *watch)
 	return result;
 }
 
-/* Do all leaders answer? */
+static void
+note_forbidden(MillWatch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	watch->forbidden = true;
+	pthread_mutex_unlock(&watch->lock);
+}
+
+/*
+ * Do all leaders answer?  That one refuses us is an answer, and noted.
+ * Partitions are looked at one by one: the call succeeds if only some do.
+ */
 static bool
-probe(const MillWatch *watch)
+probe(MillWatch *watch, int timeout_ms)
 {
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(watch->count);
 	rd_kafka_resp_err_t code;
 
 	for (int i = 0; i < watch->count; i++)
 		rd_kafka_topic_partition_list_add(list, watch->topic_name, watch->assigned[i])->offset = RD_KAFKA_OFFSET_END;
-	code = rd_kafka_offsets_for_times(watch->rk, list, PROBE_TIMEOUT);
+	code = rd_kafka_offsets_for_times(watch->rk, list, timeout_ms);
+	for (int i = 0; i < list->cnt; i++)
+	{
+		if (list->elems[i].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+			note_forbidden(watch);
+		else if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+			code = list->elems[i].err;
+	}
 	rd_kafka_topic_partition_list_destroy(list);
 
 	switch (code)
 	{
 		case RD_KAFKA_RESP_ERR_NO_ERROR:
+			return true;
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			note_forbidden(watch);
 			return true;
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
@@ -158,6 +179,8 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 	}
 	else if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
 		note_missing(watch, true, -1);
+	else if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+		note_forbidden(watch);
 	free(leaders);
 	rd_kafka_metadata_destroy(metadata);
 	return found;
@@ -213,7 +236,7 @@ run(void *arg)
 			poke(watch, chosen, leaders);
 		if (suspect || down)
 		{
-			down = !probe(watch);
+			down = !probe(watch, PROBE_TIMEOUT);
 			pthread_mutex_lock(&watch->lock);
 			watch->down = down;
 			watch->probed = suspected;
@@ -224,8 +247,11 @@ run(void *arg)
 			int found = ask_topic(watch, chosen);
 			int wait = PARTITIONS_EVERY;
 
-			/* the library does not report twice what it has reported before */
-			if (found < 0)
+			/*
+			 * The library does not report twice what it has reported before,
+			 * nor for a minute that a leader hangs that was just read from.
+			 */
+			if (found < 0 || !probe(watch, METADATA_TIMEOUT))
 			{
 				mill_watch_suspect(watch);
 				wait = PROBE_EVERY;

@@ -26,6 +26,7 @@ typedef struct MillWatch
 	unsigned probed;	/* out: the suspicion that down is the answer to */
 	bool poke;			/* in: brokers may be asleep, wake them */
 	bool down;			/* out: the leaders do not all answer */
+	bool forbidden;		/* out: we may not read the topic */
 	bool gone;			/* out: the topic, or one of our partitions, is no more */
 	int32_t missing;	/* out: that partition, or -1 for the topic */
 	int partitions;		/* out: the topic's, 0 when not known */

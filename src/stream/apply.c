@@ -512,9 +512,11 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 static void
 report_piece(MillIngest *ingest, int count)
 {
-	if (ingest->piece < ingest->pipeline->batch_rows)
-		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
-						 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
+	if (ingest->piece >= ingest->pipeline->batch_rows)
+		return;
+	ingest->said_applying = true;
+	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
+					 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
 }
 
 /* The length of the next piece, after one of so many messages took so long. */

@@ -14,6 +14,7 @@
 #include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
@@ -29,8 +30,6 @@
 PG_FUNCTION_INFO_V1(mill_retry_dead_letters);
 PG_FUNCTION_INFO_V1(mill_delete_dead_letters);
 
-/* A longer value is cut here, and its hash goes into the detail. */
-#define KEPT_BYTES (1024 * 1024)
 /* So many letters are put through together. */
 #define RETRY_BATCH 10000
 
@@ -44,23 +43,68 @@ bytes(const char *data, int length)
 	return PointerGetDatum(result);
 }
 
-/* "message of n bytes, sha256 ..." */
-static char *
-describe_cut(const MillMessage *message, const char *detail)
+/* A part of a message as a letter keeps it. */
+typedef struct Kept
 {
-	uint8 digest[PG_SHA256_DIGEST_LENGTH];
-	char hex[PG_SHA256_DIGEST_STRING_LENGTH] = "";
+	const char *data;
+	int length;							   /* -1: null */
+	int64 before;						   /* length of the whole */
+	uint8 sha256[PG_SHA256_DIGEST_LENGTH]; /* of the whole, if it is longer */
+} Kept;
+
+static void
+hash(const char *data, int length, uint8 *digest)
+{
 	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
 
 	if (context == NULL || pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) mill_message_value(message), message->value_length) < 0 ||
-		pg_cryptohash_final(context, digest, sizeof(digest)) < 0)
+		pg_cryptohash_update(context, (const uint8 *) data, length) < 0 ||
+		pg_cryptohash_final(context, digest, PG_SHA256_DIGEST_LENGTH) < 0)
 		elog(ERROR, "could not compute a hash");
 	pg_cryptohash_free(context);
-	for (int i = 0; i < sizeof(digest); i++)
-		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
-	return psprintf("%s%sThe value had %d bytes, the first %d are kept; its SHA-256 is %s.",
-					detail ? detail : "", detail ? " " : "", message->value_length, KEPT_BYTES, hex);
+}
+
+/* What to keep of a part: the gateway cut it, or it is cut here, or all of it. */
+static Kept
+keep(const MillMessage *message, MillPart part, const char *data, int length)
+{
+	const MillCut *cut = mill_message_cut(message);
+	Kept kept = {.data = data, .length = length, .before = length};
+
+	StaticAssertStmt(MILL_SHA256_BYTES == PG_SHA256_DIGEST_LENGTH, "hashes have one length");
+	if (cut && cut->length[part] > 0)
+	{
+		kept.before = cut->length[part];
+		memcpy(kept.sha256, cut->sha256[part], sizeof(kept.sha256));
+	}
+	else if (length > MILL_KEPT_BYTES)
+	{
+		kept.length = part == MILL_PART_HEADERS ? mill_headers_fitting(data, length, MILL_KEPT_BYTES) : MILL_KEPT_BYTES;
+		hash(data, length, kept.sha256);
+	}
+	return kept;
+}
+
+/* The detail, with what tells the parts again that were cut. */
+static char *
+describe_cuts(const Kept *parts, const char *detail)
+{
+	static const char *const names[MILL_PARTS] = {"key", "value", "headers"};
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, detail ? detail : "");
+	for (int i = 0; i < MILL_PARTS; i++)
+	{
+		if (parts[i].before == parts[i].length)
+			continue;
+		appendStringInfo(&text, "%sThe %s had %lld bytes, the first %d are kept; the SHA-256 is ", text.len ? " " : "",
+						 names[i], (long long) parts[i].before, parts[i].length);
+		for (int j = 0; j < PG_SHA256_DIGEST_LENGTH; j++)
+			appendStringInfo(&text, "%02x", parts[i].sha256[j]);
+		appendStringInfoChar(&text, '.');
+	}
+	return text.len > 0 ? text.data : NULL;
 }
 
 static void
@@ -80,8 +124,12 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 		.nargs = 16,
 		.types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID, INT4OID, BOOLOID,
 				  TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
-	bool cut = message->value_length > KEPT_BYTES;
-	const char *detail = cut ? describe_cut(message, error->detail) : error->detail;
+	Kept parts[MILL_PARTS] = {
+		keep(message, MILL_PART_KEY, mill_message_key(message), message->key_length),
+		keep(message, MILL_PART_VALUE, mill_message_value(message), message->value_length),
+		keep(message, MILL_PART_HEADERS, mill_message_headers(message), message->headers_length)};
+	const char *detail = describe_cuts(parts, error->detail);
+	bool cut = false;
 	Datum values[16] = {0};
 	char nulls[17] = "                ";
 	TimestampTz produced_at;
@@ -90,15 +138,14 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 	values[1] = CStringGetTextDatum(stream->topic);
 	values[2] = Int32GetDatum(message->partition);
 	values[3] = Int64GetDatum(message->offset);
-	if (message->key_length >= 0)
-		values[4] = bytes(mill_message_key(message), message->key_length);
-	else
-		nulls[4] = 'n';
-	if (message->value_length >= 0)
-		values[5] = bytes(mill_message_value(message), Min(message->value_length, KEPT_BYTES));
-	else
-		nulls[5] = 'n';
-	values[6] = bytes(mill_message_headers(message), message->headers_length);
+	for (int i = 0; i < MILL_PARTS; i++)
+	{
+		if (parts[i].length >= 0)
+			values[4 + i] = bytes(parts[i].data, parts[i].length);
+		else
+			nulls[4 + i] = 'n';
+		cut = cut || parts[i].before != parts[i].length;
+	}
 	values[7] = Int64GetDatum(message->timestamp_ms);
 	values[8] = Int32GetDatum(message->timestamp_type);
 	values[9] = BoolGetDatum(cut);
@@ -223,6 +270,26 @@ settle_letters(const MillBatch *batch, const int64 *ids)
 	return gone;
 }
 
+/* Say of how many letters not all is there. */
+static void
+tell_cut(int64 pipeline)
+{
+	static MillStatement count = {
+		.sql = "SELECT count(*) FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND truncated",
+		.nargs = 1,
+		.types = {INT8OID}};
+	Datum id = Int64GetDatum(pipeline);
+	int64 cut;
+
+	mill_run(&count, SPI_OK_SELECT, &id, NULL);
+	cut = DatumGetInt64(mill_value(0, 1, NULL));
+	if (cut > 0)
+		ereport(NOTICE,
+				(errmsg_plural("%lld dead letter is cut and cannot be retried",
+							   "%lld dead letters are cut and cannot be retried", cut, (long long) cut),
+				 errhint("Raise the stream's option \"max_message_bytes\" and read them again from the topic, with mill.seek.")));
+}
+
 /* A retry: what is run as the pipeline's owner, whoever calls. */
 typedef struct Retry
 {
@@ -289,6 +356,9 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 		SPI_finish();
 	}
 	while (batch->count == RETRY_BATCH);
+	SPI_connect();
+	tell_cut(retry.pipeline->id);
+	SPI_finish();
 	PG_RETURN_INT64(gone);
 }
 

@@ -317,6 +317,32 @@ read_fields(MillDecoder *decoder, const char *data, size_t length, MillDecodeErr
 	return true;
 }
 
+/*
+ * No part of a message may be longer than the stream's limit, whichever
+ * columns are asked for: the gateway may have cut it.
+ */
+static bool
+check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
+{
+	static const char *const names[MILL_PARTS] = {"key", "value", "headers"};
+	const MillCut *cut = mill_message_cut(message);
+	int64 lengths[MILL_PARTS] = {message->key_length, message->value_length, message->headers_length};
+	int limit = decoder->stream->max_message_bytes;
+
+	for (int i = 0; i < MILL_PARTS; i++)
+	{
+		if (cut && cut->length[i] > 0)
+			lengths[i] = cut->length[i];
+		if (limit <= 0 || lengths[i] <= limit)
+			continue;
+		mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "message %s of %lld bytes is larger than the limit of %d bytes",
+				 names[i], (long long) lengths[i], limit);
+		error->detail = "The stream's option \"max_message_bytes\" sets the limit; raise it and read the message again.";
+		return false;
+	}
+	return true;
+}
+
 /* Validate and take apart; the value is not null. */
 static bool
 read_value(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
@@ -326,13 +352,6 @@ read_value(MillDecoder *decoder, const MillMessage *message, MillDecodeError *er
 	size_t length = message->value_length;
 	MillJsonError fault;
 
-	if (stream->max_message_bytes > 0 && message->value_length > stream->max_message_bytes)
-	{
-		mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "message of %d bytes is larger than the limit of %d bytes",
-				 message->value_length, stream->max_message_bytes);
-		error->detail = "The stream's option \"max_message_bytes\" sets the limit.";
-		return false;
-	}
 	switch (stream->format)
 	{
 		case MILL_FORMAT_JSON:
@@ -403,7 +422,7 @@ decode_columns(MillDecoder *decoder, const MillMessage *message, Datum *values, 
 {
 	bool tombstone = message->value_length < 0;
 
-	if (!tombstone && !read_value(decoder, message, error))
+	if (!check_sizes(decoder, message, error) || (!tombstone && !read_value(decoder, message, error)))
 		return false;
 	for (int i = 0; i < decoder->ncolumns; i++)
 	{

@@ -79,35 +79,71 @@ append_string(StringInfo json, const char *bytes, size_t length)
 	appendStringInfoChar(json, '"');
 }
 
-/* Headers as protocol.h encodes them, as jsonb. */
+/* A header as protocol.h encodes it. */
+typedef struct Header
+{
+	const char *name;
+	size_t name_length;
+	const char *value;
+	int32_t value_length; /* -1: null */
+} Header;
+
+/* The header at *at; false at the end, and at what is no header. */
+static bool
+next_header(const char **at, const char *end, Header *header)
+{
+	uint32_t name_length;
+
+	if (end - *at < (ptrdiff_t) sizeof(name_length))
+		return false;
+	memcpy(&name_length, *at, sizeof(name_length));
+	header->name = *at + sizeof(name_length);
+	header->name_length = name_length;
+	if (end - header->name < (ptrdiff_t) (name_length + sizeof(header->value_length)))
+		return false;
+	memcpy(&header->value_length, header->name + name_length, sizeof(header->value_length));
+	header->value = header->name + name_length + sizeof(header->value_length);
+	if (end - header->value < header->value_length)
+		return false;
+	*at = header->value + Max(header->value_length, 0);
+	return true;
+}
+
+/* Bytes of the headers that fit into limit in whole. */
+int
+mill_headers_fitting(const char *encoded, int length, int limit)
+{
+	const char *at = encoded;
+	const char *before = encoded;
+	Header header;
+
+	while (at - encoded <= limit && next_header(&at, encoded + length, &header))
+	{
+		if (at - encoded <= limit)
+			before = at;
+	}
+	return (int) (before - encoded);
+}
+
+/* Headers as protocol.h encodes them, as jsonb; up to what is none. */
 static Datum
 make_headers(const char *p, size_t encoded_length)
 {
 	const char *end = p + encoded_length;
 	StringInfoData json;
+	Header header;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '[');
-	while (end - p >= (ptrdiff_t) (sizeof(uint32_t) + sizeof(int32_t)))
+	while (next_header(&p, end, &header))
 	{
-		uint32_t name_length;
-		int32_t length;
-
-		memcpy(&name_length, p, sizeof(name_length));
-		p += sizeof(name_length);
 		if (json.len > 1)
 			appendStringInfoString(&json, ", ");
 		appendStringInfoString(&json, "{\"name\": ");
-		append_string(&json, p, name_length);
-		p += name_length;
-		memcpy(&length, p, sizeof(length));
-		p += sizeof(length);
+		append_string(&json, header.name, header.name_length);
 		appendStringInfoString(&json, ", \"value\": ");
-		if (length >= 0)
-		{
-			append_string(&json, p, length);
-			p += length;
-		}
+		if (header.value_length >= 0)
+			append_string(&json, header.value, header.value_length);
 		else
 			appendStringInfoString(&json, "null");
 		appendStringInfoChar(&json, '}');
@@ -118,14 +154,17 @@ make_headers(const char *p, size_t encoded_length)
 
 /*
  * SQL: mill_catalog.headers_to_jsonb(bytea), for the views: headers as dead
- * letters keep them, which is as the gateway encoded them.
+ * letters keep them, which is as the gateway encoded them.  Whatever it is
+ * given it raises no error, as one letter must not hide the others: of more
+ * than a letter keeps it shows what comes first.
  */
 Datum
 mill_headers_to_jsonb(PG_FUNCTION_ARGS)
 {
 	bytea *encoded = PG_GETARG_BYTEA_PP(0);
+	int length = VARSIZE_ANY_EXHDR(encoded);
 
-	PG_RETURN_DATUM(make_headers(VARDATA_ANY(encoded), VARSIZE_ANY_EXHDR(encoded)));
+	PG_RETURN_DATUM(make_headers(VARDATA_ANY(encoded), mill_headers_fitting(VARDATA_ANY(encoded), length, MILL_KEPT_BYTES)));
 }
 
 /* ---- the others ---- */

@@ -55,7 +55,7 @@ typedef struct MillScan
 	int running;	/* ranges not ended */
 	const char *at; /* what is left of the frame */
 	const char *frame_end;
-	char *trouble; /* last event about the connection, or NULL */
+	MillGatewayEvent *trouble; /* last event about the connection, or NULL */
 	TimestampTz trouble_since;
 	TimestampTz short_since; /* a partition ended before its end, or 0 */
 

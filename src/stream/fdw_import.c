@@ -77,7 +77,7 @@ mill_fdw_import(ImportForeignSchemaStmt *stmt, Oid serverid)
 				 errhint("There are no valid options in this context.")));
 
 	properties = mill_stream_properties(serverid, GetUserId(), &flags);
-	gateway = mill_gateway_start(properties, flags);
+	gateway = mill_gateway_start(properties, flags, 0);
 	foreach (cell, mill_gateway_topics(gateway, ANSWER_TIMEOUT_MS))
 	{
 		const char *topic = lfirst(cell);

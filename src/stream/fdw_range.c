@@ -279,7 +279,7 @@ assign_ranges(MillScan *scan)
 		assignments[i].start = scan->ranges[i].start;
 		assignments[i].end = scan->ranges[i].end;
 	}
-	mill_gateway_assign(scan->gateway, assignments, scan->nranges);
+	mill_gateway_assign(scan->gateway, assignments, scan->nranges, scan->stream->max_message_bytes);
 	scan->running = scan->nranges;
 }
 
@@ -320,7 +320,7 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 	if (!bounds.nothing)
 	{
 		properties = mill_stream_properties(scan->stream->serverid, scan->userid, &flags);
-		scan->gateway = mill_gateway_start(properties, flags);
+		scan->gateway = mill_gateway_start(properties, flags, 0);
 
 		/* the gateway wants to know its topic before anything about it */
 		if (scan->fixed_end != NULL)

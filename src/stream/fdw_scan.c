@@ -17,7 +17,6 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
 #include "utils/lsyscache.h"
@@ -194,13 +193,14 @@ take_end(MillScan *scan, const char *payload)
 static void
 take_event(MillScan *scan, const MillFrame *frame)
 {
-	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
-	const char *words = (const char *) (event + 1);
+	MemoryContext old = MemoryContextSwitchTo(scan->reading);
+	MillGatewayEvent event = mill_gateway_event(frame);
 
-	switch (event->kind)
+	MemoryContextSwitchTo(old);
+	switch (event.kind)
 	{
 		case MILL_EVENT_LOG:
-			elog(DEBUG1, "gateway: %s", words);
+			elog(DEBUG1, "gateway: %s", event.message);
 			break;
 		case MILL_EVENT_RECOVERED:
 			scan->trouble = NULL;
@@ -208,28 +208,25 @@ take_event(MillScan *scan, const MillFrame *frame)
 		case MILL_EVENT_DEGRADED:
 			if (scan->trouble == NULL)
 				scan->trouble_since = GetCurrentTimestamp();
-			scan->trouble = MemoryContextStrdup(scan->reading, words);
+			scan->trouble = MemoryContextAlloc(scan->reading, sizeof(event));
+			*scan->trouble = event;
 			break;
-		case MILL_EVENT_AUTHENTICATION:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-					 errmsg("could not authenticate with the brokers of server \"%s\"",
-							GetForeignServer(scan->stream->serverid)->servername),
-					 errdetail_internal("%s", words)));
-			break;
+		case MILL_EVENT_REFUSED:
+		case MILL_EVENT_FORBIDDEN:
+			mill_gateway_raise(&event, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION);
 		case MILL_EVENT_OUT_OF_RANGE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 					 errmsg("messages of topic \"%s\", partition %d went away while they were read",
-							scan->stream->topic, event->partition),
-					 errdetail_internal("%s", words),
+							scan->stream->topic, event.partition),
+					 errdetail_internal("%s", event.message),
 					 errhint("Retention or a deletion passed the scan; read again.")));
 			break;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 					 errmsg("could not read topic \"%s\"", scan->stream->topic),
-					 errdetail_internal("%s", words)));
+					 errdetail_internal("%s", event.message)));
 	}
 }
 
@@ -244,7 +241,8 @@ wait_for_gateway(MillScan *scan)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
 				 errmsg("could not read topic \"%s\"", scan->stream->topic),
-				 errdetail_internal("%s", scan->trouble)));
+				 errdetail_internal("%s: %s", scan->trouble->message, scan->trouble->detail ? scan->trouble->detail : "no answer"),
+				 scan->trouble->hint ? errhint("%s", scan->trouble->hint) : 0));
 	if (scan->short_since != 0 &&
 		TimestampDifferenceExceeds(scan->short_since, GetCurrentTimestamp(), SHORT_END_LIMIT_MS))
 		ereport(ERROR,

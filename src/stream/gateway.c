@@ -8,7 +8,7 @@
  *
  * Who dies first:
  * - The gateway: we read end of file, reap it, and raise an error that says
- *   how it ended.
+ *   how it ended.  One that hangs is not dead, but silent, and is killed.
  * - The transaction: the reset callback of the memory context that the gateway
  *   was started in kills and reaps it.
  * - This process, in order: an exit callback kills and reaps it.
@@ -37,6 +37,7 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -60,6 +61,21 @@
  */
 #define ADDRESS_SPACE ((rlim_t) 1024 * 1024 * 1024)
 
+/* The gateway's exit status when it gets no memory; see its main.c. */
+#define EXIT_NO_MEMORY 71
+
+/* A gateway that streams says about once a second that it lives. */
+#define STREAM_PATIENCE 10000
+
+/* An answer may come so much later than the time that was given for it. */
+#define ANSWER_GRACE 10000
+
+/* Starting the program and making a client takes no broker. */
+#define START_TIMEOUT 20000
+
+/* At most so much of the time between two looks counts as waiting. */
+#define LOOK_LIMIT 2000
+
 struct MillGateway
 {
 	dlist_node node; /* in running */
@@ -73,6 +89,14 @@ struct MillGateway
 	Size room;
 	Size filled;
 	Size consumed; /* of filled: frames that were given out */
+	bool ended;	   /* end of file was read */
+	bool ran_out;  /* it ended because of its memory limit */
+
+	/* milliseconds; see note_silence */
+	int patience; /* 0: without limit */
+	int silence;
+	bool looked; /* and found nothing; looked_at is set */
+	instr_time looked_at;
 };
 
 /* The gateways of this process, for its exit. */
@@ -317,19 +341,31 @@ raise_gone(MillGateway *gateway)
 	else
 		status = finish(gateway);
 
+	/* The library aborts where it gets no memory, we exit. */
+	gateway->ran_out = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
+					   (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_NO_MEMORY);
+	if (gateway->ran_out)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("kafka gateway came to its memory limit of %d MB", (int) (ADDRESS_SPACE / (1024 * 1024))),
+				 errdetail("Compressed messages that are fetched together unpack to more than that."),
+				 errhint("Set \"fetch.message.max.bytes\" on the server to a smaller size, for example '50000'.")));
 	if (WIFSIGNALED(status))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("kafka gateway ended unexpectedly"),
-				 errdetail("It was terminated by signal %d: %s.", WTERMSIG(status), pg_strsignal(WTERMSIG(status))),
-				 WTERMSIG(status) == SIGABRT ? errhint("It may have come to its memory limit of %d MB; a batch of messages that unpacks to more does that.",
-													   (int) (ADDRESS_SPACE / (1024 * 1024)))
-											 : 0));
+				 errdetail("It was terminated by signal %d: %s.", WTERMSIG(status), pg_strsignal(WTERMSIG(status)))));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("kafka gateway ended unexpectedly"),
 			 WEXITSTATUS(status) == 127 ? errdetail("The program could not be executed, or a library that it needs is missing.")
 										: errdetail("It exited with status %d.", WEXITSTATUS(status))));
+}
+
+bool
+mill_gateway_ran_out(MillGateway *gateway)
+{
+	return gateway->ran_out;
 }
 
 /* ---- waiting, reading, writing ---- */
@@ -406,6 +442,53 @@ make_room(MillGateway *gateway, Size whole)
 	}
 }
 
+/* From now on a sign of life is expected within this time. */
+static void
+expect_within(MillGateway *gateway, int patience)
+{
+	gateway->patience = patience;
+	gateway->silence = 0;
+	gateway->looked = false;
+}
+
+/*
+ * We looked, and nothing was there.  Only time between looks counts, and of
+ * that not much for each: a reader who was busy, or a machine that slept, says
+ * nothing about the gateway, which has not been asked meanwhile.  A clock that
+ * is set changes nothing, as this one is monotonic.
+ */
+static void
+note_silence(MillGateway *gateway)
+{
+	instr_time now;
+	instr_time since;
+
+	if (gateway->patience == 0)
+		return;
+	INSTR_TIME_SET_CURRENT(now);
+	if (gateway->looked)
+	{
+		since = now;
+		INSTR_TIME_SUBTRACT(since, gateway->looked_at);
+		gateway->silence += Min((int64) INSTR_TIME_GET_MILLISEC(since), LOOK_LIMIT);
+	}
+	gateway->looked = true;
+	gateway->looked_at = now;
+	if (gateway->silence < gateway->patience)
+		return;
+	finish(gateway);
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("kafka gateway does not respond"),
+			 errdetail("It gave no sign of life for %d seconds and was ended.", gateway->silence / 1000)));
+}
+
+int
+mill_gateway_silence(MillGateway *gateway)
+{
+	return gateway->silence;
+}
+
 const MillFrame *
 mill_gateway_next(MillGateway *gateway)
 {
@@ -420,18 +503,30 @@ mill_gateway_next(MillGateway *gateway)
 			const MillFrame *frame = (const MillFrame *) (gateway->buffer + gateway->consumed);
 
 			gateway->consumed += whole;
+			if (frame->type == MILL_REPLY_ALIVE)
+				continue;
 			return frame;
 		}
-		if (gateway->pid == 0)
+		if (gateway->pid == 0 || gateway->ended)
 			raise_gone(gateway);
 		make_room(gateway, whole);
 		n = read(gateway->from, gateway->buffer + gateway->filled, gateway->room - gateway->filled);
 		if (n > 0)
+		{
 			gateway->filled += n;
+			gateway->silence = 0;
+			gateway->looked = false;
+		}
 		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		{
+			note_silence(gateway);
 			return NULL;
+		}
 		else if (n == 0 || errno != EINTR)
-			raise_gone(gateway);
+		{
+			gateway->ended = true;
+			return NULL;
+		}
 	}
 }
 
@@ -445,6 +540,7 @@ send_request(MillGateway *gateway, uint8 type, const void *payload, Size length)
 
 	if (gateway->pid == 0)
 		raise_gone(gateway);
+	expect_within(gateway, START_TIMEOUT);
 	initStringInfo(&request);
 	appendBinaryStringInfo(&request, (const char *) &frame, sizeof(frame));
 	appendBinaryStringInfo(&request, payload, length);
@@ -458,7 +554,10 @@ send_request(MillGateway *gateway, uint8 type, const void *payload, Size length)
 		if (n > 0)
 			sent += n;
 		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-			wait_for(gateway->to, WL_SOCKET_WRITEABLE, -1L);
+		{
+			note_silence(gateway);
+			wait_for(gateway->to, WL_SOCKET_WRITEABLE, 1000L);
+		}
 		else if (errno != EINTR)
 			raise_gone(gateway);
 	}
@@ -499,37 +598,61 @@ next_string(const char **at, const char *end)
 	return to_server(text);
 }
 
-/* Raise what an ERROR frame says. */
+/* The strings of an ERROR or EVENT: SQLSTATE, message, detail, hint. */
 static void
-raise_error(const MillFrame *frame)
+read_texts(const char *at, const char *end, MillGatewayEvent *texts)
 {
-	const char *at = mill_frame_payload(frame);
-	const char *end = at + frame->length;
 	char *state = next_string(&at, end);
-	char *message = next_string(&at, end);
-	char *detail = next_string(&at, end);
-	char *hint = next_string(&at, end);
-	int code = ERRCODE_FDW_ERROR;
 
+	texts->sqlerrcode = 0;
 	if (strlen(state) == 5)
-		code = MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
-	ereport(ERROR,
-			(errcode(code),
-			 errmsg_internal("%s", message),
-			 detail[0] ? errdetail_internal("%s", detail) : 0,
-			 hint[0] ? errhint("%s", hint) : 0));
+		texts->sqlerrcode = MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+	texts->message = next_string(&at, end);
+	texts->detail = next_string(&at, end);
+	texts->hint = next_string(&at, end);
+	if (texts->detail[0] == '\0')
+		texts->detail = NULL;
+	if (texts->hint[0] == '\0')
+		texts->hint = NULL;
 }
 
-/* Wait for the answer to a request. */
+MillGatewayEvent
+mill_gateway_event(const MillFrame *frame)
+{
+	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
+	MillGatewayEvent result = {.kind = event->kind, .partition = event->partition};
+
+	read_texts((const char *) (event + 1), mill_frame_payload(frame) + frame->length, &result);
+	return result;
+}
+
+void
+mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode)
+{
+	ereport(ERROR,
+			(errcode(event->sqlerrcode ? event->sqlerrcode : sqlerrcode),
+			 errmsg_internal("%s", event->message),
+			 event->detail ? errdetail_internal("%s", event->detail) : 0,
+			 event->hint ? errhint("%s", event->hint) : 0));
+}
+
+/* Wait for the answer to a request, which has this long. */
 static const MillFrame *
-receive_reply(MillGateway *gateway, uint8 type, Size shortest)
+receive_reply(MillGateway *gateway, uint8 type, Size shortest, int timeout_ms)
 {
 	const MillFrame *frame;
 
+	expect_within(gateway, timeout_ms + ANSWER_GRACE);
 	while ((frame = mill_gateway_next(gateway)) == NULL)
-		mill_gateway_wait(gateway, -1L);
+		mill_gateway_wait(gateway, 1000L);
+	expect_within(gateway, 0);
 	if (frame->type == MILL_REPLY_ERROR)
-		raise_error(frame);
+	{
+		MillGatewayEvent texts = {0};
+
+		read_texts(mill_frame_payload(frame), mill_frame_payload(frame) + frame->length, &texts);
+		mill_gateway_raise(&texts, ERRCODE_FDW_ERROR);
+	}
 	if (frame->type != type || frame->length < shortest)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
@@ -540,11 +663,12 @@ receive_reply(MillGateway *gateway, uint8 type, Size shortest)
 /* ---- requests ---- */
 
 MillGateway *
-mill_gateway_start(List *properties, int flags)
+mill_gateway_start(List *properties, int flags, int fetch_bytes)
 {
 	static bool exit_registered = false;
 	MillGateway *gateway = palloc0(sizeof(MillGateway));
 	StringInfoData request;
+	int32 fetch = fetch_bytes;
 	ListCell *cell;
 
 	gateway->owner = MyProcPid;
@@ -553,6 +677,7 @@ mill_gateway_start(List *properties, int flags)
 	gateway->buffer = palloc(gateway->room);
 	initStringInfo(&request);
 	appendStringInfoChar(&request, (char) flags);
+	appendBinaryStringInfo(&request, (const char *) &fetch, sizeof(fetch));
 	foreach (cell, properties)
 	{
 		const MillProperty *property = lfirst(cell);
@@ -580,7 +705,7 @@ mill_gateway_start(List *properties, int flags)
 	PG_TRY();
 	{
 		send_request(gateway, MILL_REQUEST_CONFIGURE, request.data, request.len);
-		receive_reply(gateway, MILL_REPLY_OK, 0);
+		receive_reply(gateway, MILL_REPLY_OK, 0, START_TIMEOUT);
 	}
 	PG_CATCH();
 	{
@@ -606,7 +731,8 @@ mill_gateway_partitions(MillGateway *gateway, const char *topic, int timeout_ms)
 	appendBinaryStringInfo(&request, name, strlen(name) + 1);
 	send_request(gateway, MILL_REQUEST_METADATA, request.data, request.len);
 	pfree(request.data);
-	memcpy(&count, mill_frame_payload(receive_reply(gateway, MILL_REPLY_METADATA, sizeof(count))), sizeof(count));
+	memcpy(&count, mill_frame_payload(receive_reply(gateway, MILL_REPLY_METADATA, sizeof(count), timeout_ms)),
+		   sizeof(count));
 	return count;
 }
 
@@ -623,7 +749,8 @@ exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item,
 	appendBinaryStringInfo(&request, items, item * count);
 	send_request(gateway, request_type, request.data, request.len);
 	pfree(request.data);
-	memcpy(answers, mill_frame_payload(receive_reply(gateway, reply_type, answer * count)), answer * count);
+	memcpy(answers, mill_frame_payload(receive_reply(gateway, reply_type, answer * count, timeout_ms)),
+		   answer * count);
 }
 
 /* The caller fills in each mark's partition. */
@@ -658,7 +785,7 @@ mill_gateway_topics(MillGateway *gateway, int timeout_ms)
 	List *topics = NIL;
 
 	send_request(gateway, MILL_REQUEST_TOPICS, &timeout, sizeof(timeout));
-	frame = receive_reply(gateway, MILL_REPLY_TOPICS, 0);
+	frame = receive_reply(gateway, MILL_REPLY_TOPICS, 0, timeout_ms);
 	at = mill_frame_payload(frame);
 	end = at + frame->length;
 	while (at < end)
@@ -667,14 +794,15 @@ mill_gateway_topics(MillGateway *gateway, int timeout_ms)
 }
 
 void
-mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count)
+mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count, int limit)
 {
 	StringInfoData request;
-	int32 head[2] = {count, 0};
+	int32 head[2] = {count, limit};
 
 	initStringInfo(&request);
 	appendBinaryStringInfo(&request, (const char *) head, sizeof(head));
 	appendBinaryStringInfo(&request, (const char *) assignments, sizeof(MillAssignment) * count);
 	send_request(gateway, MILL_REQUEST_ASSIGN, request.data, request.len);
 	pfree(request.data);
+	expect_within(gateway, STREAM_PATIENCE);
 }

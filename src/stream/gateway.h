@@ -21,10 +21,11 @@ typedef struct MillProperty
 /*
  * Start a gateway, in the current memory context: when that is reset or
  * deleted, on an error too, the gateway is ended and reaped.  Properties is a
- * list of MillProperty; flags are MILL_ROLE_* and MILL_CHECK_ONLY.  Raises
- * what the gateway objects to.
+ * list of MillProperty; flags are MILL_ROLE_* and MILL_CHECK_ONLY; fetch_bytes,
+ * if not 0, lowers how much is fetched at once.  Raises what the gateway
+ * objects to.
  */
-extern MillGateway *mill_gateway_start(List *properties, int flags);
+extern MillGateway *mill_gateway_start(List *properties, int flags, int fetch_bytes);
 extern void mill_gateway_end(MillGateway *gateway);
 
 /* The requests of protocol.h; each waits, interruptibly, and may ereport. */
@@ -33,12 +34,15 @@ extern void mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, 
 extern void mill_gateway_times(MillGateway *gateway, const MillPartitionTime *times,
 							   MillPartitionOffset *offsets, int count, int timeout_ms);
 extern List *mill_gateway_topics(MillGateway *gateway, int timeout_ms);
-extern void mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count);
+
+/* Stream; longer parts of messages than limit bytes may be cut, see protocol.h. */
+extern void mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count, int limit);
 
 /*
  * The next frame if a whole one is here, else NULL; never blocks.  The frame
- * and its payload stay valid until the next call.  Raises an error if the
- * gateway is gone.
+ * and its payload stay valid until the next call.  When the gateway is gone,
+ * NULL comes once, so that what was read can be used; then an error is raised,
+ * as it is when the gateway has given no sign of life for too long.
  */
 extern const MillFrame *mill_gateway_next(MillGateway *gateway);
 #define mill_frame_payload(frame) ((const char *) ((frame) + 1))
@@ -49,6 +53,28 @@ extern const MillFrame *mill_gateway_next(MillGateway *gateway);
  * is something to read.
  */
 extern bool mill_gateway_wait(MillGateway *gateway, long timeout_ms);
+
+/* For how many milliseconds has a reader found nothing, not even a sign of life? */
+extern int mill_gateway_silence(MillGateway *gateway);
+
+/* Did the gateway end because of its memory limit? */
+extern bool mill_gateway_ran_out(MillGateway *gateway);
+
+/* An EVENT frame, with texts for this database; in the current memory context. */
+typedef struct MillGatewayEvent
+{
+	MillEventKind kind;
+	int partition;	/* -1: not about one */
+	int sqlerrcode; /* 0: none is given */
+	char *message;
+	char *detail; /* NULL: none */
+	char *hint;	  /* NULL: none */
+} MillGatewayEvent;
+
+extern MillGatewayEvent mill_gateway_event(const MillFrame *frame);
+
+/* Raise it as an error, with this SQLSTATE if it has none. */
+extern void mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode) pg_attribute_noreturn();
 
 extern int mill_gateway_pid(MillGateway *gateway);
 

@@ -18,12 +18,17 @@
  *	before the commit		-> nothing of the batch is visible; read again
  *	after the commit		-> rows and offsets are there; not read again
  *
+ * A gateway that hangs is silent, and mill_gateway_next ends it.  One that needs
+ * more memory than it may have is followed by one that fetches less.
+ *
  * A gateway reads its partitions from given offsets and cannot be moved: for
  * a new partition the worker ends and the next one has it.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "foreign/foreign.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
@@ -41,6 +46,8 @@
 #define ANSWER_TIMEOUT 10000
 /* Between two looks at whether we should stop, in milliseconds. */
 #define LOOK_INTERVAL 1000
+/* So long a gateway may be silent before the state says it, in milliseconds. */
+#define SILENCE_SHOWN 3000
 
 extern PGDLLEXPORT void mill_ingest_main(Datum arg);
 
@@ -188,7 +195,7 @@ start_gateway(MillIngest *ingest)
 	mill_xact_commit();
 
 	MemoryContextSwitchTo(ingest->source_parent);
-	ingest->gateway = mill_gateway_start(properties, flags);
+	ingest->gateway = mill_gateway_start(properties, flags, ingest->pipeline->fetch_bytes);
 	ingest->topic_partitions = mill_gateway_partitions(ingest->gateway, ingest->source->stream->topic, ANSWER_TIMEOUT);
 }
 
@@ -206,7 +213,7 @@ assign(MillIngest *ingest)
 		assignments[i].start = p->last_ms >= 0 && p->stored > p->low ? p->stored - 1 : p->stored;
 		assignments[i].end = -1;
 	}
-	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions);
+	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions, ingest->source->stream->max_message_bytes);
 }
 
 static MillPartition *
@@ -311,6 +318,7 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 		pfree(copy);
 		return;
 	}
+	ingest->fetched = true;
 	ingest->batch_bytes += frame->length;
 	if (ingest->batch_began == 0)
 		ingest->batch_began = GetCurrentTimestamp();
@@ -328,6 +336,7 @@ take_end(MillIngest *ingest, const MillFrame *frame)
 	memcpy(&position, mill_frame_payload(frame) + 8, sizeof(position));
 	partition = find_partition(ingest, number);
 	partition->ended = true;
+	ingest->fetched = true;
 	if (position > partition->position)
 		partition->position = position;
 	if (partition->position != partition->stored || partition->high != partition->position)
@@ -360,27 +369,32 @@ take_watermarks(MillIngest *ingest, const MillFrame *frame)
 static bool
 take_event(MillIngest *ingest, const MillFrame *frame)
 {
-	const MillEvent *event = (const MillEvent *) mill_frame_payload(frame);
-	const char *text = (const char *) (event + 1);
+	MillGatewayEvent event = mill_gateway_event(frame);
 
-	switch ((MillEventKind) event->kind)
+	switch (event.kind)
 	{
 		case MILL_EVENT_LOG:
-			ereport(DEBUG1, (errmsg_internal("kafka client: %s", text)));
+			ereport(DEBUG1, (errmsg_internal("kafka client: %s", event.message)));
 			return false;
 		case MILL_EVENT_RECOVERED:
+			ingest->trouble = false;
 			mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 			return false;
 		case MILL_EVENT_DEGRADED:
-		case MILL_EVENT_AUTHENTICATION:
-			ereport(LOG, (errmsg("pipeline \"%s\": broker not available", ingest->pipeline->name),
-						  errdetail_internal("%s", text)));
-			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, text);
+		case MILL_EVENT_REFUSED:
+			ereport(LOG, (errmsg("pipeline \"%s\": %s", ingest->pipeline->name, event.message),
+						  event.detail ? errdetail_internal("%s", event.detail) : 0,
+						  event.hint ? errhint("%s", event.hint) : 0));
+			ingest->trouble = true;
+			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
+							 event.detail ? psprintf("%s (%s)", event.message, event.detail) : event.message);
 			return false;
+		case MILL_EVENT_FORBIDDEN:
+			mill_gateway_raise(&event, ERRCODE_INSUFFICIENT_PRIVILEGE);
 		case MILL_EVENT_FATAL:
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("kafka client cannot go on"), errdetail_internal("%s", text)));
+					 errmsg("kafka client cannot go on"), errdetail_internal("%s", event.message)));
 			break;
 		case MILL_EVENT_TOPIC_GONE:
 			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
@@ -391,8 +405,8 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("offset of partition %d is no longer in topic \"%s\"",
-							event->partition, ingest->source->stream->topic),
-					 errdetail_internal("%s", text)));
+							event.partition, ingest->source->stream->topic),
+					 errdetail_internal("%s", event.message)));
 			break;
 	}
 	return false;
@@ -476,15 +490,28 @@ all_ended(const MillIngest *ingest)
 	return true;
 }
 
-/* Show whether we are behind; trouble stays shown until data come again. */
+/*
+ * Show whether we are behind.  Trouble stays shown until something is fetched
+ * again, also the trouble of the worker before; and that everything is read is
+ * said only by a gateway that lives.
+ */
 static void
-report(MillIngest *ingest, bool progress)
+report(MillIngest *ingest)
 {
 	MillSlot *slot = &mill_shared->slots[mill_my_slot];
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
+	int silence = mill_gateway_silence(ingest->gateway);
 
-	if (slot->state != state && (progress || slot->state != MILL_STATE_DEGRADED))
+	if (ingest->fetched)
+		ingest->trouble = false;
+	if (silence >= SILENCE_SHOWN)
+		mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
+						 psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000));
+	else if ((slot->state != state || ingest->said_applying) && !ingest->trouble)
+	{
 		mill_slot_report(mill_my_slot, state, NULL);
+		ingest->said_applying = false;
+	}
 }
 
 static void
@@ -500,15 +527,15 @@ run(MillIngest *ingest)
 		{
 			if (!mill_apply(ingest))
 				return;
-			mill_worker_succeeded();
+			/* news from before the first fetch are no success */
+			if (ingest->fetched)
+				mill_worker_succeeded();
 			empty_batch(ingest);
-			report(ingest, true);
 		}
 		else
-		{
-			report(ingest, false);
 			look_at_source(ingest);
-		}
+		report(ingest);
+		ingest->fetched = false;
 		if (end)
 			return;
 		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
@@ -518,6 +545,99 @@ run(MillIngest *ingest)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 	}
+}
+
+/* ---- a gateway that needs too much memory ---- */
+
+/* The next smaller fetch: in the end one batch, which brokers always send whole. */
+static int
+smaller_fetch(int bytes)
+{
+	static const int steps[] = {1024 * 1024, 128 * 1024, 16 * 1024, 1000};
+
+	for (int i = 0; i < lengthof(steps); i++)
+	{
+		if (bytes == 0 || bytes > steps[i])
+			return steps[i];
+	}
+	return bytes;
+}
+
+/* Where each partition is being read that has not ended. */
+static char *
+reading_places(const MillIngest *ingest)
+{
+	StringInfoData places;
+
+	initStringInfo(&places);
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		const MillPartition *p = &ingest->partitions[i];
+
+		if (!p->ended)
+			appendStringInfo(&places, "%spartition %d from offset %lld", places.len ? ", " : "",
+							 p->partition, (long long) p->position);
+	}
+	return places.data;
+}
+
+/*
+ * The gateway hit its memory limit, which is the error at hand: the next one
+ * shall fetch less.  Where less is not possible the error says where the
+ * message must be that is too much.  Called outside of any transaction, in
+ * which a gateway is never read from; raises the error again.
+ */
+static void
+fetch_less(MillIngest *ingest)
+{
+	int bytes = smaller_fetch(ingest->pipeline->fetch_bytes);
+	ErrorData *error;
+
+	Assert(!IsTransactionState());
+	MemoryContextSwitchTo(ingest->source_parent);
+	error = CopyErrorData();
+	FlushErrorState();
+	if (bytes == ingest->pipeline->fetch_bytes)
+	{
+		error->detail = psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
+								 ingest->source->stream->topic, reading_places(ingest));
+		error->hint = psprintf("Call mill.seek with a later offset of that partition, for example mill.seek('%s', '{\"0\": 1234}').",
+							   ingest->pipeline->name);
+		ReThrowError(error);
+	}
+	error->detail = psprintf("%s The next try fetches at most %d bytes at once.", error->detail, bytes);
+	mill_xact_begin("fetching less");
+	SPI_connect();
+	mill_pipeline_fetch_less(ingest->pipeline->id, bytes);
+	SPI_finish();
+	mill_xact_commit();
+	ReThrowError(error);
+}
+
+/* From a new gateway to the end of the worker. */
+static void
+read_topic(MillIngest *ingest)
+{
+	PG_TRY();
+	{
+		start_gateway(ingest);
+		if (mill_offsets_load(ingest))
+		{
+			assign(ingest);
+			/* what the worker before failed of is not over yet */
+			ingest->trouble = mill_shared->slots[mill_my_slot].failures > 0;
+			if (!ingest->trouble)
+				mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+			run(ingest);
+		}
+	}
+	PG_CATCH();
+	{
+		if (ingest->gateway && mill_gateway_ran_out(ingest->gateway))
+			fetch_less(ingest);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
 
 /* Every error of this worker says whose it is. */
@@ -548,12 +668,7 @@ ingest_body(int64 pipeline, int worker_no)
 
 	if (!load(ingest, pipeline))
 		return;
-	start_gateway(ingest);
-	if (!mill_offsets_load(ingest))
-		return;
-	assign(ingest);
-	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
-	run(ingest);
+	read_topic(ingest);
 	error_context_stack = context.previous;
 }
 

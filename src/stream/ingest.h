@@ -34,7 +34,9 @@ typedef struct MillIngest
 	MillGateway *gateway;
 	const char *server_name; /* that it was started for */
 	int topic_partitions;
-	bool failed; /* the pipeline's row says so */
+	bool failed;  /* the pipeline's row says so */
+	bool fetched; /* messages or an end came since the state was reported */
+	bool trouble; /* the state shows it, until something is fetched */
 	MillPartition *partitions;
 	int npartitions;
 
@@ -43,6 +45,7 @@ typedef struct MillIngest
 	Size batch_bytes;
 	TimestampTz batch_began; /* 0: no message yet */
 	TimestampTz looked_at;	 /* for changes of the source */
+	bool said_applying;		 /* the slot's reason is of a piece */
 	bool applying_rows;		 /* an error now is one of source, target or message */
 	int piece;				 /* messages that one transaction applies; 0: not known yet */
 

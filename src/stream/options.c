@@ -399,7 +399,7 @@ check_properties(List *options, char place)
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, place),
-										role_flags(GetUserId()) | MILL_CHECK_ONLY));
+										role_flags(GetUserId()) | MILL_CHECK_ONLY, 0));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

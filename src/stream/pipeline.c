@@ -28,11 +28,12 @@
 #include "core/xact.h"
 #include "stream/pipeline.h"
 
-#define PIPELINE_COLUMNS                                                               \
-	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                     \
-	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"           \
-	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes," \
-	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server"
+#define PIPELINE_COLUMNS                                                                      \
+	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                            \
+	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"                  \
+	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes,"        \
+	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server," \
+	" coalesce(fetch_bytes, 0)"
 
 static char *
 copy_text(MemoryContext context, int column)
@@ -90,6 +91,7 @@ read_row(MemoryContext context)
 	p->version = DatumGetInt64(mill_value(0, 20, NULL));
 	p->topic = copy_text(context, 21);
 	p->server = copy_text(context, 22);
+	p->fetch_bytes = DatumGetInt32(mill_value(0, 23, NULL));
 	return p;
 }
 
@@ -312,6 +314,19 @@ mill_pipeline_pause(int64 id, const char *reason)
 		.types = {INT8OID, TEXTOID}};
 
 	set_rest(&statement, id, reason);
+}
+
+void
+mill_pipeline_fetch_less(int64 id, int bytes)
+{
+	/* Not another version: its other workers may go on. */
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, INT4OID}};
+	Datum values[2] = {Int64GetDatum(id), Int32GetDatum(bytes)};
+
+	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
 /*

@@ -32,8 +32,9 @@ typedef struct MillPipeline
 	bool enabled;
 	char *failure;
 	int64 version;
-	char *topic;  /* that the stored offsets are of; NULL: there are none yet */
-	char *server; /* of that topic */
+	char *topic;	 /* that the stored offsets are of; NULL: there are none yet */
+	char *server;	 /* of that topic */
+	int fetch_bytes; /* limit of a fetch, 0: as the server's options say */
 } MillPipeline;
 
 extern const MillRoom mill_pipeline_room;
@@ -64,6 +65,9 @@ extern void mill_pipeline_check_relations(const MillPipeline *pipeline);
 /* Let the pipeline rest until its owner acts, with a reason; in its batch's transaction or alone. */
 extern void mill_pipeline_fail(int64 id, const char *failure);
 extern void mill_pipeline_pause(int64 id, const char *reason);
+
+/* Remember for the next gateways how much to fetch at once; never more than before. */
+extern void mill_pipeline_fetch_less(int64 id, int bytes);
 
 /* Raise an error if an argument of an SQL function is NULL; its number and name. */
 extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name);

@@ -64,7 +64,7 @@ typedef struct MillStream
 	MillFormat format;
 	MillOnError on_error;
 	MillTombstone tombstone;
-	int max_message_bytes;	 /* longer values are bad messages */
+	int max_message_bytes;	 /* longer keys, values or headers make bad messages */
 	const char *null_string; /* csv, text */
 	char delimiter;			 /* csv, text */
 	int ncolumns;			 /* of the tuple descriptor */
@@ -118,6 +118,9 @@ extern const char *mill_decoder_column(const MillDecoder *decoder);
 
 /* When a message was produced; false if it does not say, or not as a timestamptz can. */
 extern bool mill_message_time(const MillMessage *message, TimestampTz *time);
+
+/* Bytes of the first of the encoded headers that fit into limit in whole. */
+extern int mill_headers_fitting(const char *encoded, int length, int limit);
 
 /* ---- a scan's messages ---- */
 

@@ -13,8 +13,10 @@
  *	lines	each line is a value
  *	fields	each line is PARTITION, KEY, HEADERS, VALUE, separated by tabs:
  *			PARTITION may be empty (the key decides); \N is a null key or value;
- *			HEADERS is name=value,name=value (a name alone: a null value); \t \n
- *			\r \0 \\ and \xHH stand for bytes in KEY and VALUE
+ *			HEADERS is name=value,name=value (a name alone: a null value; name=*N:
+ *			N letters a); \t \n
+ *			\r \0 \\ and \xHH stand for bytes in KEY and VALUE, \*N; for the
+ *			letter a N times
  *
  * The key of clicks and events is user_id.  Bad messages carry their seq too.
  */
@@ -131,15 +133,24 @@ make_click(const GeneratorSettings *settings, int64_t seq, TestMessage *message)
 	return true;
 }
 
-/* Undoes the escapes in place; NULL for \N. */
+/*
+ * Undoes the escapes; NULL for \N.  The result is in *room, which grows as
+ * needed and stays the caller's.
+ */
 static char *
-unescape(char *text, size_t *len)
+unescape(const char *text, size_t *len, char **room)
 {
-	char *to = text;
+	size_t size = strlen(text) + 1;
+	char *to;
 
 	if (strcmp(text, "\\N") == 0)
 		return NULL;
-	for (char *from = text; *from != '\0'; from++)
+	for (const char *from = strstr(text, "\\*"); from != NULL; from = strstr(from + 2, "\\*"))
+		size += strtoul(from + 2, NULL, 10);
+	*room = to = realloc(*room, size);
+	if (to == NULL)
+		fail("no memory for a message", text);
+	for (const char *from = text; *from != '\0'; from++)
 	{
 		if (*from != '\\' || from[1] == '\0')
 			*to++ = *from;
@@ -150,14 +161,23 @@ unescape(char *text, size_t *len)
 			*to++ = (char) strtol(hex, NULL, 16);
 			from += strlen(hex);
 		}
+		else if (*from == '*')
+		{
+			char *end;
+			size_t count = strtoul(from + 1, &end, 10);
+
+			memset(to, 'a', count);
+			to += count;
+			from = *end == ';' ? end : end - 1;
+		}
 		else
 			*to++ = *from == 't' ? '\t' : *from == 'n' ? '\n'
 									  : *from == 'r'   ? '\r'
 									  : *from == '0'   ? '\0'
 													   : *from;
 	}
-	*len = to - text;
-	return text;
+	*len = to - *room;
+	return *room;
 }
 
 static rd_kafka_headers_t *
@@ -175,6 +195,16 @@ parse_headers(char *text)
 
 		if (value != NULL)
 			*value++ = '\0';
+		if (value != NULL && value[0] == '*')
+		{
+			size_t count = strtoul(value + 1, NULL, 10);
+			char *letters = malloc(count + 1);
+
+			memset(letters, 'a', count);
+			rd_kafka_header_add(headers, name, -1, letters, (ssize_t) count);
+			free(letters);
+			continue;
+		}
 		rd_kafka_header_add(headers, name, -1, value, value ? (ssize_t) strlen(value) : 0);
 	}
 	return headers;
@@ -186,6 +216,8 @@ read_line(const GeneratorSettings *settings, TestMessage *message)
 {
 	static char *line = NULL;
 	static size_t size = 0;
+	static char *key = NULL;
+	static char *value = NULL;
 	ssize_t len = getline(&line, &size, stdin);
 	char *field[4];
 	char *rest = line;
@@ -208,9 +240,9 @@ read_line(const GeneratorSettings *settings, TestMessage *message)
 	}
 	if (field[0][0] != '\0')
 		message->partition = atoi(field[0]);
-	message->key = unescape(field[1], &message->key_len);
+	message->key = unescape(field[1], &message->key_len, &key);
 	message->headers = parse_headers(field[2]);
-	message->value = unescape(field[3], &message->value_len);
+	message->value = unescape(field[3], &message->value_len, &value);
 	return true;
 }
 

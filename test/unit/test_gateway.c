@@ -5,7 +5,7 @@
  *
  * By hand, from the top of the tree after "make mill_gateway":
  *	gcc -std=gnu11 -g -Isrc -o /tmp/test_gateway test/unit/test_gateway.c \
- *		src/gateway/policy.c src/gateway/rules.c src/gateway/frames.c -lrdkafka && /tmp/test_gateway
+ *		src/gateway/{policy,rules,frames,trouble}.c -lrdkafka -lpthread && /tmp/test_gateway
  *
  * MILL_GATEWAY names another program than ./mill_gateway.
  *
@@ -27,6 +27,7 @@
 
 #include "gateway/frames.h"
 #include "gateway/policy.h"
+#include "gateway/trouble.h"
 
 #define SUPER MILL_ROLE_SUPERUSER
 #define READER MILL_ROLE_READ_FILES
@@ -69,6 +70,8 @@ static const PolicyCase policy_cases[] = {
 	{MAPPING, "bootstrap.servers", "a:9092", SUPER, "HV00D"},
 	{SERVER, "bootstrap.servers", "", 0, "22023"},
 	{SERVER, "bootstrap.servers", "a:9092\nb", 0, "22023"},
+	{SERVER, "bootstrap.servers", "http://a:9092", 0, "22023"},
+	{SERVER, "metadata.broker.list", "a:9092,SSL://b:9092", SUPER, "22023"},
 	{SERVER, "bootstrap.servers ", "a:9092", 0, "HV00D"},
 	{SERVER, "Bootstrap.Servers", "a:9092", 0, "HV00D"},
 	{SERVER, "", "x", SUPER, "HV00D"},
@@ -222,6 +225,68 @@ test_library(void)
 			(mill_policy_find(mill_rules[i].name) == NULL || mill_policy_find(mill_rules[i].name)->canonical != NULL))
 			ok(false, "%s is an alias of nothing", mill_rules[i].name);
 	}
+}
+
+/* ---- trouble ---- */
+
+/* Texts as librdkafka 2.0.2 and OpenSSL 3 give them; a part of the message that they become. */
+static const struct
+{
+	int code;
+	const char *text;
+	int certificate_error;
+	const char *sqlstate;
+	const char *message;
+	const char *hint;
+} trouble_cases[] = {
+	{RD_KAFKA_RESP_ERR__TRANSPORT, "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)", 0,
+	 "08001", "could not reach", ""},
+	{RD_KAFKA_RESP_ERR__TRANSPORT, "a:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request) (after 0ms in state APIVERSION_QUERY)", 0,
+	 "08P01", "wants TLS", "security.protocol"},
+	{RD_KAFKA_RESP_ERR__BAD_MSG, "a:1/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase receive.message.max.bytes", 0,
+	 "08P01", "wants TLS", "security.protocol"},
+	{RD_KAFKA_RESP_ERR__BAD_MSG, "a:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes", 0,
+	 "08P01", "does not speak Kafka", "bootstrap.servers"},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000126:SSL routines::unexpected eof while reading (after 1ms in state SSL_HANDSHAKE)", 0,
+	 "08P01", "does not speak TLS", "security.protocol"},
+	{RD_KAFKA_RESP_ERR__TRANSPORT, "ssl://a:1/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication (after 0ms in state UP)", 0,
+	 "08P01", "SASL", "security.protocol"},
+	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_plaintext://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state: broker's supported mechanisms:  (after 0ms in state AUTH_HANDSHAKE)", 0,
+	 "08P01", "takes no authentication", "security.protocol"},
+	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_ssl://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512 (after 1ms in state AUTH_HANDSHAKE)", 0,
+	 "28000", "mechanism", "sasl.mechanism"},
+	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_ssl://a:1/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after 303ms in state AUTH_REQ)", 0,
+	 "28000", "authenticate", "sasl.password"},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured", 20,
+	 "08004", "could not be verified", "ssl.ca.pem"},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 62,
+	 "08004", "another name", "ssl.endpoint.identification.algorithm"},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 64,
+	 "08004", "another name", "bootstrap.servers"},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 10,
+	 "08004", "expired", ""},
+	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: client SSL authentication might be required", 0,
+	 "08004", "refused", "ssl.certificate.pem"},
+	{RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Fetch from broker 1 failed: Broker: Topic authorization failed", 0,
+	 "42501", "permission denied", "access lists"},
+	{0, NULL, 0, NULL, NULL, NULL}};
+
+static void
+test_trouble(void)
+{
+	MillError error;
+
+	for (int i = 0; trouble_cases[i].text != NULL; i++)
+	{
+		mill_trouble_explain(mill_trouble_find(trouble_cases[i].code, trouble_cases[i].text, trouble_cases[i].certificate_error), &error);
+		ok(strcmp(error.sqlstate, trouble_cases[i].sqlstate) == 0 && strstr(error.message, trouble_cases[i].message) &&
+			   strstr(error.hint, trouble_cases[i].hint),
+		   "A9: %s %s: %.60s", error.sqlstate, error.message, trouble_cases[i].text);
+	}
+	mill_trouble_forbidden("clicks", &error);
+	ok(strcmp(error.sqlstate, "42501") == 0 && strstr(error.message, "permission denied for topic \"clicks\"") &&
+		   !strstr(error.hint, "password"),
+	   "A2: rights are told from credentials: %s (%s)", error.message, error.hint);
 }
 
 /* ---- frames ---- */
@@ -438,12 +503,14 @@ static int
 configure(Program *program, int flags, const char *const *properties, char *text, size_t size)
 {
 	uint8_t byte = flags;
+	int32_t fetch_bytes = 0;
 	const char *payload;
 	size_t length = 0;
 	int type;
 
 	mill_output_begin(&program->out, MILL_REQUEST_CONFIGURE);
 	mill_output_append(&program->out, &byte, 1);
+	mill_output_append(&program->out, &fetch_bytes, sizeof(fetch_bytes));
 	for (int i = 0; properties[i] != NULL; i += 3)
 	{
 		mill_output_append(&program->out, properties[i], 1);
@@ -478,6 +545,13 @@ static const ProgramCase program_cases[] = {
 	{MILL_CHECK_ONLY, {"s", "bootstrap.servers", "x", "s", "metadata.broker.list", "y", NULL}, "42601|"},
 	{MILL_CHECK_ONLY, {"s", "sasl.mechanism", "PLAIN", "u", "sasl.mechanisms", "SCRAM-SHA-256", NULL}, NULL},
 	{MILL_CHECK_ONLY, {"s", "test.mock.num.brokers", "3", NULL}, "HV00D|"},
+	{MILL_CHECK_ONLY, {"s", "fetch.max.bytes", "20000", NULL}, "22023|the server's options do not make a Kafka client|`fetch.max.bytes` must be >= `message.max.bytes`"},
+	{MILL_CHECK_ONLY, {"s", "fetch.max.bytes", "20000", "s", "message.max.bytes", "20000", NULL}, NULL},
+	{MILL_CHECK_ONLY, {"s", "receive.message.max.bytes", "1000", NULL}, "22023|"},
+	{MILL_CHECK_ONLY, {"s", "ssl.ca.pem", "junk", NULL}, "22023|the server's options do not make a Kafka client|failed to read certificate #0 from ssl.ca.pem"},
+	{MILL_CHECK_ONLY, {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-SHA-512", NULL}, NULL},
+	{MILL_CHECK_ONLY, {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-MD17", NULL}, "22023|"},
+	{MILL_CHECK_ONLY, {"u", "ssl.certificate.pem", "junk", NULL}, NULL},
 	{0, {"s", "client.id", "x", NULL}, "HV00J|option \"bootstrap.servers\" is missing"},
 	{0, {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "sasl_ssl", NULL}, "HV00J|option \"sasl.mechanism\" is missing"},
 	{0, {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "ssl", "s", "ssl.ca.pem", "no certificate", NULL}, "22023|"},
@@ -561,6 +635,7 @@ main(void)
 	test_policy();
 	test_hints();
 	test_library();
+	test_trouble();
 	test_frames(1);
 	test_frames(7);
 	test_frames(1000000);
