@@ -38,6 +38,8 @@ static const char *const defaults[][2] = {
 	{"queued.max.messages.kbytes", "16384"},
 	{"fetch.max.bytes", "8388608"},
 	{"fetch.min.bytes", "1"},
+	/* also what zstd may unpack to */
+	{"receive.message.max.bytes", "268435456"},
 	{"fetch.wait.max.ms", "100"},
 	{"fetch.error.backoff.ms", "100"},
 	{"reconnect.backoff.ms", "100"},

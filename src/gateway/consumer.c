@@ -190,7 +190,13 @@ take_end(Stream *stream, const rd_kafka_message_t *message)
 static void
 stop(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *text)
 {
-	send_text(stream, MILL_EVENT_FATAL, code, partition, text);
+	MillError what = {0};
+
+	snprintf(what.message, sizeof(what.message), "%s", text);
+	if (code == RD_KAFKA_RESP_ERR__BAD_COMPRESSION)
+		snprintf(what.hint, sizeof(what.hint), "The batch is damaged, or unpacks to more than \"receive.message.max.bytes\"; "
+											   "a pipeline goes on behind it after mill.seek.");
+	send_event(stream, MILL_EVENT_FATAL, code, partition, &what);
 	stream->finished = true;
 }
 

@@ -226,7 +226,8 @@ take_event(MillScan *scan, const MillFrame *frame)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 					 errmsg("could not read topic \"%s\"", scan->stream->topic),
-					 errdetail_internal("%s", event.message)));
+					 errdetail_internal("%s", event.message),
+					 event.hint ? errhint("%s", event.hint) : 0));
 	}
 }
 

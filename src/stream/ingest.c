@@ -394,7 +394,8 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 		case MILL_EVENT_FATAL:
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("kafka client cannot go on"), errdetail_internal("%s", event.message)));
+					 errmsg("kafka client cannot go on"), errdetail_internal("%s", event.message),
+					 event.hint ? errhint("%s", event.hint) : 0));
 			break;
 		case MILL_EVENT_TOPIC_GONE:
 			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
