@@ -94,6 +94,8 @@ CREATE TABLE mill_catalog.pipeline_offset (
     offsets_skipped bigint NOT NULL DEFAULT 0,
     -- timestamp of the message before next_offset, to know the topic again by
     last_message_ms bigint,
+    -- mode upsert: the last transaction that met a tombstone
+    deleted_by xid8,
     last_event_at timestamptz,
     last_commit_at timestamptz,
     rows_per_second double precision NOT NULL DEFAULT 0,
@@ -121,7 +123,9 @@ CREATE TABLE mill_catalog.dead_letter (
     hint text,
     column_name text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    retried_at timestamptz
+    retried_at timestamptz,
+    -- the transaction that met it: what was written since is newer; NULL: not known here
+    written_by xid8 DEFAULT pg_catalog.pg_current_xact_id()
 );
 CREATE INDEX dead_letter_pipeline ON mill_catalog.dead_letter (pipeline_id, id);
 COMMENT ON TABLE mill_catalog.dead_letter IS 'messages that could not become rows, as they came';
@@ -206,10 +210,10 @@ CREATE FUNCTION mill.wait_for(pipeline text, partition integer, "offset" bigint,
 COMMENT ON FUNCTION mill.wait_for(text, integer, bigint, interval)
     IS 'wait until the message at an offset is in the table';
 
-CREATE FUNCTION mill.retry_dead_letters(pipeline text) RETURNS bigint
+CREATE FUNCTION mill.retry_dead_letters(pipeline text, force boolean DEFAULT false) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_retry_dead_letters';
-COMMENT ON FUNCTION mill.retry_dead_letters(text)
-    IS 'put a pipeline''s dead letters through again; returns how many became rows';
+COMMENT ON FUNCTION mill.retry_dead_letters(text, boolean)
+    IS 'put a pipeline''s dead letters through again; returns how many became rows; an upsert''s newer rows are kept, unless forced';
 
 CREATE FUNCTION mill.delete_dead_letters(pipeline text, id bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_delete_dead_letters';

@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/cryptohash.h"
@@ -209,20 +211,38 @@ rebuild_message(MemoryContext context, int row)
 	return message;
 }
 
-/* The next letters after an id, locked, into the batch; their ids. */
+/* What a letter may not touch in an upsert's target, from a row of the result. */
+static MillGuard
+read_guard(int row)
+{
+	MillGuard guard = {0};
+	int64 written_by = DatumGetInt64(mill_value(row, 9, &guard.known));
+
+	guard.known = !guard.known;
+	guard.before = (TransactionId) written_by;
+	guard.deletes_since = DatumGetInt64(mill_value(row, 10, NULL)) >= written_by;
+	/* Too long ago to be compared with a row's xmin. */
+	if (guard.known && U64FromFullTransactionId(ReadNextFullTransactionId()) - (uint64) written_by > PG_INT32_MAX)
+		guard.known = false;
+	return guard;
+}
+
+/* The next letters after an id, locked, into the batch; their ids, and guards. */
 static int64 *
-read_letters(int64 pipeline, int64 after, MillBatch *batch)
+read_letters(int64 pipeline, int64 after, MillBatch *batch, MillGuard **guards)
 {
 	static MillStatement read = {
 		.sql = "SELECT id, partition, kafka_offset, key, value, headers,"
-			   " timestamp_ms, timestamp_type FROM mill_catalog.dead_letter"
-			   " WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
+			   " timestamp_ms, timestamp_type, written_by::text::int8,"
+			   " coalesce((SELECT max(o.deleted_by::text::int8) FROM mill_catalog.pipeline_offset o WHERE o.pipeline_id = $1), 0)"
+			   " FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
 		.nargs = 3,
 		.types = {INT8OID, INT8OID, INT4OID}};
 	Datum values[3] = {Int64GetDatum(pipeline), Int64GetDatum(after), Int32GetDatum(RETRY_BATCH)};
 	int count = mill_run(&read, SPI_OK_SELECT, values, NULL);
 	int64 *ids = MemoryContextAlloc(batch->context, sizeof(int64) * (count + 1));
 
+	*guards = MemoryContextAlloc(batch->context, sizeof(MillGuard) * (count + 1));
 	batch->count = count;
 	batch->messages = MemoryContextAlloc(batch->context, sizeof(*batch->messages) * (count + 1));
 	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (count + 1));
@@ -230,6 +250,7 @@ read_letters(int64 pipeline, int64 after, MillBatch *batch)
 	{
 		ids[i] = DatumGetInt64(mill_value(i, 1, NULL));
 		batch->messages[i] = rebuild_message(batch->context, i);
+		(*guards)[i] = read_guard(i);
 	}
 	return ids;
 }
@@ -296,6 +317,7 @@ typedef struct Retry
 	const MillPipeline *pipeline;
 	MillSource *source;
 	MillBatch batch;
+	MillGuard *guards; /* NULL: without */
 } Retry;
 
 static void
@@ -315,13 +337,42 @@ apply(void *arg)
 
 	/* A restricted operation has no deferred triggers: they come at once. */
 	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
-	PushActiveSnapshot(GetTransactionSnapshot());
-	mill_apply_isolated(retry->source, &retry->batch, 0, retry->batch.count);
-	PopActiveSnapshot();
+	if (retry->guards == NULL)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		mill_apply_isolated(retry->source, &retry->batch, 0, retry->batch.count);
+		PopActiveSnapshot();
+		return;
+	}
+	/* One by one, in order: each has another age. */
+	for (int i = 0; i < retry->batch.count; i++)
+	{
+		retry->source->spec.guard = &retry->guards[i];
+		PushActiveSnapshot(GetTransactionSnapshot());
+		mill_apply_isolated(retry->source, &retry->batch, i, i + 1);
+		PopActiveSnapshot();
+	}
 }
 
 /*
- * SQL: mill.retry_dead_letters(pipeline).
+ * No batch of the pipeline may run meanwhile: what it would write is newer than
+ * any letter, and must be seen.
+ */
+static void
+lock_offsets(int64 pipeline)
+{
+	static MillStatement lock = {
+		.sql = "SELECT FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1 ORDER BY partition FOR UPDATE",
+		.nargs = 1,
+		.types = {INT8OID}};
+	Datum id = Int64GetDatum(pipeline);
+
+	mill_run(&lock, SPI_OK_SELECT, &id, NULL);
+}
+
+/*
+ * SQL: mill.retry_dead_letters(pipeline, force).  In mode upsert a letter is late:
+ * unless forced it touches no row that is not older than itself.
  */
 Datum
 mill_retry_dead_letters(PG_FUNCTION_ARGS)
@@ -329,12 +380,18 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	Retry retry = {0};
 	MillBatch *batch = &retry.batch;
 	int64 *ids;
+	MillGuard *guards;
 	int64 after = 0;
 	int64 gone = 0;
+	bool guarded;
 
 	mill_require_argument(fcinfo, 0, "pipeline");
+	mill_require_argument(fcinfo, 1, "force");
 	SPI_connect();
 	retry.pipeline = mill_pipeline_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	guarded = retry.pipeline->upsert && !PG_GETARG_BOOL(1);
+	if (guarded)
+		lock_offsets(retry.pipeline->id);
 	SPI_finish();
 	mill_pipeline_check_relations(retry.pipeline);
 	mill_as_owner(retry.pipeline->owner, prepare, &retry);
@@ -345,7 +402,8 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	{
 		MemoryContextReset(batch->context);
 		SPI_connect();
-		ids = read_letters(retry.pipeline->id, after, batch);
+		ids = read_letters(retry.pipeline->id, after, batch, &guards);
+		retry.guards = guarded ? guards : NULL;
 		SPI_finish();
 		if (batch->count == 0)
 			break;

@@ -268,6 +268,7 @@ typedef struct Move
 	int64 read;
 	TimestampTz last_event_at; /* 0: not said */
 	int64 last_message_ms;	   /* of message next - 1, -1 if there is none */
+	bool deletes;			   /* there is a tombstone among them */
 } Move;
 
 static Move *
@@ -285,6 +286,7 @@ collect_moves(const MillIngest *ingest, int first, int last)
 		move->next = message->offset + 1;
 		move->read++;
 		move->last_message_ms = message->timestamp_ms;
+		move->deletes |= message->value_length < 0;
 		if (mill_message_time(message, &time))
 			move->last_event_at = move->last_event_at == 0 ? time : Max(move->last_event_at, time);
 	}
@@ -348,7 +350,7 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 	 */
 	static MillStatement store = {
 		.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = $3, rows_read = rows_read + $4, low_offset = $5,"
-			   " last_message_ms = $11,"
+			   " last_message_ms = $11, deleted_by = CASE WHEN $12 THEN pg_current_xact_id() ELSE deleted_by END,"
 			   " high_offset = $6, last_event_at = coalesce($7, last_event_at), rows_written = rows_written + $8,"
 			   " rows_skipped = rows_skipped + $9, dead_letters = dead_letters + $10,"
 			   " last_commit_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE last_commit_at END,"
@@ -357,16 +359,16 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 			   "  FROM (SELECT least(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit_at, '2000-01-01'))::float8,"
 			   "   1e-3), 100) AS dt) d)"
 			   " WHERE pipeline_id = $1 AND partition = $2",
-		.nargs = 11,
-		.types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID}};
+		.nargs = 12,
+		.types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID, BOOLOID}};
 	Move *moves = collect_moves(ingest, first, last);
 	MillTally counted = *tally;
 
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
 		MillPartition *p = &ingest->partitions[i];
-		Datum values[11];
-		char nulls[12] = "           ";
+		Datum values[12];
+		char nulls[13] = "            ";
 
 		if (!moves[i].moved)
 			continue;
@@ -386,6 +388,7 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		values[10] = Int64GetDatum(moves[i].last_message_ms);
 		if (moves[i].last_message_ms < 0)
 			nulls[10] = 'n';
+		values[11] = BoolGetDatum(ingest->pipeline->upsert && moves[i].deletes);
 		p->last_ms = moves[i].last_message_ms;
 		memset(&counted, 0, sizeof(counted));
 		mill_run(&store, SPI_OK_UPDATE, values, nulls);

@@ -529,6 +529,9 @@ mill_arm(PG_FUNCTION_ARGS)
 		.sql = "UPDATE mill_catalog.pipeline SET armed_system = mill_catalog.system_identifier(),"
 			   " armed_database = mill_catalog.database_oid(), version = version + 1",
 		.nargs = 0};
+	/* Transactions of another server say nothing here. */
+	static MillStatement forget_letters = {.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
+	static MillStatement forget_deletes = {.sql = "UPDATE mill_catalog.pipeline_offset SET deleted_by = NULL"};
 
 	if (!superuser())
 		ereport(ERROR,
@@ -536,6 +539,8 @@ mill_arm(PG_FUNCTION_ARGS)
 				 errmsg("must be superuser to arm the pipelines of a copied database")));
 	SPI_connect();
 	mill_run(&arm, SPI_OK_UPDATE, NULL, NULL);
+	mill_run(&forget_letters, SPI_OK_UPDATE, NULL, NULL);
+	mill_run(&forget_deletes, SPI_OK_UPDATE, NULL, NULL);
 	SPI_finish();
 	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();

@@ -152,13 +152,13 @@ plan_by_index(SPIPlanPtr plan)
 	AtEOXact_GUC(true, level);
 }
 
-uint64
-mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
-				   Tuplestorestate *rows, double count, bool by_index)
+/* Leaves SPI connected, with the result. */
+static void
+run_with_rows(const char *sql, const char *batch, TupleDesc desc,
+			  Tuplestorestate *rows, double count, bool by_index)
 {
 	EphemeralNamedRelation relation = palloc0_object(EphemeralNamedRelationData);
 	SPIPlanPtr plan;
-	uint64 changed;
 	int result;
 
 	relation->md.name = pstrdup(batch);
@@ -178,7 +178,26 @@ mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
 	result = SPI_execute_plan(plan, NULL, NULL, false, 0);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
+}
+
+uint64
+mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
+				   Tuplestorestate *rows, double count, bool by_index)
+{
+	uint64 changed;
+
+	run_with_rows(sql, batch, desc, rows, count, by_index);
 	changed = SPI_processed;
 	SPI_finish();
 	return changed;
+}
+
+void
+mill_statement_each(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
+					void (*function)(HeapTuple row, TupleDesc desc, void *arg), void *arg)
+{
+	run_with_rows(sql, batch, desc, rows, 1, true);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		function(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, arg);
+	SPI_finish();
 }

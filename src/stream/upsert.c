@@ -18,11 +18,14 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -311,23 +314,90 @@ append_key_equality(MillUpsert *upsert, StringInfo sql, const Key *key)
 		appendStringInfo(sql, " COLLATE %s", generate_collation_name(key->collation));
 }
 
-/* INSERT writes to a table without its children; so does this. */
-static uint64
-delete_gone(MillUpsert *upsert, Tuplestorestate *gone, uint64 count)
+/* Which rows of the target have the keys of rows g. */
+static void
+append_keys(MillUpsert *upsert, StringInfo sql)
+{
+	for (int i = 0; i < upsert->spec->nkeys; i++)
+	{
+		appendStringInfoString(sql, i == 0 ? "" : " AND ");
+		append_key_equality(upsert, sql, &upsert->keys[i]);
+	}
+}
+
+/* INSERT writes to a table without its children; so do we. */
+static char *
+target_name(MillUpsert *upsert)
 {
 	Relation target = upsert->target;
+
+	return psprintf("%s%s", target->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
+					quote_qualified_identifier(get_namespace_name(RelationGetNamespace(target)),
+											   RelationGetRelationName(target)));
+}
+
+/* ---- a message that is late ---- */
+
+typedef struct LateRow
+{
+	const MillGuard *guard;
+	bool is_tombstone;
+} LateRow;
+
+static void
+refuse_late(const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the message is late: %s", why),
+			 errdetail("Applying it now could bring an older value, or a delete, over a newer one."),
+			 errhint("Write it all the same with mill.retry_dead_letters(..., force => true), or give it up with mill.delete_dead_letters.")));
+}
+
+/*
+ * The row of the target that has the key, by its xmin, or none.  What this
+ * transaction wrote itself came from letters that are older.
+ */
+static void
+check_late_row(HeapTuple row, TupleDesc desc, void *arg)
+{
+	const LateRow *late = arg;
+	bool absent;
+	TransactionId xmin = DatumGetTransactionId(SPI_getbinval(row, desc, 1, &absent));
+
+	if (absent)
+	{
+		if (!late->is_tombstone && (!late->guard->known || late->guard->deletes_since))
+			refuse_late("its key is not in the target, and may have been deleted since");
+		return;
+	}
+	if (TransactionIdIsCurrentTransactionId(xmin))
+		return;
+	if (!late->guard->known || (TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, late->guard->before)))
+		refuse_late("a row with its key was written since, or may have been");
+}
+
+static void
+check_late(MillUpsert *upsert, const char *name, Tuplestorestate *rows, bool is_tombstone)
+{
+	LateRow late = {upsert->spec->guard, is_tombstone};
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "DELETE FROM %s%s AS t USING " GONE " AS g WHERE ",
-					 target->rd_rel->relkind == RELKIND_RELATION ? "ONLY " : "",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(target)),
-												RelationGetRelationName(target)));
-	for (int i = 0; i < upsert->spec->nkeys; i++)
-	{
-		appendStringInfoString(&sql, i == 0 ? "" : " AND ");
-		append_key_equality(upsert, &sql, &upsert->keys[i]);
-	}
+	appendStringInfo(&sql, "SELECT t.xmin FROM %s AS g LEFT JOIN %s AS t ON ", name, target_name(upsert));
+	append_keys(upsert, &sql);
+	mill_statement_each(sql.data, name, upsert->desc, rows, check_late_row, &late);
+	tuplestore_rescan(rows);
+}
+
+static uint64
+delete_gone(MillUpsert *upsert, Tuplestorestate *gone, uint64 count)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "DELETE FROM %s AS t USING " GONE " AS g WHERE ", target_name(upsert));
+	append_keys(upsert, &sql);
 	return mill_statement_run(sql.data, GONE, upsert->desc, gone, count, true);
 }
 
@@ -371,6 +441,11 @@ mill_upsert_end(MillUpsert *upsert)
 	uint64 changed = 0;
 
 	pick_last_changes(upsert, live, &nlive, gone, &ngone);
+	if (upsert->spec->guard)
+	{
+		check_late(upsert, GONE, gone, true);
+		check_late(upsert, LIVE, live, false);
+	}
 	if (ngone > 0)
 		changed += delete_gone(upsert, gone, ngone);
 	if (nlive > 0)

@@ -77,4 +77,8 @@ extern void mill_statement_insert(StringInfo sql, Relation target, const MillWri
 extern uint64 mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
 								 Tuplestorestate *rows, double count, bool by_index);
 
+/* The same for a query: calls the function with each row of its result. */
+extern void mill_statement_each(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
+								void (*function)(HeapTuple row, TupleDesc desc, void *arg), void *arg);
+
 #endif

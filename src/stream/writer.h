@@ -21,6 +21,17 @@ typedef enum MillWritePath
 	MILL_WRITE_EXECUTOR
 } MillWritePath;
 
+/*
+ * For an upsert of one message that is late, as a dead letter is: a row of the
+ * target that is not older than the message is not to be touched.
+ */
+typedef struct MillGuard
+{
+	bool known;			  /* is the message's transaction known? */
+	TransactionId before; /* the transaction that could not apply it */
+	bool deletes_since;	  /* keys were deleted since: one that is absent may be one of them */
+} MillGuard;
+
 /* What to write; the strings and arrays outlive the writer. */
 typedef struct MillWriteSpec
 {
@@ -35,6 +46,7 @@ typedef struct MillWriteSpec
 	int *keys;								   /* ... as indexes into attnums */
 	bool (*is_tombstone)(ItemPointer ordinal); /* upsert: delete its key */
 	MillWritePath path;
+	const MillGuard *guard; /* upsert: NULL for what comes in its turn */
 } MillWriteSpec;
 
 /* Why the bulk path does not cover this target, NULL if it does. */

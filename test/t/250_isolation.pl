@@ -284,6 +284,47 @@ foreach my $loss (sort keys %lost)
 ok(wait_for_sql($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'pg_mill pipeline rls' AND query ~ 'pipeline rls|looking for changes'"),
 	'pg_stat_activity names kind and object');
 
+# ---- CASES 42: a late letter undoes nothing newer ----
+
+$broker->create_topic('late', 1);
+sql(q[CREATE FOREIGN TABLE late_stream (k int OPTIONS (metadata 'key'), v int, o bigint OPTIONS (metadata 'offset')) SERVER kafka OPTIONS (topic 'late');
+	CREATE TABLE late (k int PRIMARY KEY, v int CHECK (v < 100), o bigint)]);
+create_pipeline($node, 'late', 'late_stream', mode => "'upsert'");
+sub keyed { $broker->produce('late', fields => [ map { [ 0, $_->[0], '', defined $_->[1] ? qq({"v":$_->[1]}) : undef ] } @_ ]); }
+my $read = 0;
+sub step { keyed(@_); $read += @_; read_all('late', $read); }
+step([ 1, 1 ], [ 2, 2 ], [ 3, 3 ], [ 4, 4 ]);	# 0-3: rows
+step([ 1, 101 ], [ 2, 102 ], [ 3, 103 ], [ 5, 105 ]);	# 4-7: letters, of 1, 2, 3, and a key that is not there
+step([ 2, 22 ]);	# 8: newer than its letter
+is(dead('late'), '4 5 6 7', 'CASES 42: letters of an upsert');
+sql('ALTER TABLE late DROP CONSTRAINT late_v_check');
+is(sql("SELECT mill.retry_dead_letters('late')"), 3, 'CASES 42: retried: those whose rows are older, or were never there');
+is(sql("SELECT string_agg(k || '=' || v, ' ' ORDER BY k) FROM late"), '1=101 2=22 3=103 4=4 5=105', 'CASES 42: no older value over a newer one');
+is(dead('late'), '5', 'CASES 42: the other stays');
+like(sql("SELECT message || ' ' || hint FROM mill.dead_letters WHERE pipeline = 'late'"), qr/the message is late: a row with its key was written since.*force => true/,
+	'CASES 42: and says why, and what to do');
+sql('ALTER TABLE late ADD CHECK (v < 1000)');
+step([ 3, 1003 ], [ 6, 1006 ], [ 4, 1004 ]);	# 9-11: letters
+step([ 3, undef ], [ 7, 7 ]);	# 12: a delete since
+sql('ALTER TABLE late DROP CONSTRAINT late_v_check');
+is(sql("SELECT mill.retry_dead_letters('late')"), 1, 'CASES 42: keys that may have been deleted since are not brought back');
+is(sql("SELECT string_agg(k || '=' || v, ' ' ORDER BY k) FROM late"), '1=101 2=22 4=1004 5=105 7=7', 'CASES 42: nor is one that was');
+is(dead('late'), '5 9 10', 'CASES 42: their letters stay');
+is(sql("SELECT mill.retry_dead_letters('late', force => true)"), 3, 'CASES 42: unless forced');
+is(sql("SELECT string_agg(k || '=' || v, ' ' ORDER BY k) FROM late"), '1=101 2=102 3=1003 4=1004 5=105 6=1006 7=7', 'CASES 42: forced: as the letters say');
+
+# tombstones as letters: the trap of a key that is taken from the value
+$broker->create_topic('trap', 1);
+sql(q[CREATE FOREIGN TABLE trap_stream (k int OPTIONS (field 'id'), v int) SERVER kafka OPTIONS (topic 'trap'); CREATE TABLE trap (k int PRIMARY KEY, v int)]);
+create_pipeline($node, 'trap', 'trap_stream', mode => "'upsert'");
+$broker->produce('trap', fields => [ [ 0, 1, '', '{"id":1,"v":1}' ], [ 0, 1, '', undef ], [ 0, 1, '', '{"id":1,"v":2}' ], [ 0, 2, '', '{"id":2,"v":1}' ], [ 0, 2, '', undef ] ]);
+read_all('trap', 5);
+$broker->produce('trap', fields => [ [ 0, 1, '', '{"id":1,"v":3}' ] ]);
+read_all('trap', 6);
+sql(q[ALTER FOREIGN TABLE trap_stream ALTER k OPTIONS (DROP field, ADD metadata 'key')]);
+is(sql("SELECT mill.retry_dead_letters('trap')"), 0, 'CASES 42: a late delete over a row of its own batch, or a newer one, is not made');
+is(sql("SELECT string_agg(k || '=' || v, ' ' ORDER BY k) FROM trap"), '1=3 2=1', 'CASES 42: the newer rows are there');
+
 is(sql("SELECT string_agg(DISTINCT object_name, ' ') FROM mill.errors WHERE sqlstate IN ('XX000', '22003')"), '', 'no internal error was met');
 $node->stop('fast');
 done_testing();

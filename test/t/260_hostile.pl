@@ -128,7 +128,7 @@ my %calls = (
 	'mill.resume(text)' => [q[SELECT mill.resume('att')]],
 	'mill.seek(text,text)' => [q[SELECT mill.seek('att', 'earliest')]],
 	'mill.wait_for(text,integer,bigint,interval)' => [q[SELECT mill.wait_for('att', 0, 0, '1 second')]],
-	'mill.retry_dead_letters(text)' => [q[SELECT mill.retry_dead_letters('att')]],
+	'mill.retry_dead_letters(text,boolean)' => [ q[SELECT mill.retry_dead_letters('att')], q[SELECT mill.retry_dead_letters('att', force => true)] ],
 	'mill.delete_dead_letters(text,bigint)' => [q[SELECT mill.delete_dead_letters('att', 0)]],
 	'mill.drop_pipeline(text)' => [q[BEGIN; SELECT mill.drop_pipeline('att'); ROLLBACK]],
 	'mill.arm()' => [q[SELECT mill.arm()]],
