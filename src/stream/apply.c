@@ -514,7 +514,7 @@ report_piece(MillIngest *ingest, int count)
 {
 	if (ingest->piece >= ingest->pipeline->batch_rows)
 		return;
-	ingest->said_applying = true;
+	ingest->reason_is_old = true;
 	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
 					 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
 }

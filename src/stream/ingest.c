@@ -103,15 +103,20 @@ void
 mill_ingest_prepare(MillIngest *ingest)
 {
 	MillPipeline *pipeline = ingest->pipeline;
+	MemoryContext old;
 
 	if (ingest->source)
 		MemoryContextDelete(ingest->source->context);
 	ingest->source = NULL;
+	ingest->fields = NULL;
 	mill_pipeline_check_relations(pipeline);
 	mill_pipeline_check_superuser(pipeline->owner, pipeline->source, pipeline->target);
 	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->owner, pipeline->source, pipeline->target,
 										 pipeline->upsert, mill_pipeline_key_index(pipeline));
 	check_stream(ingest);
+	old = MemoryContextSwitchTo(ingest->source->context);
+	ingest->fields = mill_fields_create(ingest->source->stream);
+	MemoryContextSwitchTo(old);
 	ingest->on_error = error_policy(ingest);
 	mill_source_take(ingest->source, &ingest->batch);
 }
@@ -508,11 +513,29 @@ report(MillIngest *ingest)
 	if (silence >= SILENCE_SHOWN)
 		mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
 						 psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000));
-	else if ((slot->state != state || ingest->said_applying) && !ingest->trouble)
+	else if ((slot->state != state || ingest->reason_is_old) && !ingest->trouble)
 	{
-		mill_slot_report(mill_my_slot, state, NULL);
-		ingest->said_applying = false;
+		mill_slot_report(mill_my_slot, state,
+						 ingest->fields_reason ? psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason)
+											   : NULL);
+		ingest->reason_is_old = false;
 	}
+}
+
+/* Say which fields no message has, when there is news of that. */
+static void
+look_at_fields(MillIngest *ingest)
+{
+	char *reason;
+
+	if (!mill_fields_look(ingest->fields, &ingest->batch))
+		return;
+	reason = mill_fields_reason(ingest->fields);
+	if (reason || ingest->fields_reason)
+		ingest->reason_is_old = true;
+	if (ingest->fields_reason)
+		pfree(ingest->fields_reason);
+	ingest->fields_reason = reason ? MemoryContextStrdup(ingest->source_parent, reason) : NULL;
 }
 
 static void
@@ -531,6 +554,7 @@ run(MillIngest *ingest)
 			/* news from before the first fetch are no success */
 			if (ingest->fetched)
 				mill_worker_succeeded();
+			look_at_fields(ingest);
 			empty_batch(ingest);
 		}
 		else

@@ -21,6 +21,8 @@ typedef struct MillPartition
 	bool stale; /* low, high or position changed without a message */
 } MillPartition;
 
+typedef struct MillFields MillFields;
+
 typedef struct MillIngest
 {
 	MillPipeline *pipeline;
@@ -30,6 +32,8 @@ typedef struct MillIngest
 
 	MillSource *source;
 	MemoryContext source_parent;
+	MillFields *fields;	 /* of the source's stream; NULL if it is not JSON */
+	char *fields_reason; /* what is to be said of them, or NULL */
 
 	MillGateway *gateway;
 	const char *server_name; /* that it was started for */
@@ -45,7 +49,7 @@ typedef struct MillIngest
 	Size batch_bytes;
 	TimestampTz batch_began; /* 0: no message yet */
 	TimestampTz looked_at;	 /* for changes of the source */
-	bool said_applying;		 /* the slot's reason is of a piece */
+	bool reason_is_old;		 /* the slot's reason is of a piece that is done, or there is news */
 	bool applying_rows;		 /* an error now is one of source, target or message */
 	int piece;				 /* messages that one transaction applies; 0: not known yet */
 
@@ -105,6 +109,12 @@ extern uint64 mill_apply_range(MillSource *source, MillBatch *batch, int first, 
  * halves in subtransactions.  Whether it is to blame is for the caller to say.
  */
 extern uint64 mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last);
+
+/* ---- fields.c ---- */
+
+extern MillFields *mill_fields_create(const MillStream *stream);
+extern bool mill_fields_look(MillFields *fields, const MillBatch *batch);
+extern char *mill_fields_reason(const MillFields *fields);
 
 /* ---- dead_letter.c ---- */
 

@@ -304,6 +304,14 @@ name_as_path(const char *name)
 	return path.data;
 }
 
+/* Is this how JSONPath, JSON Pointer or a wildcard is written? */
+static bool
+is_foreign_path(const char *path)
+{
+	return strncmp(path, "$.", 2) == 0 || strncmp(path, "$[", 2) == 0 || strcmp(path, "$") == 0 || path[0] == '/' ||
+		   (path[0] != '"' && strchr(path, '*') != NULL);
+}
+
 /* Parse one column's options; field stays NULL where none is given. */
 static void
 parse_column_options(MillColumn *column, List *options)
@@ -327,6 +335,12 @@ parse_column_options(MillColumn *column, List *options)
 						   "a name with other signs in double quotes: field '\"user.id\"'.";
 			if (mill_json_paths_add(mill_json_paths_create(palloc), value, &fault) < 0)
 				refuse_value("field", value, &problem);
+			if (is_foreign_path(value))
+			{
+				problem.hint = "Paths begin with a name and have no $, / or *: field 'user.id' for $.user.id or /user/id; "
+							   "a name with such signs in double quotes: field '\"$.a\"'.";
+				refuse_value("field", value, &problem);
+			}
 			column->field = pstrdup(value);
 		}
 		else if (strcmp(option->defname, "metadata") == 0)

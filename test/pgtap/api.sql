@@ -10,7 +10,7 @@ FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wai
 SELECT columns_are('mill', 'errors',
     '{object_kind,object_name,sqlstate,message,detail,hint,context,at,retry_at,occurrences}'::name[]);
 SELECT columns_are('mill', 'dead_letters',
-    '{id,pipeline,topic,partition,kafka_offset,key,value,headers,produced_at,sqlstate,message,detail,created_at,retried_at}'::name[]);
+    '{id,pipeline,topic,partition,kafka_offset,key,value,headers,produced_at,sqlstate,message,detail,hint,column_name,created_at,retried_at}'::name[]);
 SELECT columns_are('mill', 'lag',
     '{pipeline,topic,partition,low_offset,high_offset,stored_offset,lag,last_event_at,rows_per_second,offsets_skipped}'::name[]);
 SELECT is((SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute

@@ -342,7 +342,7 @@ wait_for_sql($node, "SELECT current_setting('mill.write_path') = 'any'");
 foreach my $n (grep { !($cases[$_]{bulk} // 1) } 0 .. $#cases)
 {
 	sql(sprintf($cases[$n]{ddl}, "any$n"));
-	sql("SELECT mill.create_pipeline('any$n', 's$n', 'any$n')");
+	sql($cases[$n]{owner} ? 'SET ROLE plain; ' : '', "SELECT mill.create_pipeline('any$n', 's$n', 'any$n')");
 }
 foreach my $n (grep { !($cases[$_]{bulk} // 1) } 0 .. $#cases)
 {

@@ -76,7 +76,8 @@ sub wait_for_sql
 	my $expected = $options{expected} // 't';
 	my ($out, $err);
 	my $ok = wait_for(sub {
-		$node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err);
+		# a psql that finds no server may be gone before it is told what to ask
+		eval { $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err); 1 } or return 0;
 		return ($out // '') eq $expected;
 	});
 
@@ -102,7 +103,7 @@ sub ask
 {
 	my ($node, $sql, %options) = @_;
 	my ($out, $err) = ('', '');
-	my $code = $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err);
+	my $code = eval { $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err) } // 2;
 
 	return $out // '' if $code == 0;
 	# psql has 2 for a connection that could not be made, or was lost
