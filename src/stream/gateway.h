@@ -74,7 +74,7 @@ typedef struct MillGatewayEvent
 extern MillGatewayEvent mill_gateway_event(const MillFrame *frame);
 
 /* Raise it as an error, with this SQLSTATE if it has none. */
-extern void mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode) pg_attribute_noreturn();
+extern _Noreturn void mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode);
 
 extern int mill_gateway_pid(MillGateway *gateway);
 
