@@ -106,8 +106,8 @@ sub ask
 	my $code = eval { $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err) } // 2;
 
 	return $out // '' if $code == 0;
-	# psql has 2 for a connection that could not be made, or was lost
-	die "$sql\n$err" if $code != 2;
+	# psql has 2 for a connection that could not be made, and often for one that was lost
+	die "$sql\n$err" if $code != 2 && $err !~ /FATAL:|server closed the connection|connection to server/;
 	return;
 }
 
