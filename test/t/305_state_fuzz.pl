@@ -158,6 +158,8 @@ sql('CREATE EXTENSION pg_mill; ', $samples, q[
 	UPDATE sample SET expression = $$floor(random() * 1e4 + 1) * interval '1 day'$$ WHERE type = 'interval'::regtype;
 	UPDATE sample SET expression = '(random() * 1e15 + 1)::int8' WHERE type = 'int8'::regtype;
 
+	INSERT INTO sample VALUES ('anynonarray', 'md5(random()::text)');
+
 	CREATE TABLE base (aggregate regprocedure, result regtype, bytes bytea);
 	CREATE TABLE refused (aggregate regprocedure);
 	-- a state of n rows, or of one special value
