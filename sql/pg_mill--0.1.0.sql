@@ -65,7 +65,7 @@ CREATE TABLE mill_catalog.pipeline (
     batch_rows integer NOT NULL CHECK (batch_rows BETWEEN 1 AND 1000000),
     batch_bytes integer NOT NULL CHECK (batch_bytes BETWEEN 1 AND 104857600),
     max_wait interval NOT NULL CHECK (max_wait BETWEEN '0' AND '1 minute'),
-    fetch_bytes integer CHECK (fetch_bytes > 0), -- set when a gateway ran out of memory
+    fetch_bytes integer CHECK (fetch_bytes > 0), -- set when a gateway ran out of memory, until mill.resume or mill.seek
     enabled boolean NOT NULL,
     pause_reason text,
     failure text,

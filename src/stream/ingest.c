@@ -588,20 +588,30 @@ smaller_fetch(int bytes)
 	return bytes;
 }
 
-/* Where each partition is being read that has not ended. */
+/*
+ * From where each partition is being read that has more, as far as we know,
+ * else of all; *first is one of them.
+ */
 static char *
-reading_places(const MillIngest *ingest)
+reading_places(const MillIngest *ingest, const MillPartition **first)
 {
 	StringInfoData places;
+	bool all = true;
 
+	*first = NULL;
+	for (int i = 0; i < ingest->npartitions; i++)
+		all = all && ingest->partitions[i].position >= ingest->partitions[i].high;
 	initStringInfo(&places);
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
 		const MillPartition *p = &ingest->partitions[i];
 
-		if (!p->ended)
-			appendStringInfo(&places, "%spartition %d from offset %lld", places.len ? ", " : "",
-							 p->partition, (long long) p->position);
+		if (!all && p->position >= p->high)
+			continue;
+		if (*first == NULL)
+			*first = p;
+		appendStringInfo(&places, "%spartition %d from offset %lld", places.len ? ", " : "",
+						 p->partition, (long long) p->position);
 	}
 	return places.data;
 }
@@ -622,12 +632,15 @@ fetch_less(MillIngest *ingest)
 	MemoryContextSwitchTo(ingest->source_parent);
 	error = CopyErrorData();
 	FlushErrorState();
-	if (bytes == ingest->pipeline->fetch_bytes)
+	if (bytes == ingest->pipeline->fetch_bytes && ingest->npartitions > 0)
 	{
+		const MillPartition *p;
+		char *places = reading_places(ingest, &p);
+
 		error->detail = psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
-								 ingest->source->stream->topic, reading_places(ingest));
-		error->hint = psprintf("Call mill.seek with a later offset of that partition, for example mill.seek('%s', '{\"0\": 1234}').",
-							   ingest->pipeline->name);
+								 ingest->source->stream->topic, places);
+		error->hint = psprintf("Call mill.seek with an offset behind that batch, for example mill.seek('%s', '{\"%d\": %lld}').",
+							   ingest->pipeline->name, p->partition, (long long) p->position + 1);
 		ReThrowError(error);
 	}
 	error->detail = psprintf("%s The next try fetches at most %d bytes at once.", error->detail, bytes);

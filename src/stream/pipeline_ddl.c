@@ -401,7 +401,7 @@ Datum
 mill_resume(PG_FUNCTION_ARGS)
 {
 	static MillStatement resume = {
-		.sql = "UPDATE mill_catalog.pipeline SET enabled = true, pause_reason = NULL, failure = NULL,"
+		.sql = "UPDATE mill_catalog.pipeline SET enabled = true, pause_reason = NULL, failure = NULL, fetch_bytes = NULL,"
 			   " state_at = clock_timestamp(), version = version + 1"
 			   " WHERE id = $1",
 		.nargs = 1,
@@ -426,7 +426,7 @@ mill_seek(PG_FUNCTION_ARGS)
 		.nargs = 1,
 		.types = {INT8OID}};
 	static MillStatement seek = {
-		.sql = "UPDATE mill_catalog.pipeline SET start_position = $2, start_resolved = false, failure = NULL,"
+		.sql = "UPDATE mill_catalog.pipeline SET start_position = $2, start_resolved = false, failure = NULL, fetch_bytes = NULL,"
 			   " state_at = clock_timestamp(), version = version + 1"
 			   " WHERE id = $1",
 		.nargs = 2,

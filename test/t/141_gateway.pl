@@ -116,5 +116,57 @@ ok(wait_for_state($node, 'clicks', qr/^idle: /), 'S20: then everything is read')
 is(join(' ', worker_pids($node)), $worker, 'S20: by the same worker: a reader that is busy does not count as silence');
 $node->safe_psql('postgres', 'DROP TRIGGER slow ON clicks');
 
+# ---------------------------------------------------------------------------
+# A4: each gateway that hits its memory limit is followed by one that fetches
+# less; SIGABRT is how the client library ends then.
+
+sub fetch_bytes { return $node->safe_psql('postgres', "SELECT fetch_bytes FROM mill_catalog.pipeline WHERE name = 'clicks'"); }
+
+foreach my $expected (1048576, 131072, 16384, 1000)
+{
+	ok(wait_for_state($node, 'clicks', qr/^idle: /), 'A4: everything is read');
+	my ($gateway) = gateway_pids(worker_pids($node));
+	kill 'ABRT', $gateway;
+	ok(wait_for(sub { return fetch_bytes() eq $expected; }), "A4: the next gateway fetches at most $expected bytes at once");
+	ok(wait_for(sub { my ($new) = gateway_pids(worker_pids($node)); return $new && $new != $gateway; }), 'A4: and runs');
+}
+load_account($node, $broker->produce('clicks', count => 500, first => 1010), 'account');
+ok(wait_for_arrival($node, 'clicks', 'account'), 'A4: it reads with the least size, too');
+is(compare_with_account($node, 'clicks', 'account'), '', 'A4: nothing lost, nothing twice');
+
+# where less is not possible, the error says where it was reading
+ok(wait_for_state($node, 'clicks', qr/^idle: /), 'A4: everything is read');
+my ($least) = gateway_pids(worker_pids($node));
+kill 'ABRT', $least;
+ok(wait_for_sql($node, q(SELECT count(*) > 0 FROM mill.errors WHERE sqlstate = '53200' AND message ~ 'memory limit of 1024 MB'
+	AND detail ~ 'A single batch.*partition 0 from offset [0-9]+, partition 1 from offset [0-9]+' AND hint ~ 'mill\.seek')), 'A4: with the least size the error says where a single batch is too much');
+note($node->safe_psql('postgres', q(SELECT string_agg(concat_ws(' ', sqlstate, message, detail, hint), E'\n') FROM mill.errors WHERE sqlstate = '53200')));
+
+# ---------------------------------------------------------------------------
+# A4, A9: options that do not go together are refused when they are written.
+
+sub refused
+{
+	my ($options, $pattern, $name) = @_;
+	my $err = '';
+
+	$node->psql('postgres', "CREATE SERVER odd FOREIGN DATA WRAPPER kafka OPTIONS ($options)", stderr => \$err);
+	like($err, $pattern, $name);
+}
+
+refused(q("bootstrap.servers" 'a:9092', "fetch.max.bytes" '20000'), qr/fetch\.max\.bytes` must be >= `message\.max\.bytes/,
+	'A4: fetch.max.bytes below message.max.bytes');
+refused(q("bootstrap.servers" 'a:9092', "ssl.ca.pem" 'junk'), qr/failed to read certificate #0 from ssl\.ca\.pem/,
+	'A9: a certificate that is none');
+refused(q("bootstrap.servers" 'http://a:9092'), qr/ERROR: .*bootstrap\.servers.*HINT: .*'kafka1:9092,kafka2:9092'/s,
+	'A9: an address with a scheme');
+refused(q("bootstrap.servers" 'a:9092', "security.protocol" 'sasl_ssl', "sasl.mechanism" 'SCRAM-MD17'), qr/ERROR: .*Kafka client/s,
+	'A9: a mechanism that there is not');
+$node->safe_psql('postgres', q(CREATE SERVER odd FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" 'a:9092',
+	"security.protocol" 'sasl_ssl', "sasl.mechanism" 'PLAIN', "ssl.ca.location" '/is/not/there')));
+my $err = '';
+$node->psql('postgres', q(ALTER SERVER odd OPTIONS (ADD "fetch.max.bytes" '20000')), stderr => \$err);
+like($err, qr/must be >=/, 'A4: ALTER SERVER is checked, too; credentials and files may come later');
+
 $node->stop;
 done_testing();
