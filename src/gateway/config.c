@@ -112,10 +112,17 @@ mill_scrub(char *text)
 	}
 }
 
+/* Such that asking again does not help? */
+static bool
+is_refusal(MillTrouble trouble)
+{
+	return trouble >= MILL_TROUBLE_CERTIFICATE;
+}
+
 bool
 mill_client_refused(const MillClient *client)
 {
-	return client->trouble >= MILL_TROUBLE_CERTIFICATE;
+	return is_refusal(client->trouble);
 }
 
 void
@@ -171,6 +178,17 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 		return;
 	if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
 		client->all_down = true;
+
+	/*
+	 * Who streams has been connected: a broker that hangs up early is one that
+	 * stops or starts, and nothing is to be changed.
+	 */
+	if (client->on_error != NULL && !is_refusal(trouble))
+	{
+		trouble = MILL_TROUBLE_UNREACHABLE;
+		if (!is_refusal(client->trouble))
+			client->trouble = MILL_TROUBLE_NONE;
+	}
 
 	/* "All brokers are down" says less than what was said before it. */
 	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') && trouble >= client->trouble)

@@ -363,7 +363,7 @@ take_watermarks(MillIngest *ingest, const MillFrame *frame)
 			partition->low = marks[i].low;
 		if (marks[i].high > partition->high && !partition->ended)
 			partition->high = marks[i].high;
-		if (partition->ended && marks[i].high > partition->position)
+		if (partition->ended && marks[i].high > partition->position && !ingest->trouble)
 			mill_slot_report(mill_my_slot, MILL_STATE_IDLE,
 							 psprintf("everything committed is read; an open transaction holds partition %d at offset %lld",
 									  partition->partition, (long long) partition->position));
@@ -508,7 +508,7 @@ report(MillIngest *ingest)
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
 	int silence = mill_gateway_silence(ingest->gateway);
 
-	if (ingest->fetched)
+	if (ingest->fetched || ingest->npartitions == 0)
 		ingest->trouble = false;
 	if (silence >= SILENCE_SHOWN)
 		mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
