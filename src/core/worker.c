@@ -72,6 +72,7 @@ mill_worker_attach(Datum arg, bool manager)
 	int index = DatumGetInt32(arg);
 	MillSlot *slot = &mill_shared->slots[index];
 	uint32 generation;
+	bool failed;
 
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
 
@@ -85,8 +86,10 @@ mill_worker_attach(Datum arg, bool manager)
 	slot->pid = MyProcPid;
 	slot->retry_at = 0;
 	slot->finished = false;
-	/* After a failure the reason stays until the worker has something better to say. */
-	if (!manager && (slot->failures == 0 || slot->reason[0] == '\0'))
+	/* A pipeline's failure stays shown until its worker has something better to say. */
+	failed = slot->kind == MILL_KIND_PIPELINE && slot->failures > 0 && slot->reason[0] != '\0' &&
+			 (slot->state == MILL_STATE_FAILED || slot->state == MILL_STATE_DEGRADED);
+	if (!manager && !failed)
 	{
 		slot->state = MILL_STATE_STARTING;
 		slot->since = GetCurrentTimestamp();

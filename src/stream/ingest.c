@@ -434,7 +434,14 @@ take_frame(MillIngest *ingest, const MillFrame *frame)
 			take_watermarks(ingest, frame);
 			return false;
 		case MILL_REPLY_EVENT:
-			return take_event(ingest, frame);
+		{
+			/* texts go with the batch: an outage may bring many */
+			MemoryContext old = MemoryContextSwitchTo(ingest->batch.context);
+			bool end = take_event(ingest, frame);
+
+			MemoryContextSwitchTo(old);
+			return end;
+		}
 		case MILL_REPLY_PARTITIONS:
 		{
 			int32 count;
@@ -663,7 +670,7 @@ read_topic(MillIngest *ingest)
 		{
 			assign(ingest);
 			/* what the worker before failed of is not over yet */
-			ingest->trouble = mill_shared->slots[mill_my_slot].failures > 0;
+			ingest->trouble = mill_shared->slots[mill_my_slot].state != MILL_STATE_STARTING;
 			if (!ingest->trouble)
 				mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 			run(ingest);

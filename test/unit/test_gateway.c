@@ -596,6 +596,41 @@ test_program(void)
 	ok(stop(&program) == 0, "the program ends when its input does");
 }
 
+/* Says that it lives while it streams, also when there is nothing to stream from. */
+static void
+test_alive(void)
+{
+	static const char *const nobody[] = {"s", "bootstrap.servers", "127.0.0.1:1", NULL};
+	struct
+	{
+		int32_t count;
+		int32_t limit;
+		MillAssignment assignment;
+	} assign = {1, 1000, {.partition = 0, .start = 0, .end = -1}};
+	char text[4096];
+	const char *payload;
+	size_t length;
+	int32_t timeout = 100;
+	int alive = 0;
+	Program program = start();
+
+	configure(&program, 0, nobody, text, sizeof(text));
+	mill_output_begin(&program.out, MILL_REQUEST_METADATA);
+	mill_output_append(&program.out, &timeout, sizeof(timeout));
+	mill_output_string(&program.out, "clicks");
+	mill_output_flush(&program.out);
+	answer(&program, &payload, &length);
+	mill_output_frame(&program.out, MILL_REQUEST_ASSIGN, &assign, sizeof(assign));
+	mill_output_flush(&program.out);
+	for (int type = 1; type != 0 && alive < 3;)
+	{
+		type = answer(&program, &payload, &length);
+		alive += type == MILL_REPLY_ALIVE;
+	}
+	ok(alive == 3, "S20: without a broker it says that it lives");
+	ok(stop(&program) == 0, "S20: and ends when its input does");
+}
+
 /* Ends at once, whatever it is doing: here, waiting for a broker. */
 static void
 test_end(void)
@@ -644,6 +679,7 @@ main(void)
 	test_invalid("end of file in a header", &cut, 3, MILL_INPUT_END);
 	test_invalid("end of file in a payload", &cut, sizeof(MillFrame), MILL_INPUT_END);
 	test_program();
+	test_alive();
 	test_end();
 	printf("1..%d\n", tests);
 	return failures > 0;
