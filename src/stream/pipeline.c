@@ -343,9 +343,16 @@ desired_workers(void)
 			   " AND armed_database = $1 ORDER BY id",
 		.nargs = 1,
 		.types = {OIDOID}};
+	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
+	static MillStatement follow_owners = {
+		.sql = "UPDATE mill_catalog.pipeline p SET owner = t.typowner, version = version + 1"
+			   " FROM pg_type t WHERE t.oid = p.mark AND t.typowner <> p.owner"};
 	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
-	uint64 rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
+	uint64 rows;
 	List *work_list = NIL;
+
+	mill_run(&follow_owners, SPI_OK_UPDATE, NULL, NULL);
+	rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
 
 	for (uint64 row = 0; row < rows; row++)
 	{

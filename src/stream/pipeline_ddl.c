@@ -11,6 +11,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -38,6 +39,7 @@ PG_FUNCTION_INFO_V1(mill_resume);
 PG_FUNCTION_INFO_V1(mill_seek);
 PG_FUNCTION_INFO_V1(mill_wait_for);
 PG_FUNCTION_INFO_V1(mill_arm);
+PG_FUNCTION_INFO_V1(mill_follow_marks);
 
 /* An argument that must not be NULL, by its name. */
 void
@@ -259,6 +261,45 @@ check_plan(void *arg)
 	mill_pipeline_check_rights(plan->owner, plan->source, plan->stream, plan->target, plan->upsert);
 }
 
+/*
+ * The pipeline's mark: an empty type that its owner owns.  PostgreSQL knows of
+ * owners by objects only, so this is what lets DROP ROLE be refused, REASSIGN
+ * OWNED give the pipeline to another role, and DROP OWNED drop it.
+ */
+static char *
+mark_name(int64 id)
+{
+	return psprintf("mill_data.pipeline_%lld", (long long) id);
+}
+
+static void
+execute_utilities(void *arg)
+{
+	ListCell *lc;
+
+	foreach (lc, (List *) arg)
+	{
+		if (SPI_execute(lfirst(lc), false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not execute \"%s\"", (char *) lfirst(lc));
+	}
+}
+
+static void
+create_mark(int64 id, const char *name)
+{
+	static MillStatement note = {
+		.sql = "UPDATE mill_catalog.pipeline SET mark = $2::regtype WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, TEXTOID}};
+	char *mark = mark_name(id);
+	const char *owner = quote_identifier(GetUserNameFromId(GetUserId(), false));
+
+	mill_as_extension(execute_utilities,
+					  list_make3(psprintf("CREATE TYPE %s AS ()", mark), psprintf("ALTER TYPE %s OWNER TO %s", mark, owner),
+								 psprintf("COMMENT ON TYPE %s IS %s", mark, quote_literal_cstr(psprintf("owner of the pipeline \"%s\"", name)))));
+	mill_run(&note, SPI_OK_UPDATE, (Datum[]){Int64GetDatum(id), CStringGetTextDatum(mark)}, NULL);
+}
+
 Datum
 mill_create_pipeline(PG_FUNCTION_ARGS)
 {
@@ -292,6 +333,7 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	SPI_connect();
 	check_new_name(text_argument(fcinfo, ARG_NAME));
 	id = insert_pipeline(fcinfo, start, plan.stream);
+	create_mark(id, text_argument(fcinfo, ARG_NAME));
 	SPI_finish();
 	mill_wake_manager_at_commit();
 	PG_RETURN_INT64(id);
@@ -375,12 +417,43 @@ mill_drop_pipeline(PG_FUNCTION_ARGS)
 	static MillStatement drop = {
 		.sql = "WITH e AS (DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline'"
 			   " AND object_id = $1)"
-			   " DELETE FROM mill_catalog.pipeline WHERE id = $1",
+			   " DELETE FROM mill_catalog.pipeline WHERE id = $1"
+			   " RETURNING (SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = mark)",
 		.nargs = 1,
 		.types = {INT8OID}};
+	Datum id;
+	char *mark;
 
-	change_pipeline(fcinfo, &drop, SPI_OK_DELETE);
+	mill_require_argument(fcinfo, 0, "pipeline");
+	SPI_connect();
+	id = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
+	mill_run(&drop, SPI_OK_DELETE_RETURNING, &id, NULL);
+	mark = mill_text(0, 1);
+	if (mark)
+		mill_as_extension(execute_utilities, list_make1(psprintf("DROP TYPE %s", mark)));
+	SPI_finish();
+	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();
+}
+
+/* SQL: mill_catalog.follow_marks(), on sql_drop: a pipeline goes with its mark. */
+Datum
+mill_follow_marks(PG_FUNCTION_ARGS)
+{
+	static MillStatement drop = {
+		.sql = "WITH gone AS (DELETE FROM mill_catalog.pipeline p USING pg_event_trigger_dropped_objects() o"
+			   "  WHERE o.classid = 'pg_catalog.pg_type'::regclass AND o.objid = p.mark RETURNING p.id)"
+			   " DELETE FROM mill_catalog.error e USING gone WHERE e.object_kind = 'pipeline' AND e.object_id = gone.id"};
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function was not called by an event trigger")));
+	SPI_connect();
+	mill_run(&drop, SPI_OK_DELETE, NULL, NULL);
+	SPI_finish();
+	mill_wake_manager_at_commit();
+	PG_RETURN_NULL();
 }
 
 Datum

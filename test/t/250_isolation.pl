@@ -300,8 +300,21 @@ foreach my $loss (sort keys %lost)
 	sql($cure);
 	ok(wait_for_state($node, 'rls', qr/^(idle|running)/), "S22: $cure: goes on");
 }
+
 ok(wait_for_sql($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'pg_mill pipeline rls' AND query ~ 'pipeline rls|looking for changes'"),
 	'pg_stat_activity names kind and object');
+
+# S21: PostgreSQL knows of the owner
+($code, $out, $err) = $node->psql('postgres', 'DROP ROLE guarded');
+like($err, qr/role "guarded" cannot be dropped because some objects depend on it.*owner of type mill_data\.pipeline_\d+/s, 'S21: DROP ROLE is refused while he owns a pipeline');
+sql(q[CREATE ROLE heir LOGIN IN ROLE mill_user; GRANT USAGE ON FOREIGN SERVER kafka TO heir; REASSIGN OWNED BY guarded TO heir]);
+ok(wait_for_sql($node, "SELECT owner = 'heir'::regrole FROM mill.pipelines WHERE pipeline = 'rls'"), 'S21: REASSIGN OWNED gives the pipeline to the heir');
+$broker->produce('rls', lines => ['{"v":5}']);
+read_all('rls', 4);
+is(alive('g.t'), '0 2 3', 'S21: and it goes on');
+sql('REVOKE USAGE ON FOREIGN SERVER kafka FROM guarded; DROP ROLE guarded; DROP OWNED BY heir CASCADE; DROP ROLE heir');
+is(sql("SELECT count(*) FROM mill.pipelines WHERE pipeline = 'rls'"), 0, 'S21: DROP OWNED drops it');
+ok(wait_for_sql($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pg_mill pipeline rls'"), 'S21: with its worker');
 
 # ---- CASES 42: a late letter undoes nothing newer ----
 
