@@ -179,7 +179,7 @@ sub differences
 	foreach my $name (@names)
 	{
 		my ($out, $err, $code);
-		my $ok = wait_for(sub { $out = $err = ''; $code = $node->psql('postgres', comparison($views{$name}), stdout => \$out, stderr => \$err);
+		my $ok = wait_for(sub { ($code, $out, $err) = try_psql($node, comparison($views{$name}));
 			return $code == 0 || $err !~ /connect|terminat|starting up|shutting down|recovery/; });
 		push @found, $out if $out;
 		push @found, $err || 'no answer' if !$ok || $code != 0;

@@ -41,10 +41,10 @@ sub differences
 	{
 		my ($code, $out, $err);
 		wait_for(sub {
-			$code = $node->psql('postgres', qq(BEGIN ISOLATION LEVEL REPEATABLE READ;
+			($code, $out, $err) = try_psql($node, qq(BEGIN ISOLATION LEVEL REPEATABLE READ;
 				(SELECT '$name, missing: ' || d::text FROM ($views{$name} EXCEPT ALL TABLE $name) d LIMIT 3)
 				UNION ALL (SELECT '$name, too much: ' || d::text FROM (TABLE $name EXCEPT ALL ($views{$name})) d LIMIT 3);
-				COMMIT;), stdout => \$out, stderr => \$err, extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+				COMMIT;), extra_params => [ '-v', 'VERBOSITY=verbose' ]);
 			return $code == 0 || $err !~ /40001|connect|terminat|starting up|shutting down|recovery/;
 		});
 		$found .= ($out // '') . ($code ? $err || 'no answer' : '');

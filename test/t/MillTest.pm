@@ -24,7 +24,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes;
 
-our @EXPORT = qw(new_cluster ask wait_for wait_for_sql load_account read_account
+our @EXPORT = qw(new_cluster ask try_psql wait_for wait_for_sql load_account read_account
   kill_process run_tool random_seed $top $test_dir);
 
 our $top = abs_path(dirname(__FILE__) . '/../..');
@@ -74,11 +74,10 @@ sub wait_for_sql
 {
 	my ($node, $sql, %options) = @_;
 	my $expected = $options{expected} // 't';
-	my ($out, $err);
+	my ($code, $out, $err);
 	my $ok = wait_for(sub {
-		# a psql that finds no server may be gone before it is told what to ask
-		eval { $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err); 1 } or return 0;
-		return ($out // '') eq $expected;
+		($code, $out, $err) = try_psql($node, $sql, db => $options{db});
+		return $code == 0 && $out eq $expected;
 	});
 
 	diag("never came true: $sql\nlast answer: $out\n$err") unless $ok;
@@ -97,15 +96,31 @@ sub kill_process
 	return kill $signal, @pids;
 }
 
+# psql's exit status, output and errors, of a server that may go away meanwhile: then
+# psql may be gone before it has read its input, of which IPC::Run would die.
+sub try_psql
+{
+	my ($node, $sql, %options) = @_;
+	my ($out, $err, $code) = ('', '');
+	my $done = eval {
+		$code = $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err,
+			extra_params => $options{extra_params} // []);
+		1;
+	};
+
+	return ($code, $out // '', $err // '') if $done;
+	die $@ unless $@ =~ /Broken pipe/;
+	return (2, '', 'connection to server was not made');
+}
+
 # The answer of a server that may be down or restarting: nothing if it is. SQL that
 # fails ends the test, as what it was to show is not known.
 sub ask
 {
 	my ($node, $sql, %options) = @_;
-	my ($out, $err) = ('', '');
-	my $code = eval { $node->psql($options{db} // 'postgres', $sql, stdout => \$out, stderr => \$err) } // 2;
+	my ($code, $out, $err) = try_psql($node, $sql, %options);
 
-	return $out // '' if $code == 0;
+	return $out if $code == 0;
 	# psql has 2 for a connection that could not be made, and often for one that was lost
 	die "$sql\n$err" if $code != 2 && $err !~ /FATAL:|server closed the connection|connection to server/;
 	return;
