@@ -773,7 +773,9 @@ SELECT a.view AS aggregate,
        p.last_fold_at,
        a.backfill_until,
        p.groups_filled,
-       coalesce(f.warning, e.message) AS warning,
+       coalesce(CASE WHEN NOT r.rolcanlogin OR NOT has_database_privilege(r.oid, current_database()::text, 'CONNECT')
+                     THEN format('nothing is folded or filled, as the owner may not log in: ALTER ROLE %I LOGIN', r.rolname) END,
+                f.warning, e.message) AS warning,
        a.fold_interval,
        a.definition,
        a.state_table,
@@ -782,6 +784,7 @@ SELECT a.view AS aggregate,
 FROM mill_catalog.aggregate a
 JOIN pg_class c ON c.oid = a.view
 JOIN pg_class s ON s.oid = a.state_table
+LEFT JOIN pg_roles r ON r.oid = c.relowner
 JOIN mill_catalog.aggregate_progress p ON p.aggregate_id = a.id
 CROSS JOIN LATERAL mill_catalog.aggregate_figures(a.delta_table) f
 -- an error that came after the last fold

@@ -253,6 +253,12 @@ mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
 		   mill_apply_isolated(source, batch, after, last);
 }
 
+static bool
+is_unknown_name(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_UNDEFINED_TABLE || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
+}
+
 /* The error of a message as the pipeline's, which says where it was met. */
 static void
 raise_as_pipelines(const MillIngest *ingest, int i)
@@ -266,7 +272,10 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 			(errcode(error->sqlerrcode),
 			 errmsg_internal("%s", error->message),
 			 errdetail_internal("%s%s%s", error->detail ? error->detail : "", error->detail ? " " : "", place),
-			 error->hint ? errhint("%s", error->hint) : 0));
+			 error->hint ? errhint("%s", error->hint) : 0,
+			 !error->hint && is_unknown_name(error->sqlerrcode)
+				 ? errhint("Workers run with search_path " MILL_SEARCH_PATH ": qualify names in triggers, defaults and views, or SET search_path for their functions.")
+				 : 0));
 }
 
 /*

@@ -114,6 +114,9 @@ mill_bad_json(MillDecodeError *error, const MillJsonError *fault, const char *da
 	left = mill_utf8_prefix(data + from, Min(left, 40));
 	error->detail = psprintf("At byte %zu, %s%s%s%s.", from + 1, fault->message,
 							 left > 0 ? ": \"" : "", pnstrdup(data + from, left), left > 0 ? "\"" : "");
+	if (length > 5 && data[0] == '\0')
+		error->hint = "The value begins with the byte 0x00, as those of a schema registry do: four bytes of a schema's number follow, then"
+					  " the value. With format 'raw' a view can take it apart.";
 	return false;
 }
 

@@ -199,7 +199,7 @@ mill_upsert_begin(Relation target, const MillWriteSpec *spec)
 }
 
 static void
-refuse_null_key(MillUpsert *upsert, const Key *key)
+refuse_null_key(MillUpsert *upsert, const Key *key, bool is_tombstone)
 {
 	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(upsert->target),
 											 upsert->spec->attnums[key->column - 1] - 1);
@@ -208,6 +208,7 @@ refuse_null_key(MillUpsert *upsert, const Key *key)
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 errmsg("key column \"%s\" is null", NameStr(column->attname)),
 			 errdetail("A row that is inserted, updated or deleted by its key needs all columns of the key."),
+			 is_tombstone ? errhint("The message is a tombstone: it has no value, so the key must come from metadata 'key' of the stream.") : 0,
 			 errtablecol(upsert->target, upsert->spec->attnums[key->column - 1])));
 }
 
@@ -217,19 +218,21 @@ mill_upsert_row(MillUpsert *upsert, TupleTableSlot *row)
 	const MillWriteSpec *spec = upsert->spec;
 	int natts = spec->source->natts;
 	TupleTableSlot *slot = upsert->slot;
+	bool is_tombstone;
 
 	CHECK_FOR_INTERRUPTS();
-	for (int i = 0; i < spec->nkeys; i++)
-		if (row->tts_isnull[upsert->keys[i].column - 1])
-			refuse_null_key(upsert, &upsert->keys[i]);
 	if (row->tts_isnull[natts - 1])
 		elog(ERROR, "a row has no ordinal");
+	is_tombstone = spec->is_tombstone != NULL &&
+				   spec->is_tombstone((ItemPointer) DatumGetPointer(row->tts_values[natts - 1]));
+	for (int i = 0; i < spec->nkeys; i++)
+		if (row->tts_isnull[upsert->keys[i].column - 1])
+			refuse_null_key(upsert, &upsert->keys[i], is_tombstone);
 
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, row->tts_values, natts * sizeof(Datum));
 	memcpy(slot->tts_isnull, row->tts_isnull, natts * sizeof(bool));
-	slot->tts_values[natts] = BoolGetDatum(spec->is_tombstone != NULL &&
-										   spec->is_tombstone((ItemPointer) DatumGetPointer(row->tts_values[natts - 1])));
+	slot->tts_values[natts] = BoolGetDatum(is_tombstone);
 	slot->tts_isnull[natts] = false;
 	ExecStoreVirtualTuple(slot);
 	tuplesort_puttupleslot(upsert->sort, slot);

@@ -155,6 +155,7 @@ $broker->produce('gone', lines => [ map { qq({"v":$_}) } 4 .. 9 ]);
 ok(wait_for_state($node, 'gone', qr/^failed: relation "public.log_table" does not exist \(.*partition 0, offset \d/),
 	'A1: CASES 40: a trigger whose table is gone: the pipeline failed, and says where');
 is(dead('gone'), '', 'A1: CASES 40: no dead letter');
+like(sql("SELECT hint FROM mill.errors WHERE object_name = 'gone' ORDER BY at DESC LIMIT 1"), qr/search_path/, 'A10: with the usual cause in the hint');
 sql('CREATE TABLE log_table (v int)');
 read_all('gone', 9);
 is(alive('gone'), '0 1 2 3 4 5 6 7 8', 'A1: CASES 40: it goes on by itself when that is mended; nothing was dropped');
@@ -353,6 +354,7 @@ $broker->produce('trap', fields => [ [ 0, 1, '', '{"id":1,"v":1}' ], [ 0, 1, '',
 read_all('trap', 5);
 $broker->produce('trap', fields => [ [ 0, 1, '', '{"id":1,"v":3}' ] ]);
 read_all('trap', 6);
+like(sql("SELECT DISTINCT hint FROM mill.dead_letters WHERE pipeline = 'trap'"), qr/^The message is a tombstone.*metadata 'key'/, 'CASES 42: the letters say where the key must come from');
 sql(q[ALTER FOREIGN TABLE trap_stream ALTER k OPTIONS (DROP field, ADD metadata 'key')]);
 is(sql("SELECT mill.retry_dead_letters('trap')"), 0, 'CASES 42: a late delete over a row of its own batch, or a newer one, is not made');
 is(sql("SELECT string_agg(k || '=' || v, ' ' ORDER BY k) FROM trap"), '1=3 2=1', 'CASES 42: the newer rows are there');
