@@ -186,12 +186,14 @@ static void
 try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
 {
 	MemoryContext context = CurrentMemoryContext;
+	/* what an error leaves behind is not to pile up over thousands of them */
+	MemoryContext scratch = AllocSetContextCreate(context, "pg_mill trial", ALLOCSET_SMALL_SIZES);
 	ResourceOwner owner = CurrentResourceOwner;
 
 	memset(trial, 0, sizeof(*trial));
 	trial->decoding = -1;
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
 		/* What would fail at commit must fail here. */
@@ -222,6 +224,7 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	MemoryContextDelete(scratch);
 }
 
 /*
@@ -510,6 +513,8 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 
 	if (error == NULL)
 		return piece.outcome;
+	/* What was found to be bad is looked at anew: the trouble may have had other reasons. */
+	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
 	sqlerrcode = error->sqlerrcode;
 	if (is_transient(sqlerrcode))
 		rest(ingest, error, (*tries)++);
