@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
@@ -40,7 +41,7 @@ mill_refuse(const char *what, const char *hint)
 void
 mill_check_view(Oid view)
 {
-	Relation rel = table_open(view, AccessShareLock);
+	Relation rel = relation_open(view, AccessShareLock);
 
 	if (rel->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
@@ -51,7 +52,7 @@ mill_check_view(Oid view)
 		mill_refuse("temporary views", "Create an ordinary view over an ordinary table.");
 	if (RelationHasSecurityInvoker(rel))
 		mill_refuse("views with security_invoker", "Use ALTER VIEW ... RESET (security_invoker), and GRANT on the view.");
-	table_close(rel, NoLock);
+	relation_close(rel, NoLock);
 }
 
 /*

@@ -24,7 +24,8 @@ CREATE VIEW above AS SELECT product, sum(c) AS c FROM v GROUP BY product;
 CREATE FUNCTION shape() RETURNS TABLE (name name, type text, comment text, has_default boolean, acl text) LANGUAGE sql AS $$
     SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum), atthasdef, NULL::text FROM pg_attribute
     WHERE attrelid = 'life.v'::regclass AND attnum > 0
-    UNION ALL SELECT relname, relkind::text || ' of ' || relowner::regrole, obj_description(oid), NULL, relacl::text FROM pg_class WHERE oid = 'life.v'::regclass
+    UNION ALL SELECT relname, relkind::text || ' of ' || relowner::regrole, obj_description(oid), NULL,
+        replace(relacl::text, 'arwdDxtm', 'arwdDxt') FROM pg_class WHERE oid = 'life.v'::regclass   -- 17 adds MAINTAIN
 $$;
 SELECT * FROM shape();
 CREATE TABLE before AS SELECT * FROM shape();
