@@ -38,7 +38,9 @@ sub create_tables
 
 	$server->safe_psql($db, qq(
 		CREATE EXTENSION pg_mill;
-		CREATE TABLE clicks ($columns, PRIMARY KEY (id));
+		CREATE TABLE products (id int PRIMARY KEY, name text CHECK (name <> ''));
+		INSERT INTO products SELECT i, 'p' || i FROM generate_series(0, 9) i;
+		CREATE TABLE clicks ($columns, PRIMARY KEY (id), FOREIGN KEY (product) REFERENCES products);
 		CREATE TABLE logs ($columns, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
 		CREATE TABLE logs_early PARTITION OF logs FOR VALUES FROM (MINVALUE) TO ('2026-03-29 01:00+00');
 		CREATE TABLE logs_late PARTITION OF logs FOR VALUES FROM ('2026-03-29 01:00+00') TO (MAXVALUE);
