@@ -1,7 +1,7 @@
 -- Continuous aggregates: the life of a view, from materialize to dematerialize, and who may do what.
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pg_mill;
-CREATE ROLE regress_mill_ann;
+CREATE ROLE regress_mill_ann LOGIN;
 CREATE ROLE regress_mill_bob;
 CREATE ROLE regress_mill_feeder;
 CREATE ROLE regress_mill_reader;
