@@ -632,12 +632,18 @@ COMMENT ON FUNCTION mill_catalog.aggregate_figures(regclass) IS 'what waits to b
 ---- what goes on ----
 
 CREATE FUNCTION mill_catalog.worker_slots(
-    OUT kind text, OUT object_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
+    OUT pipeline_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
     OUT since timestamptz, OUT retry_at timestamptz) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_worker_slots';
 -- PUBLIC keeps the right to execute it, since mill.pipelines calls it with the
 -- rights of whoever asks; by name only the owner of the schema reaches it.
 COMMENT ON FUNCTION mill_catalog.worker_slots() IS 'the workers of this database, from shared memory';
+
+CREATE FUNCTION mill_catalog.manager_slot(
+    OUT pipeline_id bigint, OUT worker_no integer, OUT pid integer, OUT state text, OUT reason text,
+    OUT since timestamptz, OUT retry_at timestamptz) RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_manager_slot';
+COMMENT ON FUNCTION mill_catalog.manager_slot() IS 'this database''s manager, from shared memory; pipeline_id is 0';
 
 CREATE FUNCTION mill_catalog.headers_to_jsonb(bytea) RETURNS jsonb
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_headers_to_jsonb';
@@ -698,11 +704,11 @@ LEFT JOIN (SELECT pipeline_id, sum(rows_read)::bigint AS rows_read, sum(rows_wri
                   max(last_commit_at) AS last_commit_at
            FROM mill_catalog.pipeline_offset GROUP BY pipeline_id) o ON o.pipeline_id = p.id
 -- of several workers, the one that most needs attention
-LEFT JOIN (SELECT DISTINCT ON (object_id) *
-           FROM mill_catalog.worker_slots() WHERE kind = 'pipeline'
-           ORDER BY object_id, array_position('{failed,degraded,waiting for a slot,starting,running,idle}', state)) w
-       ON w.object_id = p.id
-LEFT JOIN mill_catalog.worker_slots() m ON m.kind = 'manager' AND m.state = 'waiting for a slot'
+LEFT JOIN (SELECT DISTINCT ON (pipeline_id) *
+           FROM mill_catalog.worker_slots()
+           ORDER BY pipeline_id, array_position('{failed,degraded,waiting for a slot,starting,running,idle}', state)) w
+       ON w.pipeline_id = p.id
+LEFT JOIN mill_catalog.manager_slot() m ON m.state = 'waiting for a slot'
 CROSS JOIN LATERAL (SELECT mill_catalog.pipeline_obstacle(p) AS obstacle) b
 CROSS JOIN LATERAL (
     SELECT * FROM (VALUES

@@ -35,6 +35,7 @@ static shmem_request_hook_type previous_shmem_request_hook = NULL;
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
 
 PG_FUNCTION_INFO_V1(mill_worker_slots);
+PG_FUNCTION_INFO_V1(mill_manager_slot);
 
 static void
 request_shmem(void)
@@ -444,19 +445,16 @@ mill_state_name(MillState state)
 	return "unknown";
 }
 
-/*
- * SQL: mill_catalog.worker_slots(), the slots of the current database.  For
- * the views only, which show each user his own: nobody has USAGE on the schema.
- */
-Datum
-mill_worker_slots(PG_FUNCTION_ARGS)
+/* The slots of a kind in the current database, as rows. */
+static void
+show_slots(FunctionCallInfo fcinfo, MillKind kind)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	MillSlot *copy;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (mill_shared == NULL)
-		return (Datum) 0;
+		return;
 
 	/* Copy first: storing tuples may fail or take long. */
 	copy = palloc(sizeof(mill_shared->slots));
@@ -467,24 +465,40 @@ mill_worker_slots(PG_FUNCTION_ARGS)
 	for (int i = 0; i < MILL_SLOTS; i++)
 	{
 		MillSlot *slot = &copy[i];
-		static const char *const kinds[] = {"manager", "pipeline", "fold"};
-		Datum values[8];
-		bool nulls[8] = {false};
+		Datum values[7];
+		bool nulls[7] = {false};
 
-		if (!slot->in_use || slot->database != MyDatabaseId)
+		if (!slot->in_use || slot->kind != kind || slot->database != MyDatabaseId)
 			continue;
-		values[0] = CStringGetTextDatum(kinds[slot->kind]);
-		values[1] = Int64GetDatum(slot->object_id);
-		values[2] = Int32GetDatum(slot->worker_no);
-		values[3] = Int32GetDatum(slot->pid);
-		nulls[3] = slot->pid == 0;
-		values[4] = CStringGetTextDatum(mill_state_name(slot->state));
-		values[5] = CStringGetTextDatum(slot->reason);
-		nulls[5] = slot->reason[0] == '\0';
-		values[6] = TimestampTzGetDatum(slot->since);
-		values[7] = TimestampTzGetDatum(slot->retry_at);
-		nulls[7] = slot->retry_at == 0;
+		values[0] = Int64GetDatum(slot->object_id);
+		values[1] = Int32GetDatum(slot->worker_no);
+		values[2] = Int32GetDatum(slot->pid);
+		nulls[2] = slot->pid == 0;
+		values[3] = CStringGetTextDatum(mill_state_name(slot->state));
+		values[4] = CStringGetTextDatum(slot->reason);
+		nulls[4] = slot->reason[0] == '\0';
+		values[5] = TimestampTzGetDatum(slot->since);
+		values[6] = TimestampTzGetDatum(slot->retry_at);
+		nulls[6] = slot->retry_at == 0;
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
+}
+
+/*
+ * SQL: mill_catalog.worker_slots(), manager_slot(): of pipelines' workers, and of
+ * the database's manager.  For the views only, which show each user his own:
+ * nobody has USAGE on the schema.
+ */
+Datum
+mill_worker_slots(PG_FUNCTION_ARGS)
+{
+	show_slots(fcinfo, MILL_KIND_PIPELINE);
+	return (Datum) 0;
+}
+
+Datum
+mill_manager_slot(PG_FUNCTION_ARGS)
+{
+	show_slots(fcinfo, MILL_KIND_MANAGER);
 	return (Datum) 0;
 }

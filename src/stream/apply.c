@@ -24,8 +24,8 @@
  * What the decoder finds bad without an error needs no halving.
  *
  * DDL on the target waits for a transaction of ours, so one takes about
- * APPLY_TIME, whatever a row costs: pieces begin small and grow or shrink by
- * what the last ones took.
+ * APPLY_TIME, whatever a row costs: pieces grow or shrink by what the last ones
+ * took, and one that takes longer than APPLY_LIMIT is undone and made smaller.
  */
 #include "postgres.h"
 
@@ -40,6 +40,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
@@ -51,11 +52,13 @@
 
 /* A piece in which bad messages are looked for is at most so long. */
 #define PIECE 1000
-/* The first piece of a worker, and how fast pieces grow while they are quick. */
-#define FIRST_PIECE 8
+/* The first piece of a worker; how fast pieces grow while they are quick, and shrink when one is undone. */
+#define FIRST_PIECE 1000
 #define GROWTH 4
-/* What a piece should take, in milliseconds; and when to say that it is applied. */
+#define SHRINKAGE 16
+/* What a piece should take, and the most that one of several messages may take, in milliseconds. */
 #define APPLY_TIME 500.0
+#define APPLY_LIMIT 1500
 /* So often the same batch is tried again before the worker gives up. */
 #define TRIES 10
 
@@ -65,6 +68,7 @@ typedef enum Outcome
 	FENCED,	 /* the pipeline's row or offsets changed; nothing was done */
 	STOPPED, /* at a bad message, as on_error => 'stop' says */
 	ISOLATE, /* undone: find the messages that fail */
+	SHRINK,	 /* undone: it took too long */
 	REPEAT	 /* undone: again */
 } Outcome;
 
@@ -308,6 +312,47 @@ judge(const MillIngest *ingest, int first, int last, uint64 written)
 		raise_as_pipelines(ingest, culprit);
 }
 
+/* Runs while a piece is applied; MAX_TIMEOUTS: it does not. */
+static TimeoutId piece_clock = MAX_TIMEOUTS;
+
+/* The running piece took too long: it is canceled, as a user would. */
+static volatile sig_atomic_t piece_expired = false;
+
+static void
+expire_piece(void)
+{
+	piece_expired = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/* The clock of a piece runs while rows are applied, not while locks are waited for before. */
+static void
+start_clock(int count)
+{
+	static TimeoutId id = MAX_TIMEOUTS;
+
+	if (id == MAX_TIMEOUTS)
+		id = RegisterTimeout(USER_TIMEOUT, expire_piece);
+	piece_expired = false;
+	if (count > 1)
+		enable_timeout_after(id, APPLY_LIMIT);
+	piece_clock = id;
+}
+
+/* It may have come to its end in time for nothing to be canceled. */
+static void
+stop_clock(void)
+{
+	if (piece_clock == MAX_TIMEOUTS)
+		return;
+	disable_timeout(piece_clock, false);
+	piece_clock = MAX_TIMEOUTS;
+	if (piece_expired)
+		QueryCancelPending = false;
+}
+
 static uint64
 apply(MillIngest *ingest, int first, int last, bool isolate)
 {
@@ -315,6 +360,7 @@ apply(MillIngest *ingest, int first, int last, bool isolate)
 
 	/* Errors from here on may be a message's. */
 	ingest->applying_rows = true;
+	start_clock(last - first);
 	if (isolate)
 	{
 		written = mill_apply_isolated(ingest->source, &ingest->batch, first, last);
@@ -326,6 +372,7 @@ apply(MillIngest *ingest, int first, int last, bool isolate)
 		/* Deferred triggers are the owner's code, too: not outside of his bracket. */
 		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 	}
+	stop_clock();
 	ingest->applying_rows = false;
 	return written;
 }
@@ -484,6 +531,7 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	MemoryContext context = CurrentMemoryContext;
 	Piece piece = {ingest, first, last, isolate, APPLIED};
 	ErrorData *volatile error = NULL;
+	volatile bool expired = false;
 	int sqlerrcode;
 
 	PG_TRY();
@@ -501,8 +549,12 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 		error = CopyErrorData();
 		mill_bound_batch = NULL;
 		ingest->batch.decoder = NULL;
-		if (is_transient(error->sqlerrcode) ? *tries >= TRIES
-											: isolate || !ingest->applying_rows || is_never_the_message(error->sqlerrcode))
+		stop_clock();
+		expired = error->sqlerrcode == ERRCODE_QUERY_CANCELED && piece_expired && ingest->applying_rows;
+		piece_expired = false;
+		if (!expired &&
+			(is_transient(error->sqlerrcode) ? *tries >= TRIES
+											 : isolate || !ingest->applying_rows || is_never_the_message(error->sqlerrcode)))
 			PG_RE_THROW();
 		ingest->applying_rows = false;
 		FlushErrorState();
@@ -516,6 +568,11 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	/* What was found to be bad is looked at anew: the trouble may have had other reasons. */
 	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
 	sqlerrcode = error->sqlerrcode;
+	if (expired)
+	{
+		FreeErrorData(error);
+		return SHRINK;
+	}
 	if (is_transient(sqlerrcode))
 		rest(ingest, error, (*tries)++);
 	FreeErrorData(error);
@@ -578,6 +635,9 @@ mill_apply(MillIngest *ingest)
 				return false;
 			case ISOLATE:
 				isolate = true;
+				break;
+			case SHRINK:
+				ingest->piece = Max((last - first) / SHRINKAGE, 1);
 				break;
 			case REPEAT:
 				break;
