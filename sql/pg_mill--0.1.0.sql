@@ -526,8 +526,9 @@ CREATE TABLE mill_catalog.aggregate (
     -- filled from this pane on, in the type of the window's time; or completely
     backfill_until text,
     filled boolean NOT NULL DEFAULT false,
-    -- the base table and its partitions as they are followed, to notice what comes and goes
-    relations regclass[] NOT NULL DEFAULT '{}',
+    -- the base table and its partitions as they are followed, to notice what comes
+    -- and goes; as oids, so that a dump without one of them can be restored
+    relations oid[] NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX aggregate_base_table ON mill_catalog.aggregate (base_table);
@@ -661,10 +662,12 @@ CREATE FUNCTION mill_catalog.pipeline_obstacle(p mill_catalog.pipeline) RETURNS 
     AS $$SELECT CASE
         WHEN r.oid IS NULL THEN 'the owner of the pipeline no longer exists; drop the pipeline'
         WHEN NOT r.rolcanlogin THEN pg_catalog.format('the owner may not log in: ALTER ROLE %I LOGIN', r.rolname)
-        WHEN r.rolvaliduntil <= pg_catalog.now() THEN pg_catalog.format('the owner''s account has expired: ALTER ROLE %I VALID UNTIL ...', r.rolname)
+        WHEN r.rolvaliduntil OPERATOR(pg_catalog.<=) pg_catalog.now() THEN pg_catalog.format('the owner''s account has expired: ALTER ROLE %I VALID UNTIL ...', r.rolname)
         WHEN NOT pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database()::text, 'CONNECT')
             THEN pg_catalog.format('the owner may not connect: GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), r.rolname)
-        WHEN NOT pg_catalog.pg_has_role(r.oid, 'mill_user', 'USAGE')
+        WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname OPERATOR(pg_catalog.=) 'mill_user')
+            THEN 'the role mill_user, whose members may have pipelines, no longer exists: CREATE ROLE mill_user'
+        WHEN NOT pg_catalog.pg_has_role(r.oid, (SELECT m.oid FROM pg_catalog.pg_roles m WHERE m.rolname OPERATOR(pg_catalog.=) 'mill_user'), 'USAGE')
             THEN pg_catalog.format('the owner is no member of mill_user any more: GRANT mill_user TO %I', r.rolname)
         WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) p.source)
             THEN pg_catalog.format('the source of pipeline "%s" no longer exists; name another one: mill.alter_pipeline(''%s'', source => ...)', p.name, p.name)

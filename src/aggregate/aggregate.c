@@ -30,7 +30,7 @@
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.relations::oid[]"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.relations"
 #define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 static List *
@@ -150,7 +150,9 @@ List *
 mill_aggregates_touching(List *relations)
 {
 	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1) ORDER BY a.id",
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
+			   /* a table with aggregates of its own may have become a partition of one of them */
+			   " OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
 		.nargs = 1,
 		.types = {OIDARRAYOID}};
 
@@ -162,7 +164,7 @@ List *
 mill_aggregates_of_partitions(List *relations)
 {
 	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.relations::oid[] && $1 ORDER BY a.id",
+		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.relations && $1 AND a.base_table = ANY (a.relations) ORDER BY a.id",
 		.nargs = 1,
 		.types = {OIDARRAYOID}};
 
@@ -220,7 +222,7 @@ void
 mill_aggregate_note_relations(int64 id, List *relations)
 {
 	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.aggregate SET relations = $2::regclass[] WHERE id = $1",
+		.sql = "UPDATE mill_catalog.aggregate SET relations = $2 WHERE id = $1",
 		.nargs = 2,
 		.types = {INT8OID, OIDARRAYOID}};
 	Datum values[2] = {Int64GetDatum(id), oid_array(relations)};

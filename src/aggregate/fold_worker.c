@@ -378,10 +378,10 @@ read_aggregates(MemoryContext context, List **names)
 
 /*
  * Look at each aggregate once.  Returns how many milliseconds from now there
- * is something to do.
+ * is something to do; and whether something is waiting for its time already.
  */
 static long
-round_of_work(bool look_everywhere)
+round_of_work(bool look_everywhere, bool *waits)
 {
 	List *names = NIL;
 	List *aggregates = read_aggregates(CurrentMemoryContext, &names);
@@ -402,6 +402,7 @@ round_of_work(bool look_everywhere)
 		task->filling = !a->live && (a->backfill || a->filled);
 		if (task->filling && task->fill_due <= GetCurrentTimestamp())
 			serve_fill(task, a, lfirst(name));
+		*waits |= task->pending || task->filling;
 		if (task->pending)
 			next = Min(next, task->due);
 		if (task->filling)
@@ -428,6 +429,7 @@ fold_body(int64 object_id, int worker_no)
 	while (!mill_worker_should_stop())
 	{
 		bool look = mill_slot_take_pending(mill_my_slot);
+		bool waits = false;
 		long wait;
 
 		if (TimestampDifferenceExceeds(swept, GetCurrentTimestamp(), SWEEP))
@@ -438,12 +440,12 @@ fold_body(int64 object_id, int worker_no)
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
-		wait = round_of_work(look);
+		wait = round_of_work(look, &waits);
 		mill_worker_succeeded();
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
 
 		/* Places are few: who has nothing to do for long leaves his to others. */
-		if (look || wait < LINGER)
+		if (look || waits)
 			busy_at = GetCurrentTimestamp();
 		if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(), LINGER))
 		{

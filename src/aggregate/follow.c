@@ -206,6 +206,12 @@ follow_partitions(const MillAggregate *a)
 
 	if (!mill_has_trigger(a->base, "mill_insert"))
 		return;
+	/* The oids are of the database that a dump was made of: what is there is what was counted. */
+	if (!list_member_oid(a->relations, a->base))
+	{
+		mill_aggregate_note_relations(a->id, relations);
+		return;
+	}
 	follow_detached(a);
 	follow_attached(a, relations);
 	foreach (lc, a->relations)

@@ -266,6 +266,10 @@ mill_manager_main(Datum arg)
 	slot = &mill_shared->slots[mill_my_slot];
 	BackgroundWorkerInitializeConnectionByOid(slot->database, InvalidOid, 0);
 	SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
 
 	for (;;)
 	{

@@ -195,6 +195,7 @@ mill_slot_sleep(int slot_index, TimestampTz until)
 {
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
 	mill_shared->slots[slot_index].dormant_until = until;
+	mill_shared->slots[slot_index].waiting_since = 0;
 	LWLockRelease(mill_shared->lock);
 }
 

@@ -89,7 +89,7 @@ mill_worker_attach(Datum arg, bool manager)
 	/* A pipeline's failure stays shown until its worker has something better to say. */
 	failed = slot->kind == MILL_KIND_PIPELINE && slot->failures > 0 && slot->reason[0] != '\0' &&
 			 (slot->state == MILL_STATE_FAILED || slot->state == MILL_STATE_DEGRADED);
-	if (!manager && !failed)
+	if (!failed)
 	{
 		slot->state = MILL_STATE_STARTING;
 		slot->since = GetCurrentTimestamp();

@@ -50,8 +50,6 @@
 #include "core/xact.h"
 #include "stream/ingest.h"
 
-/* A piece in which bad messages are looked for is at most so long. */
-#define PIECE 1000
 /* The first piece of a worker; how fast pieces grow while they are quick, and shrink when one is undone. */
 #define FIRST_PIECE 1000
 #define GROWTH 4
@@ -81,6 +79,9 @@ typedef enum Outcome
 static bool
 is_data_error(int sqlerrcode)
 {
+	/* class 22, but of the target */
+	if (sqlerrcode == ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
 		case ERRCODE_DATA_EXCEPTION:
@@ -114,10 +115,9 @@ is_never_the_message(int sqlerrcode)
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:	/* 08: of a foreign target */
 		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
-		case ERRCODE_SYSTEM_ERROR:			/* 58: I/O */
 			return true;
 	}
-	return is_transient(sqlerrcode) || sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+	return is_transient(sqlerrcode) || sqlerrcode == ERRCODE_SYSTEM_ERROR || sqlerrcode == ERRCODE_IO_ERROR || sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
 }
 
 /* ---- a range of messages ---- */
@@ -148,6 +148,7 @@ mill_apply_range(MillSource *source, MillBatch *batch, int first, int last)
 	ExecutorFinish(query);
 	ExecutorEnd(query);
 	FreeQueryDesc(query);
+	source->received += mill_writer_received(writer);
 	written = mill_writer_end(writer);
 	CommandCounterIncrement();
 
@@ -180,6 +181,7 @@ keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, 
 typedef struct Trial
 {
 	uint64 written;
+	uint64 received;  /* rows that the target was given, whatever it made of them */
 	ErrorData *error; /* NULL: it passed */
 	int decoding;	  /* the message that could not be decoded, -1: it was not that */
 	char *column;	  /* of the stream, of that message */
@@ -201,7 +203,9 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
 	PG_TRY();
 	{
 		/* What would fail at commit must fail here. */
+		source->received = 0;
 		trial->written = mill_apply_range(source, batch, first, last);
+		trial->received = source->received;
 		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 		ReleaseCurrentSubTransaction();
 	}
@@ -209,7 +213,7 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
 	{
 		MemoryContextSwitchTo(context);
 		trial->error = CopyErrorData();
-		trial->written = 0;
+		trial->written = trial->received = 0;
 		FlushErrorState();
 		if (batch->decoder)
 		{
@@ -235,8 +239,8 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
  * A message that fails while it is decoded names itself; else the range is
  * halved until those that fail stand alone.
  */
-uint64
-mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
+static uint64
+isolate(MillSource *source, MillBatch *batch, int first, int last, uint64 *received)
 {
 	int middle = first + (last - first) / 2;
 	int after = middle;
@@ -248,7 +252,10 @@ mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
 		return 0;
 	try_range(source, batch, first, last, &trial);
 	if (trial.error == NULL)
+	{
+		*received += trial.received;
 		return trial.written;
+	}
 	if (trial.decoding >= 0 || last - first == 1)
 	{
 		middle = trial.decoding >= 0 ? trial.decoding : first;
@@ -256,8 +263,46 @@ mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
 		keep_error(batch, middle, trial.error, trial.column, trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
 	}
 	FreeErrorData(trial.error);
-	return mill_apply_isolated(source, batch, first, middle) +
-		   mill_apply_isolated(source, batch, after, last);
+	return isolate(source, batch, first, middle, received) + isolate(source, batch, after, last, received);
+}
+
+uint64
+mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
+{
+	uint64 received = 0;
+
+	return isolate(source, batch, first, last, &received);
+}
+
+/*
+ * Does one of the messages from here on pass?  Tried and undone, so only to
+ * know whose fault an error is.
+ */
+static bool
+later_ones_pass(MillIngest *ingest, int from)
+{
+	MillBatch *batch = &ingest->batch;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool passed = false;
+
+	for (int i = from; i < Min(batch->count, from + MILL_PIECE) && !passed; i++)
+	{
+		Trial trial;
+
+		CHECK_FOR_INTERRUPTS();
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
+		try_range(ingest->source, batch, i, i + 1, &trial);
+		passed = trial.error == NULL && trial.received > 0;
+		if (trial.error)
+			FreeErrorData(trial.error);
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		batch->errors[i] = NULL;
+	}
+	return passed;
 }
 
 static bool
@@ -290,9 +335,9 @@ raise_as_pipelines(const MillIngest *ingest, int i)
  * or the pipeline's, which is raised.  See the head of this file.
  */
 static void
-judge(const MillIngest *ingest, int first, int last, uint64 written)
+judge(MillIngest *ingest, int first, int last, uint64 received)
 {
-	MillBatch *batch = (MillBatch *) &ingest->batch;
+	const MillBatch *batch = &ingest->batch;
 	int unsettled = 0;
 	int culprit = -1;
 	bool alike = true;
@@ -306,9 +351,9 @@ judge(const MillIngest *ingest, int first, int last, uint64 written)
 		alike &= batch->errors[i]->sqlerrcode == batch->errors[culprit]->sqlerrcode;
 		unsettled++;
 	}
-	if (unsettled == 0 || written > 0)
+	if (unsettled == 0 || received > 0)
 		return;
-	if (!ingest->source->passed || (unsettled > 1 && alike))
+	if ((!ingest->source->passed || (unsettled > 1 && alike)) && !later_ones_pass(ingest, last))
 		raise_as_pipelines(ingest, culprit);
 }
 
@@ -354,24 +399,28 @@ stop_clock(void)
 }
 
 static uint64
-apply(MillIngest *ingest, int first, int last, bool isolate)
+apply(MillIngest *ingest, int first, int last, bool piecewise)
 {
 	uint64 written;
+	uint64 received = 0;
 
 	/* Errors from here on may be a message's. */
 	ingest->applying_rows = true;
 	start_clock(last - first);
-	if (isolate)
+	if (piecewise)
 	{
-		written = mill_apply_isolated(ingest->source, &ingest->batch, first, last);
-		judge(ingest, first, last, written);
+		written = isolate(ingest->source, &ingest->batch, first, last, &received);
+		judge(ingest, first, last, received);
 	}
 	else
 	{
+		ingest->source->received = 0;
 		written = mill_apply_range(ingest->source, &ingest->batch, first, last);
 		/* Deferred triggers are the owner's code, too: not outside of his bracket. */
 		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+		received = ingest->source->received;
 	}
+	ingest->source->passed |= received > 0;
 	stop_clock();
 	ingest->applying_rows = false;
 	return written;
@@ -458,6 +507,8 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 
 	while (ingest->source == NULL || (first < *last && !mill_source_lock(ingest->source)))
 		mill_ingest_prepare(ingest);
+	if (ingest->restart)
+		return FENCED;
 	if (ingest->on_error == MILL_ON_ERROR_STOP)
 		BeginInternalSubTransaction(NULL);
 	tally.written = apply(ingest, first, *last, isolate);
@@ -484,7 +535,6 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 		settle_bad(ingest, first, *last, &tally);
 	mill_offsets_store(ingest, first, *last, &tally);
 	SPI_finish();
-	ingest->source->passed |= tally.written > 0;
 	return stop ? STOPPED : APPLIED;
 }
 
@@ -616,7 +666,7 @@ mill_apply(MillIngest *ingest)
 	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (batch->count + 1));
 	do
 	{
-		int last = Min(first + (isolate ? Min(ingest->piece, PIECE) : ingest->piece), batch->count);
+		int last = Min(first + (isolate ? Min(ingest->piece, MILL_PIECE) : ingest->piece), batch->count);
 		instr_time start, took;
 
 		report_piece(ingest, last - first);

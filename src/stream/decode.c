@@ -331,9 +331,12 @@ check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *e
 
 	for (int i = 0; i < MILL_PARTS; i++)
 	{
-		if (cut && cut->length[i] > 0)
+		bool is_cut = cut && cut->length[i] > 0;
+
+		/* What was cut is not whole, also if the limit has been raised since. */
+		if (is_cut)
 			lengths[i] = cut->length[i];
-		if (limit <= 0 || lengths[i] <= limit)
+		if (!is_cut && (limit <= 0 || lengths[i] <= limit))
 			continue;
 		mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "message %s of %lld bytes is larger than the limit of %d bytes",
 				 names[i], (long long) lengths[i], limit);

@@ -118,6 +118,8 @@ mill_ingest_prepare(MillIngest *ingest)
 	ingest->fields = mill_fields_create(ingest->source->stream);
 	MemoryContextSwitchTo(old);
 	ingest->on_error = error_policy(ingest);
+	/* What the gateway cuts it cuts by the limit that it was told. */
+	ingest->restart = ingest->max_message_bytes != 0 && ingest->max_message_bytes != ingest->source->stream->max_message_bytes;
 	mill_source_take(ingest->source, &ingest->batch);
 }
 
@@ -174,7 +176,8 @@ load(MillIngest *ingest, int64 id)
 	SPI_connect();
 	ingest->pipeline = mill_pipeline_by_id(id, false);
 	SPI_finish();
-	if (ingest->pipeline == NULL || !ingest->pipeline->enabled || ingest->pipeline->failure)
+	if (ingest->pipeline == NULL || !ingest->pipeline->enabled || ingest->pipeline->failure ||
+		ingest->pipeline->owner != GetUserId())
 	{
 		mill_xact_commit();
 		return false;
@@ -218,7 +221,8 @@ assign(MillIngest *ingest)
 		assignments[i].start = p->last_ms >= 0 && p->stored > p->low ? p->stored - 1 : p->stored;
 		assignments[i].end = -1;
 	}
-	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions, ingest->source->stream->max_message_bytes);
+	ingest->max_message_bytes = ingest->source->stream->max_message_bytes;
+	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions, ingest->max_message_bytes);
 }
 
 static MillPartition *
@@ -460,6 +464,9 @@ is_full(const MillIngest *ingest)
 {
 	const MillPipeline *pipeline = ingest->pipeline;
 
+	/* After a failure more is gathered than is applied at a time: what comes later may show whose fault it is. */
+	if (mill_shared->slots[mill_my_slot].failures > 0 && ingest->batch.count < MILL_PIECE && ingest->batch_bytes < MILL_EVIDENCE_BYTES)
+		return ingest->batch_began != 0 && TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
 	return ingest->batch.count >= pipeline->batch_rows || ingest->batch_bytes >= pipeline->batch_bytes ||
 		   (ingest->batch_began != 0 &&
 			TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), pipeline->max_wait_ms));
@@ -554,6 +561,8 @@ run(MillIngest *ingest)
 
 		if (ingest->failed)
 			return;
+		/* What is said of a batch goes with it. */
+		MemoryContextSwitchTo(ingest->batch.context);
 		if (has_news(ingest))
 		{
 			if (!mill_apply(ingest))
@@ -562,13 +571,17 @@ run(MillIngest *ingest)
 			if (ingest->fetched)
 				mill_worker_succeeded();
 			look_at_fields(ingest);
+			MemoryContextSwitchTo(ingest->source_parent);
 			empty_batch(ingest);
 		}
 		else
+		{
+			MemoryContextSwitchTo(ingest->source_parent);
 			look_at_source(ingest);
+		}
 		report(ingest);
 		ingest->fetched = false;
-		if (end)
+		if (end || ingest->restart)
 			return;
 		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
 		if (ConfigReloadPending)

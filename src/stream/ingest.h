@@ -21,6 +21,10 @@ typedef struct MillPartition
 	bool stale; /* low, high or position changed without a message */
 } MillPartition;
 
+/* A piece in which bad messages are looked for is at most so long, and so is what is gathered to judge by. */
+#define MILL_PIECE 1000
+#define MILL_EVIDENCE_BYTES (32 * 1024 * 1024)
+
 typedef struct MillFields MillFields;
 
 typedef struct MillIngest
@@ -48,6 +52,8 @@ typedef struct MillIngest
 	int room; /* messages that the arrays have room for */
 	Size batch_bytes;
 	TimestampTz batch_began; /* 0: no message yet */
+	int max_message_bytes;	 /* as the gateway was told; 0: not yet */
+	bool restart;			 /* the gateway must be another one: the worker is to end */
 	TimestampTz looked_at;	 /* for changes of the source */
 	bool reason_is_old;		 /* the slot's reason is of a piece that is done, or there is news */
 	bool applying_rows;		 /* an error now is one of source, target or message */

@@ -345,8 +345,13 @@ desired_workers(void)
 		.types = {OIDOID}};
 	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
 	static MillStatement follow_owners = {
-		.sql = "UPDATE mill_catalog.pipeline p SET owner = t.typowner, version = version + 1"
-			   " FROM pg_type t WHERE t.oid = p.mark AND t.typowner <> p.owner"};
+		.sql = "UPDATE mill_catalog.pipeline p SET owner = t.typowner, version = version + 1 FROM pg_type t"
+			   " WHERE t.oid = p.mark AND t.typowner <> p.owner AND p.id IN"
+			   /* Not while somebody changes the row, and not in a copy, where owners may be anybody. */
+			   "  (SELECT q.id FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
+			   "   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
+			   "   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
+			   "   FOR UPDATE OF q SKIP LOCKED)"};
 	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
 	uint64 rows;
 	List *work_list = NIL;

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
@@ -293,10 +294,14 @@ create_mark(int64 id, const char *name)
 		.types = {INT8OID, TEXTOID}};
 	char *mark = mark_name(id);
 	const char *owner = quote_identifier(GetUserNameFromId(GetUserId(), false));
+	List *commands = list_make4(psprintf("CREATE TYPE %s AS ()", mark), psprintf("REVOKE ALL ON TYPE %s FROM PUBLIC", mark),
+								psprintf("ALTER TYPE %s OWNER TO %s", mark, owner),
+								psprintf("COMMENT ON TYPE %s IS %s", mark, quote_literal_cstr(psprintf("owner of the pipeline \"%s\"", name))));
 
-	mill_as_extension(execute_utilities,
-					  list_make3(psprintf("CREATE TYPE %s AS ()", mark), psprintf("ALTER TYPE %s OWNER TO %s", mark, owner),
-								 psprintf("COMMENT ON TYPE %s IS %s", mark, quote_literal_cstr(psprintf("owner of the pipeline \"%s\"", name)))));
+	/* A copy may have the mark of a row that it lacks. */
+	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(strchr(mark, '.') + 1), ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
+		commands = lcons(psprintf("DROP TYPE %s", mark), commands);
+	mill_as_extension(execute_utilities, commands);
 	mill_run(&note, SPI_OK_UPDATE, (Datum[]){Int64GetDatum(id), CStringGetTextDatum(mark)}, NULL);
 }
 

@@ -412,6 +412,9 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 		CacheRegisterSyscacheCallback(PROCOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(TYPEOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, count_syscache_invalidation, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, count_syscache_invalidation, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHOID, count_syscache_invalidation, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_syscache_invalidation, (Datum) 0);
 		callbacks_registered = true;
 	}
 	prepared->seen = invalidations;

@@ -15,7 +15,8 @@ typedef struct MillSource
 	MillStream *stream;
 	PlannedStmt *plan;	/* delivers spec.source */
 	MillWriteSpec spec; /* path is the caller's to set */
-	bool passed;		/* rows were written under this very plan */
+	bool passed;		/* rows were taken by the target under this very plan */
+	uint64 received;	/* rows that the target was given; the caller's to reset */
 } MillSource;
 
 /*

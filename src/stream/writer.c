@@ -28,6 +28,7 @@
 struct MillWriter
 {
 	DestReceiver receiver; /* first, so that one can be cast to the other */
+	uint64 received;	   /* rows */
 	const MillWriteSpec *spec;
 	MemoryContext context;
 	Relation target;
@@ -187,6 +188,12 @@ mill_writer_receiver(MillWriter *writer)
 	return &writer->receiver;
 }
 
+uint64
+mill_writer_received(const MillWriter *writer)
+{
+	return writer->received;
+}
+
 /* The lock on the target stays until the transaction ends, as after INSERT. */
 uint64
 mill_writer_end(MillWriter *writer)
@@ -230,6 +237,7 @@ receive_row(TupleTableSlot *row, DestReceiver *receiver)
 	MillWriter *writer = (MillWriter *) receiver;
 	MemoryContext caller = MemoryContextSwitchTo(writer->context);
 
+	writer->received++;
 	slot_getallattrs(row);
 	if (writer->bulk)
 		mill_bulk_row(writer->bulk, row);

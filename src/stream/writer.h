@@ -66,4 +66,7 @@ extern MillWriter *mill_writer_begin(const MillWriteSpec *spec);
 extern DestReceiver *mill_writer_receiver(MillWriter *writer);
 extern uint64 mill_writer_end(MillWriter *writer);
 
+/* Rows that came so far, whatever became of them. */
+extern uint64 mill_writer_received(const MillWriter *writer);
+
 #endif

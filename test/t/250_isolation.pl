@@ -168,6 +168,37 @@ $broker->produce('never', lines => ['{"v":1}']);
 read_all('never', 4);
 is(dead('never') . ' / ' . alive('never'), '0 1 2 / 3', 'A1: CASES 40: until one passes: then they are known to be bad');
 
+# evidence from later messages of the batch, and from batches of one message
+flow('many_first', 'int', [ (map { qq({"v":-2}) } 1 .. 40), map { qq({"v":$_}) } 1 .. 60 ], before => 'CREATE TRIGGER t BEFORE INSERT ON many_first FOR EACH ROW EXECUTE FUNCTION judge()');
+read_all('many_first', 100);
+is(dead('many_first') . ' / ' . sql('SELECT count(*) FROM many_first'), join(' ', 0 .. 39) . ' / 60', 'A1: many bad ones before the first good one');
+flow('by_one', 'int', [ map { qq({"v":$_}) } -2, 1 .. 20 ], before => 'CREATE TRIGGER t BEFORE INSERT ON by_one FOR EACH ROW EXECUTE FUNCTION judge()', arguments => { batch_rows => 1 });
+read_all('by_one', 21);
+is(dead('by_one') . ' / ' . sql('SELECT count(*) FROM by_one'), '0 / 20', 'A1: batches of one message, the first one bad');
+sql(q[CREATE TABLE routed_to (v int); CREATE FUNCTION route() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+	IF new.v = -1 THEN RAISE EXCEPTION 'no' USING ERRCODE = 'ST001'; END IF; INSERT INTO public.routed_to VALUES (new.v); RETURN NULL; END$$]);
+flow('routed', 'int', [ map { qq({"v":$_}) } 1 .. 20, -1, 21 .. 40 ], before => 'CREATE TRIGGER t BEFORE INSERT ON routed FOR EACH ROW EXECUTE FUNCTION route()');
+read_all('routed', 41);
+is(dead('routed') . ' / ' . sql('SELECT count(*) FROM routed_to'), '20 / 40', 'A1: a trigger that routes rows elsewhere lets them pass');
+sql('CREATE SEQUENCE few MAXVALUE 5');
+flow('sequence', 'int', [ map { qq({"v":$_}) } 1 .. 20 ], before => "ALTER TABLE sequence ADD id bigint DEFAULT nextval('few')");
+ok(wait_for_state($node, 'sequence', qr/^failed: nextval: reached maximum value of sequence "few"/), 'A1: a sequence that is exhausted is the pipeline\'s error');
+is(dead('sequence'), '', 'A1: and makes no dead letter');
+sql("ALTER SEQUENCE few MAXVALUE 1000; SELECT mill.resume('sequence')");
+read_all('sequence', 20);
+
+# ---- CASES 41: a limit that is raised while the pipeline runs ----
+
+$broker->create_topic('longer', 1);
+$broker->produce('longer', lines => ['short']);
+sql(q[CREATE FOREIGN TABLE longer_stream (v text) SERVER kafka OPTIONS (topic 'longer', format 'text', max_message_bytes '1000'); CREATE TABLE longer (v text)]);
+create_pipeline($node, 'longer', 'longer_stream');
+read_all('longer', 1);
+sql(q[ALTER FOREIGN TABLE longer_stream OPTIONS (SET max_message_bytes '10000000')]);
+$broker->produce('longer', lines => [ 'x' x 900_000 ]);
+read_all('longer', 2);
+is(sql('SELECT string_agg(length(v)::text, \' \' ORDER BY length(v)) FROM longer'), '5 900000', 'CASES 41: a message is whole, or a dead letter');
+
 # ---- S6: the far future beside bad JSON ----
 
 $broker->create_topic('future', 1);

@@ -223,6 +223,10 @@ like(run_as($super, q[SET lock_timeout = '1s'; ALTER TABLE su.t ADD COLUMN still
 $holder->query_safe('COMMIT');
 $holder->quit;
 
+like(run_as('att', q[CREATE TABLE at.p (k int, v int) PARTITION BY LIST (k);
+	CREATE TABLE at.q (k int, v int); CREATE VIEW at.qv AS SELECT k, count(*) FROM at.q GROUP BY 1; SELECT mill.materialize('at.qv'); ALTER TABLE at.p ATTACH PARTITION at.q FOR VALUES IN (1)]),
+	qr/do not support the partition "q" as base table/, 'a table with aggregates of its own does not become a partition');
+
 # ---- S10: a superuser's pipeline ----
 
 foreach my $try ([ 'su.p', 'a partition of another role' ], [ 'su.behind', 'a table of another role behind a view' ], [ 'su.plain', 'a table of another role' ])

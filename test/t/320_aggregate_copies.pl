@@ -132,6 +132,12 @@ is($other->safe_psql('custom', $triggers), $there, 'CASES 16: pg_restore -j 2: t
 check_arrived($other, 'custom', 'CASES 16: pg_restore -j 2');
 
 # rows through triggers that are there already
+$other->safe_psql('postgres', 'CREATE DATABASE lacking');
+$node->command_ok([ 'pg_dump', '-Fc', '-T', 'logs_early', '-d', $node->connstr('postgres'), '-f', "$test_dir/dump.lacking" ], 'CASES 60: pg_dump without one partition');
+$other->command_ok([ 'pg_restore', '-e', '-d', $other->connstr('lacking'), "$test_dir/dump.lacking" ], 'CASES 60: it is restored');
+is($other->safe_psql('lacking', 'SELECT count(*) FROM mill.aggregates'), scalar(keys %views), 'CASES 60: with all aggregates');
+$other->safe_psql('postgres', 'DROP DATABASE lacking');
+
 $node->command_ok([ 'pg_dump', '-a', '-t', 'clicks', '-t', 'logs*', '-d', $node->connstr('postgres'), '-f', "$test_dir/rows.sql" ], 'CASES 16: pg_dump of the rows alone');
 $other->safe_psql('postgres', 'CREATE DATABASE filled');
 create_tables($other, 'filled');
