@@ -28,6 +28,7 @@
 
 #include "core/compat.h"
 #include "core/shmem.h"
+#include "core/worker.h"
 
 MillShared *mill_shared = NULL;
 
@@ -257,35 +258,68 @@ mill_slot_wait(int slot_index, const char *reason)
 	return news;
 }
 
+/* Does a worker of this database run?  Holds the lock. */
+static bool
+has_workers(Oid database)
+{
+	for (int i = 0; i < mill_shared->slots_used; i++)
+	{
+		const MillSlot *slot = &mill_shared->slots[i];
+
+		if (slot->in_use && slot->kind != MILL_KIND_MANAGER && slot->database == database && slot->launched)
+			return true;
+	}
+	return false;
+}
+
 /*
- * Others wait: ask one worker to end, of this database or (InvalidOid) of any,
- * an idle one rather than one that had its time.
+ * May this slot's process be asked to end, for others, and how soon?  0: no;
+ * idle workers go before those that had their time, and these before managers
+ * that look after nobody.  Holds the lock.
+ */
+static int
+readiness(const MillSlot *slot, TimestampTz now)
+{
+	bool idle = slot->kind != MILL_KIND_MANAGER && slot->state == MILL_STATE_IDLE;
+
+	if (!slot->in_use || !slot->proc || slot->stop ||
+		!TimestampDifferenceExceeds(slot->launched_at, now, idle ? IDLE_TURN : BUSY_TURN))
+		return 0;
+	if (slot->kind == MILL_KIND_MANAGER)
+		return has_workers(slot->database) ? 0 : 1;
+	return idle ? 3 : 2;
+}
+
+/*
+ * Others wait: ask one process to end, a worker of this database or (InvalidOid)
+ * of any, where also managers are asked: they come back when it is their turn.
  */
 void
 mill_make_room(Oid database, int besides)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int victim = -1;
+	int best = 0;
 
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
 		const MillSlot *slot = &mill_shared->slots[i];
-		const MillSlot *best = victim < 0 ? NULL : &mill_shared->slots[victim];
+		int ready;
 
-		if (!slot->in_use || slot->kind == MILL_KIND_MANAGER || !slot->proc || i == besides ||
-			(OidIsValid(database) && slot->database != database))
+		if (i == besides || i == mill_my_slot || (OidIsValid(database) && (slot->database != database || slot->kind == MILL_KIND_MANAGER)))
 			continue;
-		if (slot->stop && !TimestampDifferenceExceeds(slot->stopped_at, now, BUSY_TURN))
+		if (slot->in_use && slot->proc && slot->stop && !TimestampDifferenceExceeds(slot->stopped_at, now, BUSY_TURN))
 		{
 			victim = -1;
 			break; /* a place is coming */
 		}
-		if (slot->stop || !TimestampDifferenceExceeds(slot->launched_at, now, slot->state == MILL_STATE_IDLE ? IDLE_TURN : BUSY_TURN))
-			continue;
-		if (best == NULL || (slot->state == MILL_STATE_IDLE) > (best->state == MILL_STATE_IDLE) ||
-			((slot->state == MILL_STATE_IDLE) == (best->state == MILL_STATE_IDLE) && slot->launched_at < best->launched_at))
+		ready = readiness(slot, now);
+		if (ready > best || (ready > 0 && ready == best && slot->launched_at < mill_shared->slots[victim].launched_at))
+		{
 			victim = i;
+			best = ready;
+		}
 	}
 	LWLockRelease(mill_shared->lock);
 	if (victim >= 0)

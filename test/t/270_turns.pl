@@ -71,4 +71,23 @@ $node->safe_psql('postgres', 'INSERT INTO r1.t VALUES (1); INSERT INTO r2.t VALU
 ok(wait_for_sql($node, 'SELECT sum(delta_rows) = 0 FROM mill.aggregates'), 'S28: a commit brings a fold worker back');
 ok(wait_for_sql($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'pg_mill fold%'"), 'S28: CASES 46: a fold worker with nothing to do leaves');
 $node->stop('fast');
+
+# ---- as many managers as there are places ----
+
+$node = new_cluster('managers', conf => "max_worker_processes = 5\n");
+my @databases = map { "m$_" } 1 .. 4;
+create_database($_) foreach @databases;
+foreach my $db (@databases)
+{
+	$broker->create_topic($db, 1);
+	$broker->produce($db, lines => ['{"v":1}']);
+	$node->safe_psql($db, "CREATE FOREIGN TABLE s (v int) SERVER kafka OPTIONS (topic '$db'); CREATE TABLE t (v int); SELECT mill.create_pipeline('p', 's', 't')");
+}
+$MillTest::deadline = 150;
+foreach my $db (@databases)
+{
+	ok(wait_for_sql($node, 'SELECT count(*) = 1 FROM t', db => $db), "CASES 46: $db has its turn, though managers take all places")
+	  or diag($node->safe_psql($db, 'SELECT state, reason FROM mill.pipelines'));
+}
+$node->stop('fast');
 done_testing();
