@@ -213,13 +213,14 @@ rebuild_message(MemoryContext context, int row)
 
 /* What a letter may not touch in an upsert's target, from a row of the result. */
 static MillGuard
-read_guard(int row)
+read_guard(int row, TransactionId begun)
 {
 	MillGuard guard = {0};
 	int64 written_by = DatumGetInt64(mill_value(row, 9, &guard.known));
 
 	guard.known = !guard.known;
 	guard.before = (TransactionId) written_by;
+	guard.begun = begun;
 	guard.deletes_since = DatumGetInt64(mill_value(row, 10, NULL)) >= written_by;
 	/* Too long ago to be compared with a row's xmin. */
 	if (guard.known && U64FromFullTransactionId(ReadNextFullTransactionId()) - (uint64) written_by > PG_INT32_MAX)
@@ -229,7 +230,7 @@ read_guard(int row)
 
 /* The next letters after an id, locked, into the batch; their ids, and guards. */
 static int64 *
-read_letters(int64 pipeline, int64 after, MillBatch *batch, MillGuard **guards)
+read_letters(int64 pipeline, int64 after, MillBatch *batch, TransactionId begun, MillGuard **guards)
 {
 	static MillStatement read = {
 		.sql = "SELECT id, partition, kafka_offset, key, value, headers,"
@@ -250,7 +251,7 @@ read_letters(int64 pipeline, int64 after, MillBatch *batch, MillGuard **guards)
 	{
 		ids[i] = DatumGetInt64(mill_value(i, 1, NULL));
 		batch->messages[i] = rebuild_message(batch->context, i);
-		(*guards)[i] = read_guard(i);
+		(*guards)[i] = read_guard(i, begun);
 	}
 	return ids;
 }
@@ -381,6 +382,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	MillBatch *batch = &retry.batch;
 	int64 *ids;
 	MillGuard *guards;
+	TransactionId begun;
 	int64 after = 0;
 	int64 gone = 0;
 	bool guarded;
@@ -392,6 +394,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	guarded = retry.pipeline->upsert && !PG_GETARG_BOOL(1);
 	if (guarded)
 		lock_offsets(retry.pipeline->id);
+	begun = ReadNextTransactionId();
 	SPI_finish();
 	mill_pipeline_check_relations(retry.pipeline);
 	mill_as_owner(retry.pipeline->owner, prepare, &retry);
@@ -402,7 +405,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	{
 		MemoryContextReset(batch->context);
 		SPI_connect();
-		ids = read_letters(retry.pipeline->id, after, batch, &guards);
+		ids = read_letters(retry.pipeline->id, after, batch, begun, &guards);
 		retry.guards = guarded ? guards : NULL;
 		SPI_finish();
 		if (batch->count == 0)

@@ -359,7 +359,7 @@ refuse_late(const char *why)
 
 /*
  * The row of the target that has the key, by its xmin, or none.  What this
- * transaction wrote itself came from letters that are older.
+ * transaction wrote since the retry began came from letters that are older.
  */
 static void
 check_late_row(HeapTuple row, TupleDesc desc, void *arg)
@@ -374,7 +374,7 @@ check_late_row(HeapTuple row, TupleDesc desc, void *arg)
 			refuse_late("its key is not in the target, and may have been deleted since");
 		return;
 	}
-	if (TransactionIdIsCurrentTransactionId(xmin))
+	if (TransactionIdIsCurrentTransactionId(xmin) && TransactionIdFollowsOrEquals(xmin, late->guard->begun))
 		return;
 	if (!late->guard->known || (TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, late->guard->before)))
 		refuse_late("a row with its key was written since, or may have been");

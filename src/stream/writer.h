@@ -29,6 +29,7 @@ typedef struct MillGuard
 {
 	bool known;			  /* is the message's transaction known? */
 	TransactionId before; /* the transaction that could not apply it */
+	TransactionId begun;  /* what this transaction wrote from here on is of earlier letters */
 	bool deletes_since;	  /* keys were deleted since: one that is absent may be one of them */
 } MillGuard;
 
