@@ -582,7 +582,7 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	Piece piece = {ingest, first, last, isolate, APPLIED};
 	ErrorData *volatile error = NULL;
 	volatile bool expired = false;
-	int sqlerrcode;
+	Outcome outcome;
 
 	PG_TRY();
 	{
@@ -617,16 +617,17 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 		return piece.outcome;
 	/* What was found to be bad is looked at anew: the trouble may have had other reasons. */
 	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
-	sqlerrcode = error->sqlerrcode;
 	if (expired)
+		outcome = SHRINK;
+	else if (is_transient(error->sqlerrcode))
 	{
-		FreeErrorData(error);
-		return SHRINK;
-	}
-	if (is_transient(sqlerrcode))
 		rest(ingest, error, (*tries)++);
+		outcome = REPEAT;
+	}
+	else
+		outcome = ISOLATE;
 	FreeErrorData(error);
-	return is_transient(sqlerrcode) ? REPEAT : ISOLATE;
+	return outcome;
 }
 
 /* Say what is being done, where it takes long enough to be seen. */

@@ -110,7 +110,6 @@ mill_ingest_prepare(MillIngest *ingest)
 	ingest->source = NULL;
 	ingest->fields = NULL;
 	mill_pipeline_check_relations(pipeline);
-	mill_pipeline_check_superuser(pipeline->owner, pipeline->source, pipeline->target);
 	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->owner, pipeline->source, pipeline->target,
 										 pipeline->upsert, mill_pipeline_key_index(pipeline));
 	check_stream(ingest);

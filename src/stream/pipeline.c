@@ -186,8 +186,6 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
 			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
 	}
-
-	mill_pipeline_check_superuser(user, source, target);
 }
 
 static void
@@ -345,13 +343,12 @@ desired_workers(void)
 		.types = {OIDOID}};
 	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
 	static MillStatement follow_owners = {
-		.sql = "UPDATE mill_catalog.pipeline p SET owner = t.typowner, version = version + 1 FROM pg_type t"
-			   " WHERE t.oid = p.mark AND t.typowner <> p.owner AND p.id IN"
+		.sql = "UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
 			   /* Not while somebody changes the row, and not in a copy, where owners may be anybody. */
-			   "  (SELECT q.id FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
+			   "  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
 			   "   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
 			   "   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
-			   "   FOR UPDATE OF q SKIP LOCKED)"};
+			   "   FOR UPDATE OF q SKIP LOCKED) given WHERE p.id = given.id"};
 	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
 	uint64 rows;
 	List *work_list = NIL;

@@ -257,7 +257,6 @@ check_plan(void *arg)
 {
 	NewPlan *plan = arg;
 
-	mill_pipeline_check_superuser(plan->owner, plan->source, plan->target);
 	plan->stream = mill_source_prepare(CurrentMemoryContext, plan->owner, plan->source, plan->target, plan->upsert, plan->key_index)->stream->relid;
 	mill_pipeline_check_rights(plan->owner, plan->source, plan->stream, plan->target, plan->upsert);
 }

@@ -54,6 +54,7 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 #include "stream/fdw.h"
+#include "stream/pipeline.h"
 #include "stream/source.h"
 
 #define ROWWISE_HINT "A pipeline sees its stream in batches. Aggregate or sort the target table instead, for example in a view."
@@ -406,6 +407,7 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 	Query *query;
 
 	mill_require_owner(owner);
+	mill_pipeline_check_superuser(owner, source_oid, target_oid);
 	if (!callbacks_registered)
 	{
 		CacheRegisterRelcacheCallback(count_invalidation, (Datum) 0);

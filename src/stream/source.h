@@ -22,7 +22,8 @@ typedef struct MillSource
 /*
  * Check that the source is row-wise over one stream and fits the target, and
  * plan it.  Planning runs functions of the source: the pipeline's owner must be
- * the current user (see mill_as_owner).  Needs a transaction with an active
+ * the current user (see mill_as_owner), and what a superuser may not run is
+ * refused before (mill_pipeline_check_superuser).  Needs a transaction with an active
  * snapshot; the result lives in a child of the parent context.  Errors are the
  * user's.
  */

@@ -244,6 +244,13 @@ $broker->produce('hostile', lines => ['{"k":9}']);
 ok(wait_for_state($node, 's', qr/^failed: a superuser's pipeline cannot write into "own"/), 'S10: given away while it runs: not one batch more');
 is(leaks(), '', 'S10: CASES 54: no trigger of the new owner ran as superuser');
 
+run_as($super, q[CREATE VIEW su.rv AS SELECT k, d FROM su.s; CREATE TABLE su.rt (k int, d int); SELECT mill.create_pipeline('r', 'su.rv', 'su.rt')]);
+ok(wait_for_sql($node, "SELECT count(*) = 1 FROM mill.dead_letters WHERE pipeline = 'r'"), 'S5: a superuser\'s pipeline with a dead letter');
+run_as($super, q[SELECT mill.pause('r'); GRANT USAGE ON SCHEMA su TO att; ALTER VIEW su.rv OWNER TO att]);
+run_as('att', q[CREATE OR REPLACE VIEW su.rv AS SELECT at.imm('stream', k) AS k, d FROM su.s WHERE at.imm('stream_where', 3) = 3]);
+like(run_as($super, q[SELECT mill.retry_dead_letters('r')]), qr/a superuser's pipeline cannot read "rv", which belongs to another role/, 'S5: its view was given away: letters are not tried again');
+is(leaks(), '', 'S5: CASES 54: and nothing of the view is planned as superuser');
+
 is(sql('SELECT string_agg(rolname, \' \') FROM pg_roles WHERE rolsuper'), $super, 'nobody became a superuser');
 $node->stop('fast');
 done_testing();
