@@ -655,16 +655,25 @@ CREATE FUNCTION mill_catalog.is_visible(owner oid) RETURNS boolean
     AS $$SELECT pg_catalog.pg_has_role(owner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')$$;
 COMMENT ON FUNCTION mill_catalog.is_visible(oid) IS 'may the current user see the objects of this owner?';
 
--- Why no worker can be started for a pipeline, in words, with the cure; NULL if
--- none can be seen from here. The manager asks before it starts one.
-CREATE FUNCTION mill_catalog.pipeline_obstacle(p mill_catalog.pipeline) RETURNS text
+-- A worker connects as the owner of its object.
+CREATE FUNCTION mill_catalog.login_obstacle(role oid) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$SELECT CASE
-        WHEN r.oid IS NULL THEN 'the owner of the pipeline no longer exists; drop the pipeline'
         WHEN NOT r.rolcanlogin THEN pg_catalog.format('the owner may not log in: ALTER ROLE %I LOGIN', r.rolname)
         WHEN r.rolvaliduntil OPERATOR(pg_catalog.<=) pg_catalog.now() THEN pg_catalog.format('the owner''s account has expired: ALTER ROLE %I VALID UNTIL ...', r.rolname)
         WHEN NOT pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database()::text, 'CONNECT')
             THEN pg_catalog.format('the owner may not connect: GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), r.rolname)
+        END FROM pg_catalog.pg_roles r WHERE r.oid OPERATOR(pg_catalog.=) role$$;
+COMMENT ON FUNCTION mill_catalog.login_obstacle(oid) IS 'why no worker can connect as a role, or NULL';
+
+-- Why no worker can be started for a pipeline, in words, with the cure; NULL if
+-- none can be seen from here. The manager asks before it starts one.
+-- Parsed now, as those who read mill.pipelines have no rights on the schema.
+CREATE FUNCTION mill_catalog.pipeline_obstacle(p mill_catalog.pipeline) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC SELECT CASE
+        WHEN r.oid IS NULL THEN 'the owner of the pipeline no longer exists; drop the pipeline'
+        WHEN mill_catalog.login_obstacle(r.oid) IS NOT NULL THEN mill_catalog.login_obstacle(r.oid)
         WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE m.rolname OPERATOR(pg_catalog.=) 'mill_user')
             THEN 'the role mill_user, whose members may have pipelines, no longer exists: CREATE ROLE mill_user'
         WHEN NOT pg_catalog.pg_has_role(r.oid, (SELECT m.oid FROM pg_catalog.pg_roles m WHERE m.rolname OPERATOR(pg_catalog.=) 'mill_user'), 'USAGE')
@@ -673,7 +682,7 @@ CREATE FUNCTION mill_catalog.pipeline_obstacle(p mill_catalog.pipeline) RETURNS 
             THEN pg_catalog.format('the source of pipeline "%s" no longer exists; name another one: mill.alter_pipeline(''%s'', source => ...)', p.name, p.name)
         WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) p.target)
             THEN pg_catalog.format('the target of pipeline "%s" no longer exists; name another one: mill.alter_pipeline(''%s'', target => ...)', p.name, p.name)
-        END FROM (SELECT) one LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.owner$$;
+        END FROM (SELECT) one LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.owner; END;
 COMMENT ON FUNCTION mill_catalog.pipeline_obstacle(mill_catalog.pipeline) IS 'why no worker can be started for a pipeline, or NULL';
 
 CREATE VIEW mill.pipelines WITH (security_barrier) AS
@@ -782,9 +791,7 @@ SELECT a.view AS aggregate,
        p.last_fold_at,
        a.backfill_until,
        p.groups_filled,
-       coalesce(CASE WHEN NOT r.rolcanlogin OR NOT has_database_privilege(r.oid, current_database()::text, 'CONNECT')
-                     THEN format('nothing is folded or filled, as the owner may not log in: ALTER ROLE %I LOGIN', r.rolname) END,
-                f.warning, e.message) AS warning,
+       coalesce('nothing is folded or filled: ' || mill_catalog.login_obstacle(c.relowner), f.warning, e.message) AS warning,
        a.fold_interval,
        a.definition,
        a.state_table,
@@ -793,7 +800,6 @@ SELECT a.view AS aggregate,
 FROM mill_catalog.aggregate a
 JOIN pg_class c ON c.oid = a.view
 JOIN pg_class s ON s.oid = a.state_table
-LEFT JOIN pg_roles r ON r.oid = c.relowner
 JOIN mill_catalog.aggregate_progress p ON p.aggregate_id = a.id
 CROSS JOIN LATERAL mill_catalog.aggregate_figures(a.delta_table) f
 -- an error that came after the last fold

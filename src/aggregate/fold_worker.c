@@ -481,7 +481,7 @@ desired_workers(void)
 			   " FROM mill_catalog.aggregate a JOIN pg_class c ON c.oid = a.view"
 			   " JOIN mill_catalog.aggregate_progress p ON p.aggregate_id = a.id"
 			   /* a worker connects as this role; mill.aggregates warns of those that cannot */
-			   " JOIN pg_roles r ON r.oid = c.relowner AND r.rolcanlogin AND has_database_privilege(r.oid, current_database()::text, 'CONNECT')"
+			   " WHERE mill_catalog.login_obstacle(c.relowner) IS NULL"
 			   " GROUP BY c.relowner ORDER BY c.relowner"};
 	uint64 rows = mill_run(&statement, SPI_OK_SELECT, NULL, NULL);
 	List *list = NIL;

@@ -116,6 +116,13 @@ mill_flatten_groups(Query *query)
 #define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0, true)
 #endif
 
+/* The process of a lock's holder; NULL if it has ended or is a prepared transaction. */
+#if PG_VERSION_NUM >= 170000
+#define mill_holder_process(holder) ProcNumberGetProc((holder).procNumber)
+#else
+#define mill_holder_process(holder) BackendIdGetProc((holder).backendId)
+#endif
+
 /* A base relation's foreign path without order, parameters or outer path. */
 #if PG_VERSION_NUM >= 180000
 #define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \

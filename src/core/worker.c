@@ -124,6 +124,13 @@ mill_worker_succeeded(void)
 	mill_shared->slots[mill_my_slot].failures = 0;
 }
 
+/* An error as the reason of a state. */
+const char *
+mill_error_reason(const ErrorData *error)
+{
+	return error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+}
+
 /*
  * After an error: abort, log, record, and leave the slot resting until the
  * next try.  An outage of the broker (SQLSTATE class 08) is not a failure of
@@ -147,7 +154,7 @@ record_failure(const char *kind)
 	MemoryContextSwitchTo(context);
 
 	retry_at = mill_retry_time(slot->failures, outage);
-	reason = error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+	reason = mill_error_reason(error);
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
 	slot->failures++;
 	slot->retry_at = retry_at;

@@ -20,4 +20,7 @@ extern void mill_worker_succeeded(void);
  */
 extern _Noreturn void mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int worker_no));
 
+/* An error in the words of a state's reason; in the current memory context. */
+extern const char *mill_error_reason(const ErrorData *error);
+
 #endif

@@ -438,7 +438,7 @@ first_error(const MillBatch *batch, int first, int last)
 
 /* More bad messages in a minute than the pipeline bears? */
 static bool
-too_many_bad(MillIngest *ingest, uint64 bad)
+count_bad(MillIngest *ingest, uint64 bad)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -469,23 +469,71 @@ settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
 			tally->dead++;
 		}
 	}
-	if (too_many_bad(ingest, tally->skipped + tally->dead))
-		mill_pipeline_pause(ingest->pipeline->id,
-							psprintf("more than %d bad messages in a minute; see mill.dead_letters, then call mill.resume",
-									 ingest->pipeline->max_errors));
+	ingest->too_many_bad = count_bad(ingest, tally->skipped + tally->dead);
 }
 
-/* on_error => 'stop': the message at i ends the pipeline until its owner acts. */
+/*
+ * The pipeline rests until its owner acts.  In a transaction of its own, after
+ * the batch's: whoever changes a pipeline locks its row before its offsets, and
+ * a batch holds the offsets.  Should we end before this is written, the next
+ * batch comes to the same end.
+ */
+static void
+stop_pipeline(MillIngest *ingest, void (*stop)(int64 id, const char *reason), const char *reason)
+{
+	mill_xact_begin("stopping a pipeline");
+	SPI_connect();
+	stop(ingest->pipeline->id, reason);
+	SPI_finish();
+	mill_xact_commit();
+}
+
+/* on_error => 'stop': the message at i ends the pipeline. */
 static void
 stop_at(MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
-	const MillDecodeError *error = ingest->batch.errors[i];
 
-	mill_pipeline_fail(ingest->pipeline->id,
-					   psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
-								ingest->source->stream->topic, message->partition,
-								(long long) message->offset, error->message));
+	stop_pipeline(ingest, mill_pipeline_fail,
+				  psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
+						   ingest->source->stream->topic, message->partition, (long long) message->offset,
+						   ingest->batch.errors[i]->message));
+}
+
+/* max_errors is passed. */
+static void
+pause_for_errors(MillIngest *ingest)
+{
+	stop_pipeline(ingest, mill_pipeline_pause,
+				  psprintf("more than %d bad messages in a minute; see mill.dead_letters, then call mill.resume",
+						   ingest->pipeline->max_errors));
+}
+
+/* An error that comes while we wait for a lock names the lock and who holds it. */
+static void
+name_awaited(void *arg)
+{
+	if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
+		errdetail_internal("%s", (const char *) arg);
+}
+
+/* Lock what the source reads and writes; who waits for a lock says so. */
+static bool
+lock_source(MillIngest *ingest)
+{
+	char *awaited = mill_source_lock_conflict(ingest->source);
+	ErrorContextCallback callback = {.callback = name_awaited, .arg = awaited, .previous = error_context_stack};
+	bool valid;
+
+	if (awaited)
+	{
+		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, psprintf("waiting: %s", awaited));
+		ingest->reason_is_old = true;
+		error_context_stack = &callback;
+	}
+	valid = mill_source_lock(ingest->source);
+	error_context_stack = callback.previous;
+	return valid;
 }
 
 /*
@@ -505,7 +553,7 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 		return FENCED;
 	SPI_finish();
 
-	while (ingest->source == NULL || (first < *last && !mill_source_lock(ingest->source)))
+	while (ingest->source == NULL || (first < *last && !lock_source(ingest)))
 		mill_ingest_prepare(ingest);
 	if (ingest->restart)
 		return FENCED;
@@ -529,9 +577,7 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 	}
 
 	SPI_connect();
-	if (stop)
-		stop_at(ingest, *last);
-	else
+	if (!stop)
 		settle_bad(ingest, first, *last, &tally);
 	mill_offsets_store(ingest, first, *last, &tally);
 	SPI_finish();
@@ -544,7 +590,7 @@ rest(MillIngest *ingest, const ErrorData *error, int tries)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100L << Min(tries, 6));
 
-	mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, error->message);
+	mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, mill_error_reason(error));
 	mill_xact_begin("recording an error");
 	mill_error_record("pipeline", ingest->pipeline->id, error, until);
 	mill_xact_commit();
@@ -680,9 +726,16 @@ mill_apply(MillIngest *ingest)
 				adapt_piece(ingest, last - first, INSTR_TIME_GET_MILLISEC(took));
 				mill_offsets_committed(ingest, last);
 				first = last;
+				if (ingest->too_many_bad)
+				{
+					pause_for_errors(ingest);
+					return false;
+				}
 				break;
-			case FENCED:
 			case STOPPED:
+				stop_at(ingest, last);
+				return false;
+			case FENCED:
 				return false;
 			case ISOLATE:
 				isolate = true;

@@ -62,6 +62,7 @@ typedef struct MillIngest
 	/* bad messages in the running minute */
 	TimestampTz minute_began;
 	int bad_in_minute;
+	bool too_many_bad; /* the pipeline is to be paused */
 } MillIngest;
 
 /* ---- ingest.c ---- */

@@ -27,6 +27,7 @@
 #include "access/relation.h"
 #include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -43,6 +44,8 @@
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "storage/sinvaladt.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -458,19 +461,70 @@ mill_source_is_valid(const MillSource *source)
 	return ((const PreparedSource *) source)->seen == invalidations;
 }
 
-bool
-mill_source_lock(MillSource *source)
+/* Who holds a lock that conflicts with this one; the first of several. */
+static char *
+lock_conflict(Oid relid, LOCKMODE mode)
+{
+	LOCKTAG tag;
+	VirtualTransactionId *holders;
+	PGPROC *holder;
+	char *relation = get_rel_name(relid);
+
+	SET_LOCKTAG_RELATION(tag, IsSharedRelation(relid) ? InvalidOid : MyDatabaseId, relid);
+	holders = GetLockConflicts(&tag, mode, NULL);
+	if (!VirtualTransactionIdIsValid(holders[0]))
+		return psprintf("another process asks for a lock on relation \"%s\"", relation ? relation : "?");
+	holder = mill_holder_process(holders[0]);
+	return holder && holder->pid != 0
+			   ? psprintf("process %d holds a lock on relation \"%s\"", holder->pid, relation ? relation : "?")
+			   : psprintf("a prepared transaction holds a lock on relation \"%s\"", relation ? relation : "?");
+}
+
+/*
+ * Calls the function for each lock on a relation that a batch needs, until it
+ * returns false: the result is that relation, else InvalidOid.
+ */
+static Oid
+each_lock(const MillSource *source, bool (*lock)(Oid relid, LOCKMODE mode), LOCKMODE *refused)
 {
 	ListCell *lc;
 
-	LockRelationOid(source->spec.target, RowExclusiveLock);
+	*refused = RowExclusiveLock;
+	if (!lock(source->spec.target, *refused))
+		return source->spec.target;
 	foreach (lc, source->plan->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 
-		if (rte->rtekind == RTE_RELATION)
-			LockRelationOid(rte->relid, rte->rellockmode);
+		*refused = rte->rellockmode;
+		if (rte->rtekind == RTE_RELATION && !lock(rte->relid, *refused))
+			return rte->relid;
 	}
+	return InvalidOid;
+}
+
+static bool
+lock_waiting(Oid relid, LOCKMODE mode)
+{
+	LockRelationOid(relid, mode);
+	return true;
+}
+
+char *
+mill_source_lock_conflict(const MillSource *source)
+{
+	LOCKMODE mode;
+	Oid relid = each_lock(source, ConditionalLockRelationOid, &mode);
+
+	return OidIsValid(relid) ? lock_conflict(relid, mode) : NULL;
+}
+
+bool
+mill_source_lock(MillSource *source)
+{
+	LOCKMODE mode;
+
+	(void) each_lock(source, lock_waiting, &mode);
 	AcceptInvalidationMessages();
 	return mill_source_is_valid(source);
 }

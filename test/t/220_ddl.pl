@@ -74,8 +74,11 @@ is(sql(sprintf($gaps, 'clicks')), 0, 'CASES 14: nothing skipped, nothing doubled
 # a lock that is held on: nothing is lost, and none of it is a dead letter
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN; LOCK clicks IN EXCLUSIVE MODE');
-ok(wait_for_state($node, 'clicks', qr/^degraded: canceling statement due to lock timeout/),
-	'CASES 14: locked by somebody: degraded, with the reason');
+my $pid = $holder->query_safe('SELECT pg_backend_pid()');
+ok(wait_for_state($node, 'clicks', qr/^running: waiting: process $pid holds a lock on relation "clicks"/),
+	'A10: locked by somebody: who is waited for is said at once');
+ok(wait_for_state($node, 'clicks', qr/^degraded: canceling statement due to lock timeout \(process $pid holds a lock on relation "clicks"/),
+	'A10: CASES 14: locked by somebody: degraded, with the reason and whose lock it is');
 is(sql('SELECT count(*) FROM mill.dead_letters'), 0, 'CASES 13: a lock timeout makes no dead letter');
 my $stuck = $holder->query_safe('SELECT max(kafka_offset) FROM clicks');
 $holder->query_safe('COMMIT');
