@@ -26,7 +26,7 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \

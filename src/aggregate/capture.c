@@ -33,7 +33,7 @@
 #include "core/compat.h"
 #include "core/xact.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
 

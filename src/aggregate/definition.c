@@ -25,7 +25,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
-#include "aggregate/window.h"
+#include "window/window.h"
 
 /* The function's oid if the node calls mill.<name>, else InvalidOid. */
 Oid

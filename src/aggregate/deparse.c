@@ -28,7 +28,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
-#include "aggregate/window.h"
+#include "window/window.h"
 
 /* A constant as text with its type. */
 char *

@@ -22,7 +22,7 @@
 
 #include "core/catalog.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 /* Deltas that one transaction merges. */
 #define FOLD_LIMIT 20000

@@ -46,7 +46,7 @@
 #include "core/worker.h"
 #include "core/xact.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 /* Commits that nobody tells of, of prepared transactions, are noticed by then. */
 #define SWEEP 60000

@@ -34,7 +34,7 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_follow_drop);
 PG_FUNCTION_INFO_V1(mill_follow_ddl);

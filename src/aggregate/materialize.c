@@ -31,10 +31,10 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
-#include "core/shmem.h"
+#include "core/slot.h"
 #include "core/xact.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 /* A base table of at most this many pages is aggregated on the spot. */
 #define SMALL_TABLE 1024

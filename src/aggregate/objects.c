@@ -42,7 +42,7 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 /* "<view>$<what>", or with the view's schema in front if that is taken. */
 static char *

@@ -28,7 +28,7 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_verify);
 PG_FUNCTION_INFO_V1(mill_explain_aggregate);

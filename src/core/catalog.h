@@ -6,6 +6,7 @@
 #define MILL_CORE_CATALOG_H
 
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "utils/elog.h"
 #include "utils/timestamp.h"
 
@@ -42,5 +43,8 @@ extern char *mill_text(int row, int column);
 extern Datum mill_value(int row, int column, bool *isnull);
 
 extern void mill_error_record(const char *kind, int64 object_id, const ErrorData *error, TimestampTz retry_at);
+
+/* Raise an error if an argument of an SQL function is NULL; its number and name. */
+extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name);
 
 #endif

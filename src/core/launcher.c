@@ -40,7 +40,7 @@
 
 #include "core/compat.h"
 #include "core/launcher.h"
-#include "core/shmem.h"
+#include "core/slot.h"
 #include "core/xact.h"
 
 /* How often we look for new databases, in milliseconds. */

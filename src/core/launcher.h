@@ -7,5 +7,6 @@
 
 extern void mill_launcher_init(void);
 extern PGDLLEXPORT _Noreturn void mill_launcher_main(Datum arg);
+extern PGDLLEXPORT _Noreturn void mill_manager_main(Datum arg);
 
 #endif

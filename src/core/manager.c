@@ -42,7 +42,8 @@
 #include "core/catalog.h"
 #include "core/clock.h"
 #include "core/compat.h"
-#include "core/manager.h"
+#include "core/launcher.h"
+#include "core/room.h"
 #include "core/settings.h"
 #include "core/worker.h"
 #include "core/xact.h"
@@ -57,7 +58,7 @@ static int nrooms = 0;
 
 /* Called from _PG_init. */
 void
-mill_manager_add_room(const MillRoom *room)
+mill_room_register(const MillRoom *room)
 {
 	Assert(nrooms < lengthof(rooms));
 	rooms[nrooms++] = room;

@@ -5,7 +5,7 @@
 #ifndef MILL_CORE_WORKER_H
 #define MILL_CORE_WORKER_H
 
-#include "core/shmem.h"
+#include "core/slot.h"
 
 /* The slot of this process; -1 in other processes. */
 extern int mill_my_slot;

@@ -15,7 +15,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "core/shmem.h"
+#include "core/slot.h"
 #include "core/xact.h"
 
 PG_FUNCTION_INFO_V1(mill_announce_extension);

@@ -5,7 +5,7 @@
 #ifndef MILL_CORE_XACT_H
 #define MILL_CORE_XACT_H
 
-#include "core/shmem.h"
+#include "core/slot.h"
 
 extern void mill_xact_begin(const char *activity);
 extern void mill_xact_commit(void);

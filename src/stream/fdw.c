@@ -3,7 +3,7 @@
  *		The foreign data wrapper "kafka": its handler and EXPLAIN.
  *
  * A scan reads either the topic, through a gateway of its own that ends with
- * the query, or a batch that the caller has bound (mill_bound_batch).  It
+ * the query, or a batch that the caller has bound (mill_stream_bind).  It
  * runs in the backend or the ingest worker that runs the query, consumes
  * nothing and stores nothing: when it dies, nothing is lost but the gateway,
  * which ends with its pipe.
@@ -79,7 +79,7 @@ explain(ForeignScanState *node, ExplainState *es)
 {
 	MillScan *scan = (MillScan *) node->fdw_state;
 
-	ExplainPropertyText("Kafka Topic", scan->stream->topic, es);
+	ExplainPropertyText("Kafka Topic", scan->stream->layout.topic, es);
 	ExplainPropertyText("Kafka Partitions", conditions_text(node, scan, true, es), es);
 	if (es->analyze && scan->opened && scan->batch == NULL)
 		ExplainPropertyText("Kafka Offsets", ranges_text(scan), es);

@@ -6,10 +6,12 @@
 #ifndef MILL_STREAM_FDW_H
 #define MILL_STREAM_FDW_H
 
+#include "broker/broker.h"
+#include "broker/event.h"
+#include "broker/properties.h"
 #include "nodes/execnodes.h"
 #include "nodes/pathnodes.h"
-#include "stream/gateway.h"
-#include "stream/stream.h"
+#include "stream/batch.h"
 
 /*
  * fdw_private of a plan, in this order.  Nothing there depends on a batch, so
@@ -42,7 +44,7 @@ typedef struct MillScan
 	bool opened;
 
 	/* bound: messages that are here already */
-	MillBatch *batch;
+	MillBatch *batch; /* by mill_stream_bind */
 	int ordinal;
 
 	/* else: the topic; reading is the gateway's context */

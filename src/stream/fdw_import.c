@@ -76,7 +76,7 @@ mill_fdw_import(ImportForeignSchemaStmt *stmt, Oid serverid)
 				 errmsg("invalid option \"%s\"", linitial_node(DefElem, stmt->options)->defname),
 				 errhint("There are no valid options in this context.")));
 
-	properties = mill_stream_properties(serverid, GetUserId(), &flags);
+	properties = mill_properties_of(serverid, GetUserId(), &flags);
 	gateway = mill_gateway_start(properties, flags, 0);
 	foreach (cell, mill_gateway_topics(gateway, ANSWER_TIMEOUT_MS))
 	{

@@ -73,10 +73,10 @@ column_kind(const MillStream *stream, RelOptInfo *rel, Node *node)
 	if (node == NULL || !IsA(node, Var))
 		return MILL_COLUMN_FIELD;
 	var = (Var *) node;
-	if (var->varno != rel->relid || var->varlevelsup != 0 || var->varattno < 1 || var->varattno > stream->ncolumns)
+	if (var->varno != rel->relid || var->varlevelsup != 0 || var->varattno < 1 || var->varattno > stream->layout.ncolumns)
 		return MILL_COLUMN_FIELD;
 
-	kind = stream->columns[var->varattno - 1].kind;
+	kind = stream->layout.columns[var->varattno - 1].kind;
 	if (kind == MILL_COLUMN_PARTITION || kind == MILL_COLUMN_OFFSET)
 		return var->vartype == INT2OID || var->vartype == INT4OID || var->vartype == INT8OID ? kind
 																							 : MILL_COLUMN_FIELD;

@@ -225,7 +225,7 @@ bound_ranges(MillScan *scan, const Bounds *bounds, int count)
 		if (marks[i].error != 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-					 errmsg("could not get the offsets of topic \"%s\", partition %d", scan->stream->topic, partition),
+					 errmsg("could not get the offsets of topic \"%s\", partition %d", scan->stream->layout.topic, partition),
 					 errdetail("The client library's error code is %d.", marks[i].error)));
 		if (scan->fixed_end[partition] < 0)
 			scan->fixed_end[partition] = marks[i].high;
@@ -279,7 +279,7 @@ assign_ranges(MillScan *scan)
 		assignments[i].start = scan->ranges[i].start;
 		assignments[i].end = scan->ranges[i].end;
 	}
-	mill_gateway_assign(scan->gateway, assignments, scan->nranges, scan->stream->max_message_bytes);
+	mill_gateway_assign(scan->gateway, assignments, scan->nranges, scan->stream->layout.max_message_bytes);
 	scan->running = scan->nranges;
 }
 
@@ -292,7 +292,7 @@ find_partitions(MillScan *scan, MemoryContext query)
 {
 	if (scan->fixed_end != NULL)
 		return;
-	scan->npartitions = mill_gateway_partitions(scan->gateway, scan->stream->topic, ANSWER_TIMEOUT_MS);
+	scan->npartitions = mill_gateway_partitions(scan->gateway, scan->stream->layout.topic, ANSWER_TIMEOUT_MS);
 	scan->fixed_end = MemoryContextAlloc(query, sizeof(int64) * Max(scan->npartitions, 1));
 	scan->ranges = MemoryContextAllocZero(query, sizeof(MillRange) * Max(scan->npartitions, 1));
 	for (int i = 0; i < scan->npartitions; i++)
@@ -319,12 +319,12 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 	bounds = evaluate_conditions(node, scan);
 	if (!bounds.nothing)
 	{
-		properties = mill_stream_properties(scan->stream->serverid, scan->userid, &flags);
+		properties = mill_properties_of(scan->stream->serverid, scan->userid, &flags);
 		scan->gateway = mill_gateway_start(properties, flags, 0);
 
 		/* the gateway wants to know its topic before anything about it */
 		if (scan->fixed_end != NULL)
-			(void) mill_gateway_partitions(scan->gateway, scan->stream->topic, ANSWER_TIMEOUT_MS);
+			(void) mill_gateway_partitions(scan->gateway, scan->stream->layout.topic, ANSWER_TIMEOUT_MS);
 		find_partitions(scan, query);
 		for (int32 partition = 0; partition < scan->npartitions; partition++)
 			if (partition_wanted(&bounds, partition))

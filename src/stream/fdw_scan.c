@@ -34,8 +34,6 @@
 /* How long a partition may seem to end before its end. */
 #define SHORT_END_LIMIT_MS 10000
 
-MillBatch *mill_bound_batch = NULL;
-
 static _Noreturn void raise_bad_message(MillScan *scan, const MillDecodeError *error);
 
 void
@@ -58,7 +56,7 @@ mill_fdw_begin(ForeignScanState *node, int eflags)
 	scan->row = AllocSetContextCreate(CurrentMemoryContext, "stream row", ALLOCSET_DEFAULT_SIZES);
 	foreach (cell, (List *) list_nth(plan->fdw_private, MILL_PLAN_ATTRIBUTES))
 		needed = bms_add_member(needed, lfirst_int(cell));
-	scan->decoder = mill_decoder_create(scan->stream, RelationGetDescr(relation), needed);
+	scan->decoder = mill_decoder_create(&scan->stream->layout, RelationGetDescr(relation), needed);
 }
 
 /* ---- one message ---- */
@@ -68,7 +66,7 @@ scan_error_context(void *arg)
 {
 	MillScan *scan = arg;
 
-	errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->topic,
+	errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->layout.topic,
 			   scan->message->partition, (long long) scan->message->offset);
 }
 
@@ -76,12 +74,12 @@ scan_error_context(void *arg)
  * Decode the scan's message into the slot, which then holds it until the next
  * call.  An error raised in here tells where the message is.
  */
-static bool
+static MillVerdict
 decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 {
 	ErrorContextCallback callback;
 	MemoryContext old;
-	bool good;
+	MillVerdict verdict;
 
 	callback.callback = scan_error_context;
 	callback.arg = scan;
@@ -91,20 +89,48 @@ decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	ExecClearTuple(slot);
 	MemoryContextReset(scan->row);
 	old = MemoryContextSwitchTo(scan->row);
-	good = mill_decode(scan->decoder, scan->message, slot->tts_values, slot->tts_isnull, error);
+	verdict = mill_decode(scan->decoder, scan->message, slot->tts_values, slot->tts_isnull, error);
 	MemoryContextSwitchTo(old);
 
 	error_context_stack = callback.previous;
-	if (good)
+	if (verdict == MILL_ROW || verdict == MILL_DELETE)
 	{
 		ExecStoreVirtualTuple(slot);
-		slot->tts_tableOid = scan->stream->relid;
+		slot->tts_tableOid = scan->stream->layout.relid;
 	}
-	return good;
+	return verdict;
 }
 
-static const MillDecodeError tombstone_error = {
-	.sqlerrcode = ERRCODE_NULL_VALUE_NOT_ALLOWED, .message = "message has a null value (tombstone)"};
+/* What a delete is to a scan that treats tombstones so. */
+static MillVerdict
+delete_as(MillTombstone tombstone, MillDecodeError *error)
+{
+	switch (tombstone)
+	{
+		case MILL_TOMBSTONE_NULLS:
+			return MILL_DELETE;
+		case MILL_TOMBSTONE_SKIP:
+			return MILL_SKIP;
+		case MILL_TOMBSTONE_DEAD_LETTER:
+			break;
+	}
+	error->sqlerrcode = ERRCODE_NULL_VALUE_NOT_ALLOWED;
+	error->message = "message has a null value (tombstone)";
+	return MILL_BAD;
+}
+
+/* Decode the scan's message with this function, and settle what a delete is. */
+static MillVerdict
+take(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
+	 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error), MillDecodeError *error)
+{
+	MillVerdict verdict = MILL_DELETE;
+
+	/* a null value is a delete in every format; only who wants its row decodes it */
+	if (scan->message->value_length >= 0 || tombstone == MILL_TOMBSTONE_NULLS)
+		verdict = function(scan, slot, error);
+	return verdict == MILL_DELETE ? delete_as(tombstone, error) : verdict;
+}
 
 /* ---- a bound batch ---- */
 
@@ -130,7 +156,7 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 	{
 		int ordinal = scan->ordinal++;
 		MillDecodeError error = {0};
-		bool good;
+		MillVerdict verdict;
 
 		CHECK_FOR_INTERRUPTS();
 		if (batch->errors[ordinal])
@@ -139,21 +165,17 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 		scan->message = batch->messages[ordinal];
 		scan->messages++;
 
-		if (scan->message->value_length < 0 && batch->tombstone != MILL_TOMBSTONE_NULLS)
-		{
-			if (batch->tombstone == MILL_TOMBSTONE_DEAD_LETTER)
-				note_error(batch, ordinal, &tombstone_error);
-			continue;
-		}
 		batch->decoder = scan->decoder;
-		good = decode(scan, slot, &error);
+		verdict = take(scan, slot, batch->tombstone, decode, &error);
 		batch->decoder = NULL;
-		if (good)
+		batch->deletes[ordinal] = verdict == MILL_DELETE;
+		if (verdict == MILL_BAD)
+			note_error(batch, ordinal, &error);
+		else if (verdict != MILL_SKIP)
 		{
 			ItemPointerSet(&slot->tts_tid, (BlockNumber) ordinal, FirstOffsetNumber);
 			return slot;
 		}
-		note_error(batch, ordinal, &error);
 	}
 	return ExecClearTuple(slot);
 }
@@ -218,14 +240,14 @@ take_event(MillScan *scan, const MillFrame *frame)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 					 errmsg("messages of topic \"%s\", partition %d went away while they were read",
-							scan->stream->topic, event.partition),
+							scan->stream->layout.topic, event.partition),
 					 errdetail_internal("%s", event.message),
 					 errhint("Retention or a deletion passed the scan; read again.")));
 			break;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-					 errmsg("could not read topic \"%s\"", scan->stream->topic),
+					 errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
 					 errdetail_internal("%s", event.message),
 					 event.hint ? errhint("%s", event.hint) : 0));
 	}
@@ -241,14 +263,14 @@ wait_for_gateway(MillScan *scan)
 		TimestampDifferenceExceeds(scan->trouble_since, GetCurrentTimestamp(), TROUBLE_LIMIT_MS))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
-				 errmsg("could not read topic \"%s\"", scan->stream->topic),
+				 errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
 				 errdetail_internal("%s: %s", scan->trouble->message, scan->trouble->detail ? scan->trouble->detail : "no answer"),
 				 scan->trouble->hint ? errhint("%s", scan->trouble->hint) : 0));
 	if (scan->short_since != 0 &&
 		TimestampDifferenceExceeds(scan->short_since, GetCurrentTimestamp(), SHORT_END_LIMIT_MS))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-				 errmsg("topic \"%s\" ends before the offsets that its broker promised", scan->stream->topic),
+				 errmsg("topic \"%s\" ends before the offsets that its broker promised", scan->stream->layout.topic),
 				 errhint("If the topic was recreated or lost messages, read again.")));
 }
 
@@ -305,7 +327,7 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
 			 errmsg_internal("%s", error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 errhint("To read past bad messages set the stream's option on_error to 'skip', or narrow the offsets that are read."),
-			 errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->topic,
+			 errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->layout.topic,
 						scan->message->partition, (long long) scan->message->offset)));
 }
 
@@ -314,12 +336,12 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
  * error instead of reporting one, and only a subtransaction contains that.  It
  * has ended when we return or raise.
  */
-static bool
+static MillVerdict
 decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool good = false;
+	volatile MillVerdict verdict = MILL_BAD;
 
 	/* not allowed beside parallel workers; there such an error ends the query */
 	if (IsInParallelMode())
@@ -329,7 +351,7 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		good = decode(scan, slot, error);
+		verdict = decode(scan, slot, error);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -350,31 +372,25 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	return good;
+	return verdict;
 }
 
 static TupleTableSlot *
 next_row(MillScan *scan, TupleTableSlot *slot)
 {
+	const MillStream *stream = scan->stream;
+	bool skip = stream->on_error == MILL_ON_ERROR_SKIP;
+
 	while (next_message(scan))
 	{
 		MillDecodeError error = {0};
-		bool good;
+		MillVerdict verdict = take(scan, slot, stream->tombstone, skip ? decode_contained : decode, &error);
 
-		if (scan->message->value_length < 0 && scan->stream->tombstone == MILL_TOMBSTONE_SKIP)
-			continue;
-		if (scan->message->value_length < 0 && scan->stream->tombstone == MILL_TOMBSTONE_DEAD_LETTER)
-		{
-			error = tombstone_error;
-			good = false;
-		}
-		else if (scan->stream->on_error == MILL_ON_ERROR_SKIP)
-			good = decode_contained(scan, slot, &error);
-		else
-			good = decode(scan, slot, &error);
-		if (good)
+		if (verdict == MILL_ROW || verdict == MILL_DELETE)
 			return slot;
-		if (scan->stream->on_error != MILL_ON_ERROR_SKIP)
+		if (verdict == MILL_SKIP)
+			continue;
+		if (!skip)
 			raise_bad_message(scan, &error);
 		scan->skipped++;
 	}
@@ -396,13 +412,34 @@ mill_fdw_iterate(ForeignScanState *node)
 	if (!scan->opened)
 	{
 		scan->opened = true;
-		scan->batch = mill_bound_batch && mill_bound_batch->stream == scan->stream->relid ? mill_bound_batch : NULL;
 		if (scan->batch)
 			scan->ordinal = scan->batch->first;
 		else
 			mill_fdw_open_topic(node, scan);
 	}
 	return scan->batch ? next_bound(scan, slot) : next_row(scan, slot);
+}
+
+/* Walker of mill_stream_bind. */
+static bool
+bind_scans(PlanState *node, void *batch)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, ForeignScanState) && castNode(ForeignScanState, node)->fdwroutine->IterateForeignScan == mill_fdw_iterate)
+	{
+		MillScan *scan = castNode(ForeignScanState, node)->fdw_state;
+
+		if (scan->stream->layout.relid == ((MillBatch *) batch)->stream)
+			scan->batch = batch;
+	}
+	return planstate_tree_walker(node, bind_scans, batch);
+}
+
+void
+mill_stream_bind(PlanState *query, MillBatch *batch)
+{
+	(void) bind_scans(query, batch);
 }
 
 void
@@ -427,5 +464,5 @@ mill_fdw_end(ForeignScanState *node)
 		ereport(NOTICE,
 				(errmsg_plural("skipped %lld bad message of topic \"%s\"",
 							   "skipped %lld bad messages of topic \"%s\"",
-							   scan->skipped, (long long) scan->skipped, scan->stream->topic)));
+							   scan->skipped, (long long) scan->skipped, scan->stream->layout.topic)));
 }

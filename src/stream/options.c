@@ -31,8 +31,9 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
+#include "decode/format.h"
+#include "decode/json_scan.h"
 #include "stream/fdw.h"
-#include "stream/json_scan.h"
 
 #define MAX_MESSAGE_BYTES (100 * 1024 * 1024)
 #define DEFAULT_MESSAGE_BYTES (1024 * 1024)
@@ -50,7 +51,6 @@ typedef struct TableOption
 	bool (*parse)(MillStream *stream, const char *value, OptionProblem *problem);
 } TableOption;
 
-static const char *const format_names[] = {"json", "csv", "text", "raw"};
 static const char *const on_error_names[] = {"dead_letter", "stop", "skip"};
 static const char *const tombstone_names[] = {"skip", "nulls", "dead_letter"};
 
@@ -89,18 +89,16 @@ parse_topic(MillStream *stream, const char *value, OptionProblem *problem)
 		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
 			  (*c >= '0' && *c <= '9') || *c == '.' || *c == '_' || *c == '-'))
 			return false;
-	stream->topic = pstrdup(value);
+	stream->layout.topic = pstrdup(value);
 	return true;
 }
 
 static bool
 parse_format(MillStream *stream, const char *value, OptionProblem *problem)
 {
-	int choice = choose(format_names, lengthof(format_names), value);
-
 	problem->hint = "Valid values are json, csv, text and raw; for example: format 'json'.";
-	stream->format = (MillFormat) choice;
-	return choice >= 0;
+	stream->layout.format = mill_format_by_name(value);
+	return stream->layout.format != NULL;
 }
 
 static bool
@@ -128,8 +126,8 @@ parse_max_message_bytes(MillStream *stream, const char *value, OptionProblem *pr
 {
 	problem->detail = "The limit is from 1 byte to 100 MB.";
 	problem->hint = "For example: max_message_bytes '1048576', or '1MB'.";
-	return parse_int(value, &stream->max_message_bytes, GUC_UNIT_BYTE, NULL) &&
-		   stream->max_message_bytes >= 1 && stream->max_message_bytes <= MAX_MESSAGE_BYTES;
+	return parse_int(value, &stream->layout.max_message_bytes, GUC_UNIT_BYTE, NULL) &&
+		   stream->layout.max_message_bytes >= 1 && stream->layout.max_message_bytes <= MAX_MESSAGE_BYTES;
 }
 
 static bool
@@ -139,7 +137,7 @@ parse_null(MillStream *stream, const char *value, OptionProblem *problem)
 	problem->hint = "For example: \"null\" 'NULL'.";
 	if (strpbrk(value, "\r\n"))
 		return false;
-	stream->null_string = pstrdup(value);
+	stream->layout.null_string = pstrdup(value);
 	return true;
 }
 
@@ -150,7 +148,7 @@ parse_delimiter(MillStream *stream, const char *value, OptionProblem *problem)
 	problem->hint = "For example: delimiter ';'.";
 	if (strlen(value) != 1 || strpbrk(value, "\r\n") || IS_HIGHBIT_SET(value[0]))
 		return false;
-	stream->delimiter = value[0];
+	stream->layout.delimiter = value[0];
 	return true;
 }
 
@@ -220,13 +218,13 @@ parse_table_options(MillStream *stream, List *options)
 {
 	ListCell *cell;
 
-	stream->topic = NULL;
-	stream->format = MILL_FORMAT_JSON;
+	stream->layout.topic = NULL;
+	stream->layout.format = &mill_format_json;
 	stream->on_error = MILL_ON_ERROR_DEAD_LETTER;
 	stream->tombstone = MILL_TOMBSTONE_SKIP;
-	stream->max_message_bytes = DEFAULT_MESSAGE_BYTES;
-	stream->null_string = NULL;
-	stream->delimiter = '\0';
+	stream->layout.max_message_bytes = DEFAULT_MESSAGE_BYTES;
+	stream->layout.null_string = NULL;
+	stream->layout.delimiter = '\0';
 
 	foreach (cell, options)
 	{
@@ -253,33 +251,12 @@ parse_table_options(MillStream *stream, List *options)
 static void
 check_table_options(const MillStream *stream)
 {
-	bool fields = stream->format == MILL_FORMAT_CSV || stream->format == MILL_FORMAT_TEXT;
-
-	if (stream->topic == NULL)
+	if (stream->layout.topic == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
 				 errmsg("option \"topic\" is required for a stream"),
 				 errhint("For example: OPTIONS (topic 'user_clicks').")));
-	if (!fields && (stream->null_string || stream->delimiter))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"%s\" cannot be used with format \"%s\"",
-						stream->delimiter ? "delimiter" : "null", format_names[stream->format]),
-				 errhint("It belongs to the formats csv and text; for example: format 'csv'.")));
-	if (stream->delimiter &&
-		((stream->format == MILL_FORMAT_CSV && stream->delimiter == '"') ||
-		 (stream->format == MILL_FORMAT_TEXT &&
-		  strchr("\\.abcdefghijklmnopqrstuvwxyz0123456789", stream->delimiter))))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the delimiter of format \"%s\" cannot be \"%c\"",
-						format_names[stream->format], stream->delimiter),
-				 errhint("For example: delimiter ';'.")));
-	if (stream->delimiter && stream->null_string && strchr(stream->null_string, stream->delimiter))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the delimiter must not appear in the null string"),
-				 errhint("For example: delimiter ';', \"null\" 'NULL'.")));
+	mill_format_check(&stream->layout);
 }
 
 /* ---- columns ---- */
@@ -364,60 +341,6 @@ parse_column_options(MillColumn *column, List *options)
 				 errhint("A column comes from the message's value or from its metadata; for example: OPTIONS (metadata 'offset').")));
 }
 
-/* ---- servers and user mappings ---- */
-
-/* The MILL_ROLE_* flags of a user. */
-static int
-role_flags(Oid userid)
-{
-	int flags = 0;
-
-	if (superuser_arg(userid))
-		flags |= MILL_ROLE_SUPERUSER;
-	if (has_privs_of_role(userid, ROLE_PG_READ_SERVER_FILES))
-		flags |= MILL_ROLE_READ_FILES;
-	return flags;
-}
-
-static List *
-add_properties(List *properties, List *options, char place)
-{
-	ListCell *cell;
-
-	foreach (cell, options)
-	{
-		DefElem *option = lfirst_node(DefElem, cell);
-		MillProperty *property = palloc(sizeof(MillProperty));
-
-		property->place = place;
-		property->name = option->defname;
-		property->value = defGetString(option);
-		properties = lappend(properties, property);
-	}
-	return properties;
-}
-
-/*
- * Let a gateway look at the options: it raises what is wrong.  A user mapping
- * is checked without its server's options, which may change anyway.
- */
-static void
-check_properties(List *options, char place)
-{
-	MemoryContext context;
-	MemoryContext old;
-
-	if (options == NIL)
-		return;
-	context = AllocSetContextCreate(CurrentMemoryContext, "check of client properties",
-									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, place),
-										role_flags(GetUserId()) | MILL_CHECK_ONLY, 0));
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-}
-
 /*
  * The validator of the foreign data wrapper: options as text[], and the
  * catalog they are for.  Core calls it with all options that the object would
@@ -428,16 +351,16 @@ mill_kafka_validator(PG_FUNCTION_ARGS)
 {
 	List *options = untransformRelOptions(PG_GETARG_DATUM(0));
 	Oid catalog = PG_GETARG_OID(1);
-	MillStream stream;
+	MillStream stream = {0};
 	MillColumn column;
 
 	switch (catalog)
 	{
 		case ForeignServerRelationId:
-			check_properties(options, MILL_IN_SERVER);
+			mill_properties_check(options, MILL_IN_SERVER);
 			break;
 		case UserMappingRelationId:
-			check_properties(options, MILL_IN_USER_MAPPING);
+			mill_properties_check(options, MILL_IN_USER_MAPPING);
 			break;
 		case ForeignTableRelationId:
 			parse_table_options(&stream, options);
@@ -453,85 +376,32 @@ mill_kafka_validator(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/*
- * The flags are the user's, but files may be read also on the authority of
- * the server's owner: it is the owner who named ssl.ca.location for everybody,
- * and DDL checked what a mapping names against whoever wrote it.  What only
- * superusers may stays with the user: otherwise the server's Kerberos ticket
- * would be at hand for those who bring no credentials of their own.
- */
-List *
-mill_stream_properties(Oid serverid, Oid userid, int *flags)
-{
-	ForeignServer *server = GetForeignServer(serverid);
-	List *properties = add_properties(NIL, server->options, MILL_IN_SERVER);
-	HeapTuple mapping;
-
-	*flags = role_flags(userid) | (role_flags(server->owner) & MILL_ROLE_READ_FILES);
-
-	mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(userid), ObjectIdGetDatum(serverid));
-	if (!HeapTupleIsValid(mapping))
-		mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(serverid));
-	if (HeapTupleIsValid(mapping))
-	{
-		bool isnull;
-		Datum options = SysCacheGetAttr(USERMAPPINGUSERSERVER, mapping, Anum_pg_user_mapping_umoptions, &isnull);
-
-		if (!isnull)
-			properties = add_properties(properties, untransformRelOptions(options), MILL_IN_USER_MAPPING);
-		ReleaseSysCache(mapping);
-	}
-	return properties;
-}
-
 /* ---- streams ---- */
 
-/* The relation's server, after checking that it is one of ours. */
-static Oid
-server_of(Relation relation)
+bool
+mill_is_stream(Oid relid)
 {
-	if (relation->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
-	{
-		Oid serverid = GetForeignTable(RelationGetRelid(relation))->serverid;
-		ForeignDataWrapper *wrapper = GetForeignDataWrapper(GetForeignServer(serverid)->fdwid);
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(GetForeignServer(GetForeignTable(relid)->serverid)->fdwid);
 
-		if (OidIsValid(wrapper->fdwhandler) &&
-			GetFdwRoutine(wrapper->fdwhandler)->IterateForeignScan == mill_fdw_iterate)
-			return serverid;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("\"%s\" is not a stream", RelationGetRelationName(relation)),
-			 errhint("A stream is a foreign table of a server of the foreign data wrapper \"kafka\".")));
+	return OidIsValid(wrapper->fdwhandler) && GetFdwRoutine(wrapper->fdwhandler)->IterateForeignScan == mill_fdw_iterate;
 }
 
 static void
 load_columns(MillStream *stream, TupleDesc desc)
 {
-	int values = 0;
-
-	stream->ncolumns = desc->natts;
-	stream->columns = palloc0(sizeof(MillColumn) * desc->natts);
+	stream->layout.ncolumns = desc->natts;
+	stream->layout.columns = palloc0(sizeof(MillColumn) * desc->natts);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-		MillColumn *column = &stream->columns[i];
+		MillColumn *column = &stream->layout.columns[i];
 
 		if (attribute->attisdropped)
 			continue;
-		parse_column_options(column, GetForeignColumnOptions(stream->relid, attribute->attnum));
-		if (column->kind != MILL_COLUMN_FIELD)
-			continue;
-		values++;
-		if (column->field == NULL && stream->format == MILL_FORMAT_JSON)
+		parse_column_options(column, GetForeignColumnOptions(stream->layout.relid, attribute->attnum));
+		if (column->kind == MILL_COLUMN_FIELD && column->field == NULL && stream->layout.format->named_fields)
 			column->field = name_as_path(NameStr(attribute->attname));
 	}
-	if (stream->format == MILL_FORMAT_RAW && values > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stream \"%s\" of format raw has %d columns for the message's value",
-						get_rel_name(stream->relid), values),
-				 errhint("Keep one, and give the others an option such as metadata 'key'.")));
 }
 
 MillStream *
@@ -540,15 +410,20 @@ mill_stream_load(Oid relid)
 	Relation relation = relation_open(relid, AccessShareLock);
 	MillStream *stream = palloc0(sizeof(MillStream));
 
-	stream->relid = relid;
-	stream->serverid = server_of(relation);
+	stream->layout.relid = relid;
+	if (relation->rd_rel->relkind != RELKIND_FOREIGN_TABLE || !mill_is_stream(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a stream", RelationGetRelationName(relation)),
+				 errhint("A stream is a foreign table of a server of the foreign data wrapper \"kafka\".")));
+	stream->serverid = GetForeignTable(relid)->serverid;
 	parse_table_options(stream, GetForeignTable(relid)->options);
-	check_table_options(stream);
-	if (stream->delimiter == '\0')
-		stream->delimiter = stream->format == MILL_FORMAT_TEXT ? '\t' : ',';
-	if (stream->null_string == NULL)
-		stream->null_string = stream->format == MILL_FORMAT_TEXT ? "\\N" : "";
 	load_columns(stream, RelationGetDescr(relation));
+	check_table_options(stream);
+	if (stream->layout.delimiter == '\0')
+		stream->layout.delimiter = stream->layout.format->delimiter;
+	if (stream->layout.null_string == NULL)
+		stream->layout.null_string = stream->layout.format->null_string;
 	relation_close(relation, AccessShareLock);
 	return stream;
 }

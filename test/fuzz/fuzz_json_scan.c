@@ -9,7 +9,7 @@
  * Promises: a span lies within the input; stepping through what was accepted
  * finds the same spans; unescaping never grows; what is accepted is UTF-8.
  *
- * LINK: src/stream/json_scan.c src/stream/json_path.c
+ * LINK: src/decode/json_scan.c src/decode/json_path.c
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 #ifndef LIBFUZZER
 #include "json_corpus.h"
 #endif
-#include "stream/json_scan.h"
+#include "decode/json_scan.h"
 
 #define REQUIRE(condition)                               \
 	do                                                   \

@@ -12,7 +12,7 @@
  * The comparison is: for each text, convert_from(decode(text, 'hex'),
  * 'UTF8')::jsonb succeeds if and only if the word is ok, but for limit.
  *
- * LINK: src/stream/json_scan.c src/stream/json_path.c
+ * LINK: src/decode/json_scan.c src/decode/json_path.c
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -20,7 +20,7 @@
 #include <string.h>
 
 #include "json_corpus.h"
-#include "stream/json_scan.h"
+#include "decode/json_scan.h"
 
 static void
 print_text(const char *text, size_t length)

@@ -2,7 +2,7 @@
  * test_json_scan.c
  *		The JSON scanner alone, without a server.
  *
- * LINK: src/stream/json_scan.c src/stream/json_path.c
+ * LINK: src/decode/json_scan.c src/decode/json_path.c
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "json_corpus.h"
-#include "stream/json_scan.h"
+#include "decode/json_scan.h"
 
 #define MAX_SPANS 40
 

@@ -1,0 +1,46 @@
+/*
+ * internal.h
+ *		What the files of this room share: the objects of an aggregate, and the
+ *		work on them.
+ */
+#ifndef MILL_AGGREGATE_INTERNAL_H
+#define MILL_AGGREGATE_INTERNAL_H
+
+#include "aggregate/aggregate.h"
+#include "aggregate/sql.h"
+
+extern MillTables *mill_aggregate_tables(const MillAggregate *a);
+
+/* objects.c: tables, views and triggers of an aggregate, as the extension's owner */
+extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
+extern void mill_objects_drop(const MillAggregate *a);
+extern void mill_view_replace(Oid view, const char *query);
+extern void mill_view_make_live(Oid view, const MillAggregate *a, const MillDefinition *d);
+extern void mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d);
+extern bool mill_has_trigger(Oid relid, const char *name);
+extern void mill_triggers_create(Oid base);
+extern void mill_triggers_create_on(Oid relid, bool root);
+extern void mill_triggers_drop(Oid base);
+extern void mill_triggers_drop_on(Oid relid);
+extern void mill_base_changed(Oid base);
+extern void mill_lock_base_and_view(Oid base, Oid view);
+
+/* fold.c: in a transaction, holding the aggregate's lock */
+extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more);
+extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until);
+
+/* capture.c */
+extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
+
+/* fold_worker.c */
+extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
+
+/* materialize.c */
+extern void mill_aggregate_start(MillAggregate *a, const MillDefinition *d);
+extern void mill_aggregate_restart(MillAggregate *a);
+extern void mill_aggregate_forget(const MillAggregate *a);
+
+/* follow.c: true while our own commands change what users may not */
+extern bool mill_following;
+
+#endif

@@ -1,0 +1,101 @@
+/*
+ * properties.c
+ *		What a gateway is told about a server: the options of the server and of
+ *		the user's mapping.
+ *
+ * They are the client library's: only the gateway knows them, and a short-lived
+ * one checks them.  The library is never called in this process.
+ */
+#include "postgres.h"
+
+#include "access/reloptions.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "broker/broker.h"
+#include "broker/properties.h"
+
+/* The MILL_ROLE_* flags of a user. */
+static int
+role_flags(Oid userid)
+{
+	int flags = 0;
+
+	if (superuser_arg(userid))
+		flags |= MILL_ROLE_SUPERUSER;
+	if (has_privs_of_role(userid, ROLE_PG_READ_SERVER_FILES))
+		flags |= MILL_ROLE_READ_FILES;
+	return flags;
+}
+
+static List *
+add_properties(List *properties, List *options, char place)
+{
+	ListCell *cell;
+
+	foreach (cell, options)
+	{
+		DefElem *option = lfirst_node(DefElem, cell);
+		MillProperty *property = palloc(sizeof(MillProperty));
+
+		property->place = place;
+		property->name = option->defname;
+		property->value = defGetString(option);
+		properties = lappend(properties, property);
+	}
+	return properties;
+}
+
+void
+mill_properties_check(List *options, char place)
+{
+	MemoryContext context;
+	MemoryContext old;
+
+	if (options == NIL)
+		return;
+	context = AllocSetContextCreate(CurrentMemoryContext, "check of client properties",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, place),
+										role_flags(GetUserId()) | MILL_CHECK_ONLY, 0));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/*
+ * The flags are the user's, but files may be read also on the authority of
+ * the server's owner: it is the owner who named ssl.ca.location for everybody,
+ * and DDL checked what a mapping names against whoever wrote it.  What only
+ * superusers may stays with the user: otherwise the server's Kerberos ticket
+ * would be at hand for those who bring no credentials of their own.
+ */
+List *
+mill_properties_of(Oid serverid, Oid userid, int *flags)
+{
+	ForeignServer *server = GetForeignServer(serverid);
+	List *properties = add_properties(NIL, server->options, MILL_IN_SERVER);
+	HeapTuple mapping;
+
+	*flags = role_flags(userid) | (role_flags(server->owner) & MILL_ROLE_READ_FILES);
+
+	mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(userid), ObjectIdGetDatum(serverid));
+	if (!HeapTupleIsValid(mapping))
+		mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(serverid));
+	if (HeapTupleIsValid(mapping))
+	{
+		bool isnull;
+		Datum options = SysCacheGetAttr(USERMAPPINGUSERSERVER, mapping, Anum_pg_user_mapping_umoptions, &isnull);
+
+		if (!isnull)
+			properties = add_properties(properties, untransformRelOptions(options), MILL_IN_USER_MAPPING);
+		ReleaseSysCache(mapping);
+	}
+	return properties;
+}

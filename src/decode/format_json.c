@@ -1,0 +1,97 @@
+/*
+ * format_json.c
+ *		Format json: a message is a JSON object, a field a name or a path in it.
+ */
+#include "postgres.h"
+
+#include "decode/format.h"
+
+typedef struct JsonData
+{
+	MillJsonPaths *paths;
+	MillJsonSpan *spans; /* of each path in the message */
+} JsonData;
+
+static void *
+allocate(size_t size)
+{
+	return palloc(size);
+}
+
+static void
+open_json(MillDecoder *decoder, TupleDesc desc)
+{
+	JsonData *data = palloc0(sizeof(JsonData));
+
+	data->paths = mill_json_paths_create(allocate);
+	/* each needed column has a path, and paths of the same field share one */
+	data->spans = palloc0(sizeof(MillJsonSpan) * Max(desc->natts, 1));
+	decoder->format_data = data;
+}
+
+/* A name, not a path, if it is the column's own or none is given. */
+static int
+add_path(MillJsonPaths *paths, const char *field, const char *name)
+{
+	const char *problem;
+	int place;
+
+	if (field == NULL || strcmp(field, name) == 0)
+		return mill_json_paths_add_name(paths, name, strlen(name));
+	place = mill_json_paths_add(paths, field, &problem);
+	if (place < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid field \"%s\" for column \"%s\"", field, name),
+				 errdetail("In a path, %s.", problem),
+				 errhint("For example: field 'user.id', or field 'orders[0].price'.")));
+	return place;
+}
+
+static void
+add_json(MillDecoder *decoder, MillDecoderColumn *column)
+{
+	JsonData *data = decoder->format_data;
+
+	column->place = add_path(data->paths, decoder->layout->columns[column->index].field, column->name);
+}
+
+static MillVerdict
+read_json(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
+{
+	JsonData *data = decoder->format_data;
+	const char *value = mill_message_value(message);
+	MillJsonError fault;
+
+	if (mill_json_scan(data->paths, value, message->value_length, data->spans, &fault))
+		return MILL_ROW;
+	mill_bad_json(error, &fault, value, message->value_length);
+	return MILL_BAD;
+}
+
+static bool
+json_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *message,
+		   Datum *value, bool *isnull, MillDecodeError *error)
+{
+	MillType *type = column->type;
+	const MillJsonSpan *span = &((JsonData *) decoder->format_data)->spans[column->place];
+
+	/* the most common case in one step */
+	if (likely(span->kind >= MILL_JSON_TRUE && span->kind <= MILL_JSON_STRING && !span->escaped &&
+			   type->class == MILL_TYPE_SCALAR))
+		return type->parse(type, span->start, span->length, value, error);
+	if (span->kind != MILL_JSON_ABSENT)
+		return mill_type_json(type, span, value, isnull, error);
+	mill_take_default(decoder, column, value, isnull);
+	return true;
+}
+
+const MillFormat mill_format_json = {
+	.name = "json",
+	.named_fields = true,
+	.absent_fields = true,
+	.open = open_json,
+	.add = add_json,
+	.read = read_json,
+	.field = json_field,
+};

@@ -1,0 +1,128 @@
+/*
+ * format_text.c
+ *		Format text: one message is one record, as COPY reads a line of its format text.
+ *
+ * Backslash escapes; null where the field as it came is the null string.
+ */
+#include "postgres.h"
+
+#include "decode/format.h"
+
+static int
+hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* What the escape at p stands for, p behind the backslash; *p moves behind it. */
+static char
+read_escape(const char **p, const char *end)
+{
+	static const char letters[] = "bfnrtv";
+	static const char meanings[] = "\b\f\n\r\t\v";
+	char c = *(*p)++;
+	const char *letter = c ? strchr(letters, c) : NULL;
+	int value = 0;
+
+	if (letter)
+		return meanings[letter - letters];
+	if (c >= '0' && c <= '7')
+	{
+		value = c - '0';
+		for (int i = 0; i < 2 && *p < end && **p >= '0' && **p <= '7'; i++)
+			value = value * 8 + (*(*p)++ - '0');
+		return (char) (value & 0xFF);
+	}
+	if (c == 'x' && *p < end && hex_digit(**p) >= 0)
+	{
+		for (int i = 0; i < 2 && *p < end && hex_digit(**p) >= 0; i++)
+			value = value * 16 + hex_digit(*(*p)++);
+		return (char) value;
+	}
+	return c;
+}
+
+/* One field, unescaped into out; its end: the delimiter or the record's end; NULL with *error set. */
+static const char *
+read_text_field(const char *p, const char *end, char delimiter, char **out, MillDecodeError *error)
+{
+	while (p < end && *p != delimiter)
+	{
+		if (*p == '\n' || *p == '\r')
+		{
+			mill_bad(error, ERRCODE_BAD_COPY_FILE_FORMAT, "literal newline found in data");
+			error->detail = "A message is one record; a newline in a field is written as \"\\n\".";
+			return NULL;
+		}
+		if (*p == '\\' && end - p > 1)
+		{
+			p++;
+			*(*out)++ = read_escape(&p, end);
+		}
+		else
+			*(*out)++ = *p++;
+	}
+	return p;
+}
+
+/* The number of fields; -1 with *error set. */
+static int
+split_text(MillRecord *record, const char *data, size_t length, char delimiter, const char *null_string,
+		   MillDecodeError *error)
+{
+	const char *p = data;
+	const char *end = data + mill_without_newline(data, length);
+	char *buffer = palloc(length + 1);
+	char *out = buffer;
+	size_t null_length = strlen(null_string);
+	int count = 0;
+
+	/* a newline that a backslash quotes is data */
+	if (end < data + length && end > data && end[-1] == '\\')
+		end = data + length;
+	for (;;)
+	{
+		const char *field = p;
+		char *start = out;
+
+		p = read_text_field(p, end, delimiter, &out, error);
+		if (p == NULL)
+			return -1;
+		mill_record_store(record, count++, start, out - start,
+						  p - field == null_length && memcmp(field, null_string, null_length) == 0);
+		if (p == end)
+			break;
+		p++;
+	}
+
+	/* octal and hexadecimal escapes can make any byte */
+	return mill_check_utf8(buffer, out - buffer, error) ? count : -1;
+}
+
+static MillVerdict
+read_text(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
+{
+	const MillLayout *layout = decoder->layout;
+	const char *data = mill_message_value(message);
+	size_t length = message->value_length;
+
+	if (!mill_check_utf8(data, length, error))
+		return MILL_BAD;
+	return mill_record_check(decoder,
+							 split_text(decoder->format_data, data, length, layout->delimiter, layout->null_string, error),
+							 length, error);
+}
+
+const MillFormat mill_format_text = {
+	.name = "text",
+	.delimiter = '\t',
+	.null_string = "\\N",
+	.refused_delimiters = "\\.abcdefghijklmnopqrstuvwxyz0123456789",
+	.open = mill_record_open,
+	.add = mill_record_add,
+	.read = read_text,
+	.field = mill_record_field,
+};

@@ -1,0 +1,752 @@
+/*
+ * apply.c
+ *		A batch into the target, with its dead letters and offsets, in one
+ *		transaction.
+ *
+ *	1. lock the offset rows where they stand as we believe (the fence)
+ *	2. run the source query over the batch into the writer
+ *	3. write the dead letters, move the offsets, commit
+ *
+ * An error aborts all of it; the batch is still in memory, and what happens
+ * next depends on whose fault it was:
+ *
+ * - the moment's (lock timeout, deadlock, serialization, full disk, ...): the
+ *   same batch again after a rest.  Never a dead letter.
+ * - else the batch is done again in small pieces, each a transaction, in which
+ *   halving finds exactly the messages that fail.  What fails while it is
+ *   decoded is the message's fault whatever the SQLSTATE, as are the classes of
+ *   errors that are about data (is_data_error).  Anything else that the
+ *   query, the target or its triggers raise is the message's if other messages
+ *   of the piece pass, or if it is the only one and messages passed under this
+ *   very plan before.  Where all fail alike, or none ever passed, it is the
+ *   pipeline's: the worker ends with that error, and nothing is dropped.
+ *
+ * What the decoder finds bad without an error needs no halving.
+ *
+ * DDL on the target waits for a transaction of ours, so one takes about
+ * APPLY_TIME, whatever a row costs: pieces grow or shrink by what the last ones
+ * took, and one that takes longer than APPLY_LIMIT is undone and made smaller.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "portability/instr_time.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "core/worker.h"
+#include "core/xact.h"
+#include "ingest/ingest.h"
+
+/* The first piece of a worker; how fast pieces grow while they are quick, and shrink when one is undone. */
+#define FIRST_PIECE 1000
+#define GROWTH 4
+#define SHRINKAGE 16
+/* What a piece should take, and the most that one of several messages may take, in milliseconds. */
+#define APPLY_TIME 500.0
+#define APPLY_LIMIT 1500
+/* So often the same batch is tried again before the worker gives up. */
+#define TRIES 10
+
+typedef enum Outcome
+{
+	APPLIED,
+	FENCED,	 /* the pipeline's row or offsets changed; nothing was done */
+	STOPPED, /* at a bad message, as on_error => 'stop' says */
+	ISOLATE, /* undone: find the messages that fail */
+	SHRINK,	 /* undone: it took too long */
+	REPEAT	 /* undone: again */
+} Outcome;
+
+/*
+ * Errors that are about data by their very class: bad values (22), violated
+ * constraints (23), exceptions that a trigger raised (P0001, P0004), more than
+ * one row where one belongs (21), a violated check option (44), rows too large
+ * for their index or page (54000).
+ */
+static bool
+is_data_error(int sqlerrcode)
+{
+	/* class 22, but of the target */
+	if (sqlerrcode == ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
+		return false;
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_CARDINALITY_VIOLATION:
+		case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
+			return true;
+	}
+	return sqlerrcode == ERRCODE_RAISE_EXCEPTION || sqlerrcode == ERRCODE_ASSERT_FAILURE ||
+		   sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+}
+
+/* Will the same batch do, after a rest? */
+static bool
+is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:	 /* 40: serialization, deadlock */
+		case ERRCODE_INSUFFICIENT_RESOURCES: /* 53: disk full, out of memory */
+			return true;
+	}
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
+/* Errors that no message can be blamed for, whatever it holds. */
+static bool
+is_never_the_message(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:	/* 08: of a foreign target */
+		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
+			return true;
+	}
+	return is_transient(sqlerrcode) || sqlerrcode == ERRCODE_SYSTEM_ERROR || sqlerrcode == ERRCODE_IO_ERROR || sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+}
+
+/* ---- a range of messages ---- */
+
+uint64
+mill_apply_range(MillSource *source, MillBatch *batch, int first, int last)
+{
+	MillWriter *writer;
+	QueryDesc *query;
+	uint64 written;
+	MemoryContext context;
+	MemoryContext old;
+
+	if (first == last)
+		return 0;
+	context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill write", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	batch->first = first;
+	batch->last = last;
+	source->spec.batch = batch;
+	source->spec.path = mill_write_path;
+
+	writer = mill_writer_begin(&source->spec);
+	query = CreateQueryDesc(source->plan, "pg_mill source", GetActiveSnapshot(), InvalidSnapshot,
+							mill_writer_receiver(writer), NULL, NULL, 0);
+	ExecutorStart(query, 0);
+	mill_stream_bind(query->planstate, batch);
+	mill_executor_run(query);
+	ExecutorFinish(query);
+	ExecutorEnd(query);
+	FreeQueryDesc(query);
+	source->received += mill_writer_received(writer);
+	written = mill_writer_end(writer);
+	CommandCounterIncrement();
+
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return written;
+}
+
+/* ---- finding the bad ones ---- */
+
+static void
+keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, bool unsettled)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	MillDecodeError *kept = palloc0(sizeof(MillDecodeError));
+
+	kept->sqlerrcode = error->sqlerrcode;
+	kept->message = pstrdup(error->message);
+	kept->detail = error->detail ? pstrdup(error->detail) : NULL;
+	kept->hint = error->hint ? pstrdup(error->hint) : NULL;
+	column = column ? column : error->column_name;
+	kept->column = column ? pstrdup(column) : NULL;
+	kept->unsettled = unsettled;
+	batch->errors[i] = kept;
+	MemoryContextSwitchTo(old);
+}
+
+/* How trying a range ended. */
+typedef struct Trial
+{
+	uint64 written;
+	uint64 received;  /* rows that the target was given, whatever it made of them */
+	ErrorData *error; /* NULL: it passed */
+	int decoding;	  /* the message that could not be decoded, -1: it was not that */
+	char *column;	  /* of the stream, of that message */
+} Trial;
+
+/* Try a range in a subtransaction.  Errors that are no message's are raised. */
+static void
+try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
+{
+	MemoryContext context = CurrentMemoryContext;
+	/* what an error leaves behind is not to pile up over thousands of them */
+	MemoryContext scratch = AllocSetContextCreate(context, "pg_mill trial", ALLOCSET_SMALL_SIZES);
+	ResourceOwner owner = CurrentResourceOwner;
+
+	memset(trial, 0, sizeof(*trial));
+	trial->decoding = -1;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(scratch);
+	PG_TRY();
+	{
+		/* What would fail at commit must fail here. */
+		source->received = 0;
+		trial->written = mill_apply_range(source, batch, first, last);
+		trial->received = source->received;
+		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		trial->error = CopyErrorData();
+		trial->written = trial->received = 0;
+		FlushErrorState();
+		if (batch->decoder)
+		{
+			const char *column = mill_decoder_column(batch->decoder);
+
+			trial->decoding = batch->current;
+			trial->column = column ? pstrdup(column) : NULL;
+		}
+		batch->decoder = NULL;
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		if (is_never_the_message(trial->error->sqlerrcode))
+			ReThrowError(trial->error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	MemoryContextDelete(scratch);
+}
+
+/*
+ * A message that fails while it is decoded names itself; else the range is
+ * halved until those that fail stand alone.
+ */
+static uint64
+isolate(MillSource *source, MillBatch *batch, int first, int last, uint64 *received)
+{
+	int middle = first + (last - first) / 2;
+	int after = middle;
+	Trial trial;
+
+	CHECK_FOR_INTERRUPTS();
+	check_stack_depth();
+	if (first == last)
+		return 0;
+	try_range(source, batch, first, last, &trial);
+	if (trial.error == NULL)
+	{
+		*received += trial.received;
+		return trial.written;
+	}
+	if (trial.decoding >= 0 || last - first == 1)
+	{
+		middle = trial.decoding >= 0 ? trial.decoding : first;
+		after = middle + 1;
+		keep_error(batch, middle, trial.error, trial.column, trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
+	}
+	FreeErrorData(trial.error);
+	return isolate(source, batch, first, middle, received) + isolate(source, batch, after, last, received);
+}
+
+uint64
+mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
+{
+	uint64 received = 0;
+
+	return isolate(source, batch, first, last, &received);
+}
+
+/*
+ * Does one of the messages from here on pass?  Tried and undone, so only to
+ * know whose fault an error is.
+ */
+static bool
+later_ones_pass(MillIngest *ingest, int from)
+{
+	MillBatch *batch = &ingest->batch;
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool passed = false;
+
+	for (int i = from; i < Min(batch->count, from + MILL_PIECE) && !passed; i++)
+	{
+		Trial trial;
+
+		CHECK_FOR_INTERRUPTS();
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
+		try_range(ingest->source, batch, i, i + 1, &trial);
+		passed = trial.error == NULL && trial.received > 0;
+		if (trial.error)
+			FreeErrorData(trial.error);
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		batch->errors[i] = NULL;
+	}
+	return passed;
+}
+
+static bool
+is_unknown_name(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_UNDEFINED_TABLE || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
+}
+
+/* The error of a message as the pipeline's, which says where it was met. */
+static void
+raise_as_pipelines(const MillIngest *ingest, int i)
+{
+	const MillMessage *message = ingest->batch.messages[i];
+	const MillDecodeError *error = ingest->batch.errors[i];
+	char *place = psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
+						   ingest->source->stream->layout.topic, message->partition, (long long) message->offset);
+
+	ereport(ERROR,
+			(errcode(error->sqlerrcode),
+			 errmsg_internal("%s", error->message),
+			 errdetail_internal("%s%s%s", error->detail ? error->detail : "", error->detail ? " " : "", place),
+			 error->hint ? errhint("%s", error->hint) : 0,
+			 !error->hint && is_unknown_name(error->sqlerrcode)
+				 ? errhint("Workers run with search_path " MILL_SEARCH_PATH ": qualify names in triggers, defaults and views, or SET search_path for their functions.")
+				 : 0));
+}
+
+/*
+ * The errors of a piece whose class does not say whose fault they are: theirs,
+ * or the pipeline's, which is raised.  See the head of this file.
+ */
+static void
+judge(MillIngest *ingest, int first, int last, uint64 received)
+{
+	const MillBatch *batch = &ingest->batch;
+	int unsettled = 0;
+	int culprit = -1;
+	bool alike = true;
+
+	for (int i = first; i < last; i++)
+	{
+		if (batch->errors[i] == NULL || !batch->errors[i]->unsettled)
+			continue;
+		if (culprit < 0)
+			culprit = i;
+		alike &= batch->errors[i]->sqlerrcode == batch->errors[culprit]->sqlerrcode;
+		unsettled++;
+	}
+	if (unsettled == 0 || received > 0)
+		return;
+	if ((!ingest->source->passed || (unsettled > 1 && alike)) && !later_ones_pass(ingest, last))
+		raise_as_pipelines(ingest, culprit);
+}
+
+/* Runs while a piece is applied; MAX_TIMEOUTS: it does not. */
+static TimeoutId piece_clock = MAX_TIMEOUTS;
+
+/* The running piece took too long: it is canceled, as a user would. */
+static volatile sig_atomic_t piece_expired = false;
+
+static void
+expire_piece(void)
+{
+	piece_expired = true;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
+
+/* The clock of a piece runs while rows are applied, not while locks are waited for before. */
+static void
+start_clock(int count)
+{
+	static TimeoutId id = MAX_TIMEOUTS;
+
+	if (id == MAX_TIMEOUTS)
+		id = RegisterTimeout(USER_TIMEOUT, expire_piece);
+	piece_expired = false;
+	if (count > 1)
+		enable_timeout_after(id, APPLY_LIMIT);
+	piece_clock = id;
+}
+
+/* It may have come to its end in time for nothing to be canceled. */
+static void
+stop_clock(void)
+{
+	if (piece_clock == MAX_TIMEOUTS)
+		return;
+	disable_timeout(piece_clock, false);
+	piece_clock = MAX_TIMEOUTS;
+	if (piece_expired)
+		QueryCancelPending = false;
+}
+
+static uint64
+apply(MillIngest *ingest, int first, int last, bool piecewise)
+{
+	uint64 written;
+	uint64 received = 0;
+
+	/* Errors from here on may be a message's. */
+	ingest->applying_rows = true;
+	start_clock(last - first);
+	if (piecewise)
+	{
+		written = isolate(ingest->source, &ingest->batch, first, last, &received);
+		judge(ingest, first, last, received);
+	}
+	else
+	{
+		ingest->source->received = 0;
+		written = mill_apply_range(ingest->source, &ingest->batch, first, last);
+		/* Deferred triggers are the owner's code, too: not outside of his bracket. */
+		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+		received = ingest->source->received;
+	}
+	ingest->source->passed |= received > 0;
+	stop_clock();
+	ingest->applying_rows = false;
+	return written;
+}
+
+/* ---- a piece of the batch in a transaction ---- */
+
+static int
+first_error(const MillBatch *batch, int first, int last)
+{
+	while (first < last && batch->errors[first] == NULL)
+		first++;
+	return first;
+}
+
+/* More bad messages in a minute than the pipeline bears? */
+static bool
+count_bad(MillIngest *ingest, uint64 bad)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (bad == 0 || ingest->pipeline->max_errors == 0)
+		return false;
+	if (TimestampDifferenceExceeds(ingest->minute_began, now, 60 * 1000))
+	{
+		ingest->minute_began = now;
+		ingest->bad_in_minute = 0;
+	}
+	ingest->bad_in_minute += bad;
+	return ingest->bad_in_minute > ingest->pipeline->max_errors;
+}
+
+/* Dead letters of the range, or a count of what is skipped. */
+static void
+settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
+{
+	MillBatch *batch = &ingest->batch;
+
+	for (int i = first_error(batch, first, last); i < last; i = first_error(batch, i + 1, last))
+	{
+		if (ingest->on_error == MILL_ON_ERROR_SKIP)
+			tally->skipped++;
+		else
+		{
+			mill_dead_letter_write(ingest->pipeline->id, ingest->source->stream, batch->messages[i], batch->errors[i]);
+			tally->dead++;
+		}
+	}
+	ingest->too_many_bad = count_bad(ingest, tally->skipped + tally->dead);
+}
+
+/*
+ * The pipeline rests until its owner acts.  In a transaction of its own, after
+ * the batch's: whoever changes a pipeline locks its row before its offsets, and
+ * a batch holds the offsets.  Should we end before this is written, the next
+ * batch comes to the same end.
+ */
+static void
+stop_pipeline(MillIngest *ingest, void (*stop)(int64 id, const char *reason), const char *reason)
+{
+	mill_xact_begin("stopping a pipeline");
+	SPI_connect();
+	stop(ingest->pipeline->id, reason);
+	SPI_finish();
+	mill_xact_commit();
+}
+
+/* on_error => 'stop': the message at i ends the pipeline. */
+static void
+stop_at(MillIngest *ingest, int i)
+{
+	const MillMessage *message = ingest->batch.messages[i];
+
+	stop_pipeline(ingest, mill_pipeline_fail,
+				  psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
+						   ingest->source->stream->layout.topic, message->partition, (long long) message->offset,
+						   ingest->batch.errors[i]->message));
+}
+
+/* max_errors is passed. */
+static void
+pause_for_errors(MillIngest *ingest)
+{
+	stop_pipeline(ingest, mill_pipeline_pause,
+				  psprintf("more than %d bad messages in a minute; see mill.dead_letters, then call mill.resume",
+						   ingest->pipeline->max_errors));
+}
+
+/* An error that comes while we wait for a lock names the lock and who holds it. */
+static void
+name_awaited(void *arg)
+{
+	if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
+		errdetail_internal("%s", (const char *) arg);
+}
+
+/* Lock what the source reads and writes; who waits for a lock says so. */
+static bool
+lock_source(MillIngest *ingest)
+{
+	char *awaited = mill_source_lock_conflict(ingest->source);
+	ErrorContextCallback callback = {.callback = name_awaited, .arg = awaited, .previous = error_context_stack};
+	bool valid;
+
+	if (awaited)
+	{
+		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, psprintf("waiting: %s", awaited));
+		ingest->reason_is_old = true;
+		error_context_stack = &callback;
+	}
+	valid = mill_source_lock(ingest->source);
+	error_context_stack = callback.previous;
+	return valid;
+}
+
+/*
+ * Messages [first, *last) in the current transaction; *last comes back
+ * smaller if the pipeline is to stop at the message there.  Errors are
+ * raised.
+ */
+static Outcome
+apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
+{
+	MillBatch *batch = &ingest->batch;
+	MillTally tally = {0};
+	bool stop = false;
+
+	SPI_connect();
+	if (!mill_offsets_lock(ingest, first, *last))
+		return FENCED;
+	SPI_finish();
+
+	while (ingest->source == NULL || (first < *last && !lock_source(ingest)))
+		mill_ingest_prepare(ingest);
+	if (ingest->restart)
+		return FENCED;
+	if (ingest->on_error == MILL_ON_ERROR_STOP)
+		BeginInternalSubTransaction(NULL);
+	tally.written = apply(ingest, first, *last, isolate);
+	if (ingest->on_error == MILL_ON_ERROR_STOP)
+	{
+		int bad = first_error(batch, first, *last);
+
+		stop = bad < *last;
+		if (!stop)
+			ReleaseCurrentSubTransaction();
+		else
+		{
+			/* Only what comes before it, once more. */
+			RollbackAndReleaseCurrentSubTransaction();
+			*last = bad;
+			tally.written = apply(ingest, first, *last, isolate);
+		}
+	}
+
+	SPI_connect();
+	if (!stop)
+		settle_bad(ingest, first, *last, &tally);
+	mill_offsets_store(ingest, first, *last, &tally);
+	SPI_finish();
+	return stop ? STOPPED : APPLIED;
+}
+
+/* Write down why we rest, and rest, with interrupts served. */
+static void
+rest(MillIngest *ingest, const ErrorData *error, int tries)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100L << Min(tries, 6));
+
+	mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, mill_error_reason(error));
+	mill_xact_begin("recording an error");
+	mill_error_record("pipeline", ingest->pipeline->id, error, until);
+	mill_xact_commit();
+	while (GetCurrentTimestamp() < until)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until), MILL_WAIT_EVENT);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+typedef struct Piece
+{
+	MillIngest *ingest;
+	int first;
+	int *last;
+	bool isolate;
+	Outcome outcome;
+} Piece;
+
+static void
+apply_as_owner(void *arg)
+{
+	Piece *piece = arg;
+
+	piece->outcome = apply_piece(piece->ingest, piece->first, piece->last, piece->isolate);
+}
+
+/* One transaction for messages [first, *last). */
+static Outcome
+try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Piece piece = {ingest, first, last, isolate, APPLIED};
+	ErrorData *volatile error = NULL;
+	volatile bool expired = false;
+	Outcome outcome;
+
+	PG_TRY();
+	{
+		mill_xact_begin(ingest->applying);
+		mill_as_owner(ingest->pipeline->owner, apply_as_owner, &piece);
+		if (piece.outcome == FENCED)
+			mill_xact_abort();
+		else
+			mill_xact_commit();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		ingest->batch.decoder = NULL;
+		stop_clock();
+		expired = error->sqlerrcode == ERRCODE_QUERY_CANCELED && piece_expired && ingest->applying_rows;
+		piece_expired = false;
+		if (!expired &&
+			(is_transient(error->sqlerrcode) ? *tries >= TRIES
+											 : isolate || !ingest->applying_rows || is_never_the_message(error->sqlerrcode)))
+			PG_RE_THROW();
+		ingest->applying_rows = false;
+		FlushErrorState();
+		mill_xact_abort();
+		MemoryContextSwitchTo(context);
+	}
+	PG_END_TRY();
+
+	if (error == NULL)
+		return piece.outcome;
+	/* What was found to be bad is looked at anew: the trouble may have had other reasons. */
+	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
+	if (expired)
+		outcome = SHRINK;
+	else if (is_transient(error->sqlerrcode))
+	{
+		rest(ingest, error, (*tries)++);
+		outcome = REPEAT;
+	}
+	else
+		outcome = ISOLATE;
+	FreeErrorData(error);
+	return outcome;
+}
+
+/* Say what is being done, where it takes long enough to be seen. */
+static void
+report_piece(MillIngest *ingest, int count)
+{
+	/* Without a message there may be a trouble that is to stay shown. */
+	if (count == 0 || ingest->piece >= ingest->pipeline->batch_rows)
+		return;
+	ingest->reason_is_old = true;
+	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
+					 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
+}
+
+/* The length of the next piece, after one of so many messages took so long. */
+static void
+adapt_piece(MillIngest *ingest, int count, double milliseconds)
+{
+	int limit = ingest->pipeline->batch_rows;
+
+	if (milliseconds > APPLY_TIME)
+		ingest->piece = Max((int) (count * APPLY_TIME / milliseconds), 1);
+	else if (count >= ingest->piece && milliseconds < APPLY_TIME / 2)
+		ingest->piece = ingest->piece > limit / GROWTH ? limit : ingest->piece * GROWTH;
+	ingest->piece = Min(ingest->piece, limit);
+}
+
+bool
+mill_apply(MillIngest *ingest)
+{
+	MillBatch *batch = &ingest->batch;
+	bool isolate = false;
+	int tries = 0;
+	int first = 0;
+
+	if (ingest->piece == 0)
+		ingest->piece = Min(FIRST_PIECE, ingest->pipeline->batch_rows);
+	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (batch->count + 1));
+	batch->deletes = MemoryContextAllocZero(batch->context, sizeof(bool) * (batch->count + 1));
+	do
+	{
+		int last = Min(first + (isolate ? Min(ingest->piece, MILL_PIECE) : ingest->piece), batch->count);
+		instr_time start, took;
+
+		report_piece(ingest, last - first);
+		INSTR_TIME_SET_CURRENT(start);
+		switch (try_piece(ingest, first, &last, isolate, &tries))
+		{
+			case APPLIED:
+				INSTR_TIME_SET_CURRENT(took);
+				INSTR_TIME_SUBTRACT(took, start);
+				adapt_piece(ingest, last - first, INSTR_TIME_GET_MILLISEC(took));
+				mill_offsets_committed(ingest, last);
+				first = last;
+				if (ingest->too_many_bad)
+				{
+					pause_for_errors(ingest);
+					return false;
+				}
+				break;
+			case STOPPED:
+				stop_at(ingest, last);
+				return false;
+			case FENCED:
+				return false;
+			case ISOLATE:
+				isolate = true;
+				break;
+			case SHRINK:
+				ingest->piece = Max((last - first) / SHRINKAGE, 1);
+				break;
+			case REPEAT:
+				break;
+		}
+	}
+	while (first < batch->count);
+	return true;
+}

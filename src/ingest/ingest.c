@@ -1,0 +1,739 @@
+/*
+ * ingest.c
+ *		The ingest worker: moves messages from a topic into a table.
+ *
+ *	wait for frames -> gather a batch -> apply it in one transaction -> again
+ *
+ * A batch ends when the gateway has nothing more at the moment, or at the
+ * pipeline's limits; while one is applied, the next one grows in the pipe and
+ * in the gateway.  No transaction is open while waiting.
+ *
+ * What is durable: the offset rows, committed with the rows of the batch.  In
+ * memory only: the batch, and the gateway's place in the topic, which is
+ * always at or ahead of the stored offsets.  Whatever dies, the next worker
+ * reads the offset rows and starts a gateway there:
+ *
+ *	gateway dies			-> this worker raises an error and exits
+ *	this worker dies		-> its gateway ends with it
+ *	before the commit		-> nothing of the batch is visible; read again
+ *	after the commit		-> rows and offsets are there; not read again
+ *
+ * A gateway that hangs is silent, and mill_gateway_next ends it.  One that needs
+ * more memory than it may have is followed by one that fetches less.
+ *
+ * A gateway reads its partitions from given offsets and cannot be moved: for
+ * a new partition the worker ends and the next one has it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "foreign/foreign.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "broker/event.h"
+#include "broker/properties.h"
+#include "core/catalog.h"
+#include "core/worker.h"
+#include "core/xact.h"
+#include "ingest/ingest.h"
+#include "ingest/rights.h"
+
+/* How long the gateway may take to answer, in milliseconds. */
+#define ANSWER_TIMEOUT 10000
+/* Between two looks at whether we should stop, in milliseconds. */
+#define LOOK_INTERVAL 1000
+/* So long a gateway may be silent before the state says it, in milliseconds. */
+#define SILENCE_SHOWN 3000
+
+extern PGDLLEXPORT void mill_ingest_main(Datum arg);
+
+static MillOnError
+error_policy(const MillIngest *ingest)
+{
+	const char *name = ingest->pipeline->on_error;
+
+	if (name == NULL)
+		return ingest->source->stream->on_error;
+	if (strcmp(name, "stop") == 0)
+		return MILL_ON_ERROR_STOP;
+	if (strcmp(name, "skip") == 0)
+		return MILL_ON_ERROR_SKIP;
+	return MILL_ON_ERROR_DEAD_LETTER;
+}
+
+/* Offsets are of one topic, which the source reads through one stream. */
+static void
+check_stream(MillIngest *ingest)
+{
+	const MillPipeline *pipeline = ingest->pipeline;
+	const MillStream *stream = ingest->source->stream;
+
+	const char *server = GetForeignServer(stream->serverid)->servername;
+
+	if (!pipeline->start_resolved || pipeline->topic == NULL)
+		return;
+	if (strcmp(pipeline->topic, stream->layout.topic) == 0)
+	{
+		/* A server may be renamed, but another stream may be of another server. */
+		if (stream->layout.relid == pipeline->stream || pipeline->server == NULL || strcmp(pipeline->server, server) == 0)
+			return;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" reads topic \"%s\" of server \"%s\" now, and the offsets of pipeline \"%s\" are of server \"%s\"",
+						get_rel_name(stream->layout.relid), stream->layout.topic, server, pipeline->name, pipeline->server),
+				 errhint("Call mill.seek to say where to begin there, or let the source read the other stream again.")));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("stream \"%s\" reads topic \"%s\" now, and the offsets of pipeline \"%s\" are of topic \"%s\"",
+					get_rel_name(stream->layout.relid), stream->layout.topic, pipeline->name, pipeline->topic),
+			 errhint("Call mill.seek to say where to begin in topic \"%s\", or let the source read topic \"%s\" again.",
+					 stream->layout.topic, pipeline->topic)));
+}
+
+/*
+ * Plan the source and bind the batch to it.  Also when DDL has changed
+ * something; in a transaction, as the pipeline's owner.
+ */
+void
+mill_ingest_prepare(MillIngest *ingest)
+{
+	MillPipeline *pipeline = ingest->pipeline;
+	MemoryContext old;
+
+	if (ingest->source)
+		MemoryContextDelete(ingest->source->context);
+	ingest->source = NULL;
+	ingest->fields = NULL;
+	mill_pipeline_check_relations(pipeline);
+	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->owner, pipeline->source, pipeline->target,
+										 pipeline->upsert, mill_pipeline_key_index(pipeline));
+	check_stream(ingest);
+	old = MemoryContextSwitchTo(ingest->source->context);
+	ingest->fields = mill_fields_create(ingest->source->stream);
+	MemoryContextSwitchTo(old);
+	ingest->on_error = error_policy(ingest);
+	/* What the gateway cuts it cuts by the limit that it was told. */
+	ingest->restart = ingest->max_message_bytes != 0 && ingest->max_message_bytes != ingest->source->stream->layout.max_message_bytes;
+	mill_source_take(ingest->source, &ingest->batch);
+}
+
+static void
+prepare_first(void *arg)
+{
+	MillIngest *ingest = arg;
+
+	mill_ingest_prepare(ingest);
+	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->layout.relid,
+							   ingest->pipeline->target, ingest->pipeline->upsert);
+}
+
+static void
+prepare_again(void *arg)
+{
+	MillIngest *ingest = arg;
+
+	if (!mill_source_is_valid(ingest->source))
+		mill_ingest_prepare(ingest);
+}
+
+/*
+ * Has DDL changed what we are to do?  Then it shows at once whether that can
+ * still be done, and not with the next message.
+ */
+static void
+look_at_source(MillIngest *ingest)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(ingest->looked_at, now, LOOK_INTERVAL) && ingest->looked_at <= now)
+		return;
+	ingest->looked_at = now;
+	mill_xact_begin("looking for changes");
+	mill_as_owner(ingest->pipeline->owner, prepare_again, ingest);
+	mill_xact_commit();
+}
+
+/*
+ * Read the pipeline's row and plan its source.  False if there is nothing to
+ * do.
+ */
+static bool
+load(MillIngest *ingest, int64 id)
+{
+	mill_xact_begin("loading a pipeline");
+	if (!OidIsValid(mill_extension()))
+	{
+		mill_xact_commit();
+		return false;
+	}
+	MemoryContextSwitchTo(ingest->source_parent);
+	SPI_connect();
+	ingest->pipeline = mill_pipeline_by_id(id, false);
+	SPI_finish();
+	if (ingest->pipeline == NULL || !ingest->pipeline->enabled || ingest->pipeline->failure ||
+		ingest->pipeline->owner != GetUserId())
+	{
+		mill_xact_commit();
+		return false;
+	}
+	mill_as_owner(ingest->pipeline->owner, prepare_first, ingest);
+	mill_xact_commit();
+	ingest->applying = MemoryContextStrdup(ingest->source_parent, psprintf("applying a batch of pipeline %s", ingest->pipeline->name));
+	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
+	return true;
+}
+
+/* Start a gateway with the rights and the secrets of the owner. */
+static void
+start_gateway(MillIngest *ingest)
+{
+	List *properties;
+	int flags;
+
+	mill_xact_begin("starting a gateway");
+	MemoryContextSwitchTo(ingest->source_parent);
+	properties = mill_properties_of(ingest->source->stream->serverid, GetUserId(), &flags);
+	ingest->server_name = GetForeignServer(ingest->source->stream->serverid)->servername;
+	mill_xact_commit();
+
+	MemoryContextSwitchTo(ingest->source_parent);
+	ingest->gateway = mill_gateway_start(properties, flags, ingest->pipeline->fetch_bytes);
+	ingest->topic_partitions = mill_gateway_partitions(ingest->gateway, ingest->source->stream->layout.topic, ANSWER_TIMEOUT);
+}
+
+static void
+assign(MillIngest *ingest)
+{
+	MillAssignment *assignments = palloc0(sizeof(MillAssignment) * (ingest->npartitions + 1));
+
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		const MillPartition *p = &ingest->partitions[i];
+
+		/* Also the message before, if it is still there: see check_witness. */
+		assignments[i].partition = p->partition;
+		assignments[i].start = p->last_ms >= 0 && p->stored > p->low ? p->stored - 1 : p->stored;
+		assignments[i].end = -1;
+	}
+	ingest->max_message_bytes = ingest->source->stream->layout.max_message_bytes;
+	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions, ingest->max_message_bytes);
+}
+
+static MillPartition *
+find_partition(MillIngest *ingest, int32 partition)
+{
+	/* Ours are every n-th of the topic's, in order. */
+	int i = partition / ingest->pipeline->workers;
+
+	if (i < ingest->npartitions && ingest->partitions[i].partition == partition)
+		return &ingest->partitions[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the gateway delivered partition %d, which it was not asked for", partition)));
+}
+
+/* Let the pipeline rest, failed, until its owner acts. */
+static void
+fail(MillIngest *ingest, const char *failure)
+{
+	mill_xact_begin("recording a failure");
+	SPI_connect();
+	mill_pipeline_fail(ingest->pipeline->id, failure);
+	SPI_finish();
+	mill_xact_commit();
+	ingest->failed = true;
+}
+
+/* ---- gathering ---- */
+
+static void
+empty_batch(MillIngest *ingest)
+{
+	MillBatch *batch = &ingest->batch;
+
+	MemoryContextReset(batch->context);
+	batch->count = 0;
+	batch->messages = NULL;
+	batch->errors = NULL;
+	ingest->room = 0;
+	ingest->batch_bytes = 0;
+	ingest->batch_began = 0;
+}
+
+/* Make room for one message more. */
+static void
+grow_batch(MillIngest *ingest)
+{
+	MillBatch *batch = &ingest->batch;
+	int room = ingest->room ? ingest->room * 2 : 4096;
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+	batch->messages = batch->messages ? repalloc_huge(batch->messages, sizeof(*batch->messages) * room)
+									  : palloc(sizeof(*batch->messages) * room);
+	ingest->room = room;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The last message that was applied comes once more when a gateway starts.
+ * If it is another one now, this is another topic of the same name.
+ */
+static void
+check_witness(MillIngest *ingest, const MillPartition *partition, const MillMessage *message)
+{
+	if (message->offset == partition->stored - 1 && partition->last_ms >= 0 &&
+		message->timestamp_ms != partition->last_ms)
+		fail(ingest, psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
+							  " it was created again; call mill.seek to go on, or drop the pipeline",
+							  ingest->source->stream->layout.topic, partition->partition, (long long) message->offset));
+}
+
+/* Keep a frame's messages, in the order they came. */
+static void
+take_messages(MillIngest *ingest, const MillFrame *frame)
+{
+	MillBatch *batch = &ingest->batch;
+	char *copy = MemoryContextAllocHuge(batch->context, frame->length);
+	char *end = copy + frame->length;
+	int before = batch->count;
+
+	memcpy(copy, mill_frame_payload(frame), frame->length);
+	for (char *at = copy; at < end; at += ((MillMessage *) at)->size)
+	{
+		const MillMessage *message = (const MillMessage *) at;
+		MillPartition *partition = find_partition(ingest, message->partition);
+
+		/* What was applied before is never applied again. */
+		if (message->offset < partition->position)
+		{
+			check_witness(ingest, partition, message);
+			continue;
+		}
+		partition->position = message->offset + 1;
+		partition->ended = false;
+		if (batch->count == ingest->room)
+			grow_batch(ingest);
+		batch->messages[batch->count++] = message;
+	}
+	/* Of a frame that brought nothing new nothing is to be applied: no batch begins. */
+	if (batch->count == before)
+	{
+		pfree(copy);
+		return;
+	}
+	ingest->fetched = true;
+	ingest->batch_bytes += frame->length;
+	if (ingest->batch_began == 0)
+		ingest->batch_began = GetCurrentTimestamp();
+}
+
+/* The end of a partition, which may be past the last message. */
+static void
+take_end(MillIngest *ingest, const MillFrame *frame)
+{
+	int32 number;
+	int64 position;
+	MillPartition *partition;
+
+	memcpy(&number, mill_frame_payload(frame), sizeof(number));
+	memcpy(&position, mill_frame_payload(frame) + 8, sizeof(position));
+	partition = find_partition(ingest, number);
+	partition->ended = true;
+	ingest->fetched = true;
+	if (position > partition->position)
+		partition->position = position;
+	if (partition->position != partition->stored || partition->high != partition->position)
+		partition->stale = true;
+	partition->high = partition->position;
+}
+
+static void
+take_watermarks(MillIngest *ingest, const MillFrame *frame)
+{
+	const MillWatermark *marks = (const MillWatermark *) mill_frame_payload(frame);
+	int count = frame->length / sizeof(MillWatermark);
+
+	for (int i = 0; i < count; i++)
+	{
+		MillPartition *partition = find_partition(ingest, marks[i].partition);
+
+		if (marks[i].low >= 0)
+			partition->low = marks[i].low;
+		if (marks[i].high > partition->high && !partition->ended)
+			partition->high = marks[i].high;
+		if (partition->ended && marks[i].high > partition->position && !ingest->trouble)
+			mill_slot_report(mill_my_slot, MILL_STATE_IDLE,
+							 psprintf("everything committed is read; an open transaction holds partition %d at offset %lld",
+									  partition->partition, (long long) partition->position));
+	}
+}
+
+/* What the client library met with; true if the pipeline has failed. */
+static bool
+take_event(MillIngest *ingest, const MillFrame *frame)
+{
+	MillGatewayEvent event = mill_gateway_event(frame);
+
+	switch (event.kind)
+	{
+		case MILL_EVENT_LOG:
+			ereport(DEBUG1, (errmsg_internal("kafka client: %s", event.message)));
+			return false;
+		case MILL_EVENT_RECOVERED:
+			ingest->trouble = false;
+			mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+			return false;
+		case MILL_EVENT_DEGRADED:
+		case MILL_EVENT_REFUSED:
+			ereport(LOG, (errmsg("pipeline \"%s\": %s", ingest->pipeline->name, event.message),
+						  event.detail ? errdetail_internal("%s", event.detail) : 0,
+						  event.hint ? errhint("%s", event.hint) : 0));
+			ingest->trouble = true;
+			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
+							 event.detail ? psprintf("%s (%s)", event.message, event.detail) : event.message);
+			return false;
+		case MILL_EVENT_FORBIDDEN:
+			mill_gateway_raise(&event, ERRCODE_INSUFFICIENT_PRIVILEGE);
+		case MILL_EVENT_FATAL:
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("kafka client cannot go on"), errdetail_internal("%s", event.message),
+					 event.hint ? errhint("%s", event.hint) : 0));
+			break;
+		case MILL_EVENT_TOPIC_GONE:
+			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
+								  ingest->source->stream->layout.topic));
+			return true;
+		case MILL_EVENT_OUT_OF_RANGE:
+			/* The next worker compares offsets and topic, and says it better. */
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("offset of partition %d is no longer in topic \"%s\"",
+							event.partition, ingest->source->stream->layout.topic),
+					 errdetail_internal("%s", event.message)));
+			break;
+	}
+	return false;
+}
+
+/* One frame; true if the worker is to end. */
+static bool
+take_frame(MillIngest *ingest, const MillFrame *frame)
+{
+	switch (frame->type)
+	{
+		case MILL_REPLY_DATA:
+			take_messages(ingest, frame);
+			return ingest->failed;
+		case MILL_REPLY_END:
+			take_end(ingest, frame);
+			return false;
+		case MILL_REPLY_HIGH:
+			take_watermarks(ingest, frame);
+			return false;
+		case MILL_REPLY_EVENT:
+		{
+			/* texts go with the batch: an outage may bring many */
+			MemoryContext old = MemoryContextSwitchTo(ingest->batch.context);
+			bool end = take_event(ingest, frame);
+
+			MemoryContextSwitchTo(old);
+			return end;
+		}
+		case MILL_REPLY_PARTITIONS:
+		{
+			int32 count;
+
+			memcpy(&count, mill_frame_payload(frame), sizeof(count));
+			return count > ingest->topic_partitions;
+		}
+		default:
+			elog(ERROR, "unexpected frame of type %c from the gateway", frame->type);
+	}
+}
+
+/* Has the batch come to one of its limits? */
+static bool
+is_full(const MillIngest *ingest)
+{
+	const MillPipeline *pipeline = ingest->pipeline;
+
+	/* After a failure more is gathered than is applied at a time: what comes later may show whose fault it is. */
+	if (mill_shared->slots[mill_my_slot].failures > 0 && ingest->batch.count < MILL_PIECE && ingest->batch_bytes < MILL_EVIDENCE_BYTES)
+		return ingest->batch_began != 0 && TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
+	return ingest->batch.count >= pipeline->batch_rows || ingest->batch_bytes >= pipeline->batch_bytes ||
+		   (ingest->batch_began != 0 &&
+			TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), pipeline->max_wait_ms));
+}
+
+/* Take what is here, up to a batch; true if the worker is to end. */
+static bool
+gather(MillIngest *ingest)
+{
+	const MillFrame *frame;
+
+	while (!is_full(ingest) && (frame = mill_gateway_next(ingest->gateway)) != NULL)
+	{
+		if (take_frame(ingest, frame))
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_news(const MillIngest *ingest)
+{
+	if (ingest->batch.count > 0)
+		return true;
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		if (ingest->partitions[i].stale)
+			return true;
+	}
+	return false;
+}
+
+static bool
+all_ended(const MillIngest *ingest)
+{
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		if (!ingest->partitions[i].ended)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Show whether we are behind.  Trouble stays shown until something is fetched
+ * again, also the trouble of the worker before; and that everything is read is
+ * said only by a gateway that lives.
+ */
+static void
+report(MillIngest *ingest)
+{
+	MillSlot *slot = &mill_shared->slots[mill_my_slot];
+	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
+	int silence = mill_gateway_silence(ingest->gateway);
+
+	if (ingest->fetched || ingest->npartitions == 0)
+		ingest->trouble = false;
+	if (silence >= SILENCE_SHOWN)
+		mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
+						 psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000));
+	else if ((slot->state != state || ingest->reason_is_old) && !ingest->trouble)
+	{
+		mill_slot_report(mill_my_slot, state,
+						 ingest->fields_reason ? psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason)
+											   : NULL);
+		ingest->reason_is_old = false;
+	}
+}
+
+/* Say which fields no message has, when there is news of that. */
+static void
+look_at_fields(MillIngest *ingest)
+{
+	char *reason;
+
+	if (!mill_fields_look(ingest->fields, &ingest->batch))
+		return;
+	reason = mill_fields_reason(ingest->fields);
+	if (reason || ingest->fields_reason)
+		ingest->reason_is_old = true;
+	if (ingest->fields_reason)
+		pfree(ingest->fields_reason);
+	ingest->fields_reason = reason ? MemoryContextStrdup(ingest->source_parent, reason) : NULL;
+}
+
+static void
+run(MillIngest *ingest)
+{
+	while (!mill_worker_should_stop())
+	{
+		bool end = gather(ingest);
+
+		if (ingest->failed)
+			return;
+		/* What is said of a batch goes with it. */
+		MemoryContextSwitchTo(ingest->batch.context);
+		if (has_news(ingest))
+		{
+			if (!mill_apply(ingest))
+				return;
+			/* news from before the first fetch are no success */
+			if (ingest->fetched)
+				mill_worker_succeeded();
+			look_at_fields(ingest);
+			MemoryContextSwitchTo(ingest->source_parent);
+			empty_batch(ingest);
+		}
+		else
+		{
+			MemoryContextSwitchTo(ingest->source_parent);
+			look_at_source(ingest);
+		}
+		report(ingest);
+		ingest->fetched = false;
+		if (end || ingest->restart)
+			return;
+		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}
+
+/* ---- a gateway that needs too much memory ---- */
+
+/* The next smaller fetch: in the end one batch, which brokers always send whole. */
+static int
+smaller_fetch(int bytes)
+{
+	static const int steps[] = {1024 * 1024, 128 * 1024, 16 * 1024, 1000};
+
+	for (int i = 0; i < lengthof(steps); i++)
+	{
+		if (bytes == 0 || bytes > steps[i])
+			return steps[i];
+	}
+	return bytes;
+}
+
+/*
+ * From where each partition is being read that has more, as far as we know,
+ * else of all; *first is one of them.
+ */
+static char *
+reading_places(const MillIngest *ingest, const MillPartition **first)
+{
+	StringInfoData places;
+	bool all = true;
+
+	*first = NULL;
+	for (int i = 0; i < ingest->npartitions; i++)
+		all = all && ingest->partitions[i].position >= ingest->partitions[i].high;
+	initStringInfo(&places);
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		const MillPartition *p = &ingest->partitions[i];
+
+		if (!all && p->position >= p->high)
+			continue;
+		if (*first == NULL)
+			*first = p;
+		appendStringInfo(&places, "%spartition %d from offset %lld", places.len ? ", " : "",
+						 p->partition, (long long) p->position);
+	}
+	return places.data;
+}
+
+/*
+ * The gateway hit its memory limit, which is the error at hand: the next one
+ * shall fetch less.  Where less is not possible the error says where the
+ * message must be that is too much.  Called outside of any transaction, in
+ * which a gateway is never read from; raises the error again.
+ */
+static void
+fetch_less(MillIngest *ingest)
+{
+	int bytes = smaller_fetch(ingest->pipeline->fetch_bytes);
+	ErrorData *error;
+
+	Assert(!IsTransactionState());
+	MemoryContextSwitchTo(ingest->source_parent);
+	error = CopyErrorData();
+	FlushErrorState();
+	if (bytes == ingest->pipeline->fetch_bytes && ingest->npartitions > 0)
+	{
+		const MillPartition *p;
+		char *places = reading_places(ingest, &p);
+
+		error->detail = psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
+								 ingest->source->stream->layout.topic, places);
+		error->hint = psprintf("Call mill.seek with an offset behind that batch, for example mill.seek('%s', '{\"%d\": %lld}').",
+							   ingest->pipeline->name, p->partition, (long long) p->position + 1);
+		ReThrowError(error);
+	}
+	error->detail = psprintf("%s The next try fetches at most %d bytes at once.", error->detail, bytes);
+	mill_xact_begin("fetching less");
+	SPI_connect();
+	mill_pipeline_fetch_less(ingest->pipeline->id, bytes);
+	SPI_finish();
+	mill_xact_commit();
+	ReThrowError(error);
+}
+
+/* From a new gateway to the end of the worker. */
+static void
+read_topic(MillIngest *ingest)
+{
+	PG_TRY();
+	{
+		start_gateway(ingest);
+		if (mill_offsets_load(ingest))
+		{
+			assign(ingest);
+			/* what the worker before failed of is not over yet */
+			ingest->trouble = mill_shared->slots[mill_my_slot].state != MILL_STATE_STARTING;
+			if (!ingest->trouble)
+				mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+			run(ingest);
+		}
+	}
+	PG_CATCH();
+	{
+		if (ingest->gateway && mill_gateway_ran_out(ingest->gateway))
+			fetch_less(ingest);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* Every error of this worker says whose it is. */
+static void
+name_pipeline(void *arg)
+{
+	const MillIngest *ingest = arg;
+
+	if (ingest->pipeline)
+		errcontext("pipeline \"%s\"", ingest->pipeline->name);
+}
+
+/* Body of the worker; see mill_worker_run. */
+static void
+ingest_body(int64 pipeline, int worker_no)
+{
+	MillIngest *ingest = MemoryContextAllocZero(TopMemoryContext, sizeof(MillIngest));
+	ErrorContextCallback context;
+
+	context.callback = name_pipeline;
+	context.arg = ingest;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	ingest->worker_no = worker_no;
+	ingest->source_parent = AllocSetContextCreate(TopMemoryContext, "pg_mill ingest", ALLOCSET_DEFAULT_SIZES);
+	ingest->batch.context = AllocSetContextCreate(TopMemoryContext, "pg_mill batch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(ingest->source_parent);
+
+	if (!load(ingest, pipeline))
+		return;
+	read_topic(ingest);
+	error_context_stack = context.previous;
+}
+
+void
+mill_ingest_main(Datum arg)
+{
+	mill_worker_run(arg, "pipeline", ingest_body);
+}

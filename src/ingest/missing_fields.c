@@ -1,0 +1,144 @@
+/*
+ * missing_fields.c
+ *		Fields that a stream names and no message has.
+ *
+ * PostgreSQL folds an unquoted column userId to userid; the field of that name
+ * is then absent in every message, which is no error, and the column NULL.  So
+ * the worker looks at its first messages: what a field is never called, while
+ * a key that differs from it in case, underscores or hyphens alone is there, is
+ * said in the pipeline's reason.
+ *
+ * In the worker's memory only, and begun anew with each plan of the source.
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/memutils.h"
+
+#include "decode/format.h"
+#include "decode/json_scan.h"
+#include "ingest/ingest.h"
+
+/* Messages that are looked at, of one batch and in all. */
+#define LOOK_PER_BATCH 100
+#define LOOK_IN_ALL 1000
+
+struct MillFields
+{
+	MemoryContext context;
+	int count;
+	const char **names;
+	bool *seen;
+	char **like; /* a key that was there, spelt otherwise */
+	int missing; /* not seen yet */
+	int64 messages;
+};
+
+MillFields *
+mill_fields_create(const MillStream *stream)
+{
+	MillFields *fields;
+
+	if (stream->layout.format != &mill_format_json)
+		return NULL;
+	fields = palloc0(sizeof(MillFields));
+	fields->context = CurrentMemoryContext;
+	fields->names = palloc0(sizeof(char *) * stream->layout.ncolumns);
+	fields->seen = palloc0(sizeof(bool) * stream->layout.ncolumns);
+	fields->like = palloc0(sizeof(char *) * stream->layout.ncolumns);
+	for (int i = 0; i < stream->layout.ncolumns; i++)
+	{
+		const MillColumn *column = &stream->layout.columns[i];
+
+		/* Of paths only those of one name. */
+		if (column->kind == MILL_COLUMN_FIELD && column->field && strpbrk(column->field, ".[]\"") == NULL)
+			fields->names[fields->count++] = column->field;
+	}
+	fields->missing = fields->count;
+	return fields;
+}
+
+/* Equal but for case, underscores and hyphens. */
+static bool
+is_like(const MillJsonSpan *key, const char *name)
+{
+	const char *k = key->start;
+	const char *end = k + key->length;
+
+	for (;;)
+	{
+		while (k < end && (*k == '_' || *k == '-'))
+			k++;
+		while (*name == '_' || *name == '-')
+			name++;
+		if (k == end || *name == '\0')
+			return k == end && *name == '\0';
+		if (pg_tolower((unsigned char) *k++) != pg_tolower((unsigned char) *name++))
+			return false;
+	}
+}
+
+static void
+look_at_key(MillFields *fields, const MillJsonSpan *key)
+{
+	for (int i = 0; i < fields->count; i++)
+	{
+		if (fields->seen[i])
+			continue;
+		if (mill_json_equals(key, fields->names[i], strlen(fields->names[i])))
+		{
+			fields->seen[i] = true;
+			fields->missing--;
+		}
+		else if (fields->like[i] == NULL && !key->escaped && is_like(key, fields->names[i]))
+		{
+			MemoryContext old = MemoryContextSwitchTo(fields->context);
+
+			fields->like[i] = pnstrdup(key->start, Min(key->length, NAMEDATALEN));
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
+/* Look at the messages of a batch; true if what mill_fields_reason says may have changed. */
+bool
+mill_fields_look(MillFields *fields, const MillBatch *batch)
+{
+	int count = Min(batch->count, LOOK_PER_BATCH);
+
+	if (fields == NULL || count == 0 || fields->missing == 0 || fields->messages >= LOOK_IN_ALL)
+		return false;
+	for (int i = 0; i < count; i++)
+	{
+		const MillMessage *message = batch->messages[i];
+		MillJsonSpan value, key, item;
+		MillJsonError fault;
+		const char *position = NULL;
+
+		if (message->value_length < 0 || message->flags != 0 ||
+			!mill_json_check(mill_message_value(message), message->value_length, &value, &fault) || value.kind != MILL_JSON_OBJECT)
+			continue;
+		fields->messages++;
+		while (mill_json_next(&value, &position, &key, &item))
+			look_at_key(fields, &key);
+	}
+	return true;
+}
+
+/* 'field "userid" was in none of 7 messages; "userId" was', or NULL; palloc'd. */
+char *
+mill_fields_reason(const MillFields *fields)
+{
+	StringInfoData text;
+
+	if (fields == NULL)
+		return NULL;
+	initStringInfo(&text);
+	for (int i = 0; i < fields->count; i++)
+	{
+		if (!fields->seen[i] && fields->like[i])
+			appendStringInfo(&text, "%sfield \"%s\" was in none of %lld messages; \"%s\" was", text.len ? "; " : "",
+							 fields->names[i], (long long) fields->messages, fields->like[i]);
+	}
+	return text.len > 0 ? text.data : NULL;
+}

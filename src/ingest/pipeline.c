@@ -1,0 +1,258 @@
+/*
+ * pipeline.c
+ *		A pipeline's row: reading it, states that last, what is wanted.
+ *
+ * mill_catalog.pipeline says what is wanted.  Every change of a row counts its
+ * version up; a worker that finds another version than it started with ends
+ * and is started anew, so that nothing is reconfigured in place.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/xact.h"
+#include "ingest/pipeline.h"
+
+#define PIPELINE_COLUMNS                                                                      \
+	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                            \
+	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"                  \
+	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes,"        \
+	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server," \
+	" coalesce(fetch_bytes, 0)"
+
+static char *
+copy_text(MemoryContext context, int column)
+{
+	char *value = mill_text(0, column);
+
+	return value ? MemoryContextStrdup(context, value) : NULL;
+}
+
+/*
+ * Raised only by who is about to use the key: a pipeline whose index is gone
+ * can still be paused and dropped.
+ */
+Oid
+mill_pipeline_key_index(const MillPipeline *pipeline)
+{
+	Oid index;
+
+	if (pipeline->key_index == NULL)
+		return InvalidOid;
+	index = get_relname_relid(pipeline->key_index, get_rel_namespace(pipeline->target));
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the key index \"%s\" no longer exists", pipeline->key_index),
+				 errhint("Create a unique index of that name, or drop the pipeline and create it anew.")));
+	return index;
+}
+
+/* The first row of SPI's result. */
+static MillPipeline *
+read_row(MemoryContext context)
+{
+	MillPipeline *p = MemoryContextAllocZero(context, sizeof(MillPipeline));
+
+	p->id = DatumGetInt64(mill_value(0, 1, NULL));
+	p->name = copy_text(context, 2);
+	p->owner = DatumGetObjectId(mill_value(0, 3, NULL));
+	p->source = DatumGetObjectId(mill_value(0, 4, NULL));
+	p->stream = DatumGetObjectId(mill_value(0, 5, NULL));
+	p->target = DatumGetObjectId(mill_value(0, 6, NULL));
+	p->upsert = DatumGetBool(mill_value(0, 7, NULL));
+	p->key_index = copy_text(context, 8);
+	p->start = copy_text(context, 9);
+	p->start_resolved = DatumGetBool(mill_value(0, 10, NULL));
+	p->on_error = copy_text(context, 11);
+	p->max_errors = DatumGetInt32(mill_value(0, 12, NULL));
+	p->sync = DatumGetBool(mill_value(0, 13, NULL));
+	p->workers = DatumGetInt32(mill_value(0, 14, NULL));
+	p->batch_rows = DatumGetInt32(mill_value(0, 15, NULL));
+	p->batch_bytes = DatumGetInt32(mill_value(0, 16, NULL));
+	p->max_wait_ms = DatumGetInt32(mill_value(0, 17, NULL));
+	p->enabled = DatumGetBool(mill_value(0, 18, NULL));
+	p->failure = copy_text(context, 19);
+	p->version = DatumGetInt64(mill_value(0, 20, NULL));
+	p->topic = copy_text(context, 21);
+	p->server = copy_text(context, 22);
+	p->fetch_bytes = DatumGetInt32(mill_value(0, 23, NULL));
+	return p;
+}
+
+/* The context that was current before SPI_connect. */
+static MemoryContext
+callers_context(void)
+{
+	void *probe = SPI_palloc(1);
+	MemoryContext context = GetMemoryChunkContext(probe);
+
+	pfree(probe);
+	return context;
+}
+
+MillPipeline *
+mill_pipeline_by_id(int64 id, bool lock)
+{
+	static MillStatement read = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1",
+		.nargs = 1,
+		.types = {INT8OID}};
+	static MillStatement read_and_lock = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1 FOR UPDATE",
+		.nargs = 1,
+		.types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	if (mill_run(lock ? &read_and_lock : &read, SPI_OK_SELECT, values, NULL) == 0)
+		return NULL;
+	return read_row(callers_context());
+}
+
+/*
+ * A user's pipeline, locked, for a change.
+ */
+MillPipeline *
+mill_pipeline_by_name(const char *name)
+{
+	static MillStatement read = {
+		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE name = $1 FOR UPDATE",
+		.nargs = 1,
+		.types = {TEXTOID}};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	MillPipeline *p;
+
+	if (mill_run(&read, SPI_OK_SELECT, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist", name)));
+	p = read_row(callers_context());
+	if (!has_privs_of_role(GetUserId(), p->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of pipeline \"%s\"", name)));
+	return p;
+}
+
+void
+mill_pipeline_check_relations(const MillPipeline *pipeline)
+{
+	if (get_rel_name(pipeline->source) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the source of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., source => ...).")));
+	if (get_rel_name(pipeline->target) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the target of pipeline \"%s\" no longer exists", pipeline->name),
+				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., target => ...).")));
+}
+
+static void
+set_rest(MillStatement *statement, int64 id, const char *reason)
+{
+	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(reason)};
+
+	mill_run(statement, SPI_OK_UPDATE, values, NULL);
+	mill_wake_manager_at_commit();
+}
+
+void
+mill_pipeline_fail(int64 id, const char *failure)
+{
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET failure = $2, state_at = clock_timestamp(),"
+			   " version = version + 1 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, TEXTOID}};
+
+	set_rest(&statement, id, failure);
+}
+
+void
+mill_pipeline_pause(int64 id, const char *reason)
+{
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = $2, state_at = clock_timestamp(),"
+			   " version = version + 1 WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, TEXTOID}};
+
+	set_rest(&statement, id, reason);
+}
+
+void
+mill_pipeline_fetch_less(int64 id, int bytes)
+{
+	/* Not another version: its other workers may go on. */
+	static MillStatement statement = {
+		.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
+		.nargs = 2,
+		.types = {INT8OID, INT4OID}};
+	Datum values[2] = {Int64GetDatum(id), Int32GetDatum(bytes)};
+
+	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
+}
+
+/*
+ * What the manager is to start: the workers of all pipelines that are enabled,
+ * sound, and at home in this database.
+ */
+static List *
+desired_workers(void)
+{
+	static MillStatement statement = {
+		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline p"
+			   " WHERE enabled AND failure IS NULL AND mill_catalog.pipeline_obstacle(p) IS NULL"
+			   " AND armed_system = mill_catalog.system_identifier()"
+			   " AND armed_database = $1 ORDER BY id",
+		.nargs = 1,
+		.types = {OIDOID}};
+	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
+	static MillStatement follow_owners = {
+		.sql = "UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
+			   /* Not while somebody changes the row, and not in a copy, where owners may be anybody. */
+			   "  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
+			   "   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
+			   "   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
+			   "   FOR UPDATE OF q SKIP LOCKED) given WHERE p.id = given.id"};
+	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
+	uint64 rows;
+	List *work_list = NIL;
+
+	mill_run(&follow_owners, SPI_OK_UPDATE, NULL, NULL);
+	rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int workers = DatumGetInt32(mill_value(row, 4, NULL));
+
+		for (int n = 0; n < workers; n++)
+		{
+			MillWork *work = palloc0(sizeof(MillWork));
+
+			work->object_id = DatumGetInt64(mill_value(row, 1, NULL));
+			work->worker_no = n;
+			work->owner = DatumGetObjectId(mill_value(row, 2, NULL));
+			work->version = DatumGetInt64(mill_value(row, 3, NULL));
+			work->title = psprintf("pipeline %s", mill_text(row, 5));
+			work_list = lappend(work_list, work);
+		}
+	}
+	return work_list;
+}
+
+const MillRoom mill_pipeline_room = {
+	.kind = MILL_KIND_PIPELINE,
+	.function = "mill_ingest_main",
+	.desired = desired_workers,
+};

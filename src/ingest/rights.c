@@ -1,0 +1,141 @@
+/*
+ * rights.c
+ *		Who may bring what where.
+ *
+ * Looked at when a pipeline is made or changed, for a message in time; and by
+ * core when a batch is written, as the owner, for good.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "core/catalog.h"
+#include "core/compat.h"
+#include "core/settings.h"
+#include "ingest/rights.h"
+
+/* A right on the whole target, or on each of its columns that come. */
+static void
+check_columns(Oid user, Oid source, Oid target, AclMode right)
+{
+	AttrNumber attnum = 0;
+	char *column;
+
+	if (pg_class_aclcheck(target, user, right) == ACLCHECK_OK)
+		return;
+	while ((column = get_attname(source, ++attnum, true)) != NULL)
+	{
+		AttrNumber target_attnum = get_attnum(target, column);
+
+		if (target_attnum != InvalidAttrNumber &&
+			pg_attribute_aclcheck(target, target_attnum, user, right) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+	}
+}
+
+void
+mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool upsert)
+{
+	Oid server = GetForeignServerIdByRelId(stream);
+
+	if (mill_server_aclcheck(server, user, ACL_USAGE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, GetForeignServer(server)->servername);
+	if (pg_class_aclcheck(source, user, ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)), get_rel_name(source));
+	check_columns(user, source, target, ACL_INSERT);
+	if (upsert)
+	{
+		/* ON CONFLICT DO UPDATE reads what it writes. */
+		check_columns(user, source, target, ACL_SELECT);
+		check_columns(user, source, target, ACL_UPDATE);
+		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+	}
+}
+
+static void
+refuse_superuser(Oid relid, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("a superuser's pipeline cannot %s \"%s\", which belongs to another role", what, get_rel_name(relid)),
+			 errdetail("What that role wrote would run as superuser."),
+			 errhint("Create the pipeline as that role, give the relation to a superuser, or set mill.superuser_any_target.")));
+}
+
+/* The relations that a view's own query names. */
+static List *
+relations_of_view(Oid view)
+{
+	Relation rel = table_open(view, AccessShareLock);
+	List *relations = NIL;
+	ListCell *lc;
+
+	foreach (lc, get_view_query(rel)->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid != view)
+			relations = list_append_unique_oid(relations, rte->relid);
+	}
+	table_close(rel, NoLock);
+	return relations;
+}
+
+/* Defaults, checks and triggers run for whatever a row is written to. */
+static void
+check_written(Oid relid)
+{
+	ListCell *lc;
+	char kind = get_rel_relkind(relid);
+
+	check_stack_depth();
+	if (!superuser_arg(mill_relation_owner(relid)))
+		refuse_superuser(relid, "write into");
+	if (kind == RELKIND_VIEW)
+	{
+		foreach (lc, relations_of_view(relid))
+			check_written(lfirst_oid(lc));
+	}
+	else if (kind == RELKIND_PARTITIONED_TABLE)
+	{
+		foreach (lc, find_all_inheritors(relid, RowExclusiveLock, NULL))
+		{
+			if (!superuser_arg(mill_relation_owner(lfirst_oid(lc))))
+				refuse_superuser(lfirst_oid(lc), "write into");
+		}
+	}
+}
+
+/* A view's functions run as the reader; a stream's defaults do not. */
+static void
+check_read(Oid relid)
+{
+	ListCell *lc;
+
+	check_stack_depth();
+	if (get_rel_relkind(relid) != RELKIND_VIEW)
+		return;
+	if (!superuser_arg(mill_relation_owner(relid)))
+		refuse_superuser(relid, "read");
+	foreach (lc, relations_of_view(relid))
+		check_read(lfirst_oid(lc));
+}
+
+void
+mill_pipeline_check_superuser(Oid user, Oid source, Oid target)
+{
+	if (!superuser_arg(user) || mill_superuser_any_target)
+		return;
+	check_read(source);
+	check_written(target);
+}

@@ -1,0 +1,43 @@
+/*
+ * init.c
+ *		Loading of the library.
+ *
+ * Preloaded into the postmaster, it asks for shared memory and registers the
+ * launcher; loaded into a session only, it offers the SQL functions.  The
+ * only file that knows all rooms.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "aggregate/aggregate.h"
+#include "core/launcher.h"
+#include "core/room.h"
+#include "core/settings.h"
+#include "core/slot.h"
+#include "core/xact.h"
+#include "ingest/pipeline.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	/* pg_upgrade moves tables; nobody may act on them meanwhile. */
+	if (IsBinaryUpgrade)
+		return;
+
+	mill_settings_init();
+	mill_xact_init();
+	mill_capture_init();
+	if (process_shared_preload_libraries_in_progress)
+	{
+		mill_shmem_init();
+		mill_launcher_init();
+		mill_room_register(&mill_pipeline_room);
+		mill_room_register(&mill_fold_room);
+	}
+}

@@ -1,0 +1,60 @@
+/*
+ * window.h
+ *		Windows over time: widths, panes, and which windows hold an instant.
+ *
+ * Windows are [k * slide, k * slide + size) from an origin, for each whole k.
+ * They are counted in units: microseconds (local ones for days in a time
+ * zone), days of a date, months, or plain numbers.
+ */
+#ifndef MILL_WINDOW_WINDOW_H
+#define MILL_WINDOW_WINDOW_H
+
+#include "datatype/timestamp.h"
+#include "pgtime.h"
+
+typedef enum MillWidthKind
+{
+	MILL_WIDTH_FIXED, /* hours and less: always as long */
+	MILL_WIDTH_DAYS,  /* days and weeks, of 23 to 25 hours in a zone */
+	MILL_WIDTH_MONTHS /* months and years */
+} MillWidthKind;
+
+typedef enum MillTimeType
+{
+	MILL_TIME_TIMESTAMPTZ,
+	MILL_TIME_TIMESTAMP,
+	MILL_TIME_DATE,
+	MILL_TIME_BIGINT
+} MillTimeType;
+
+typedef struct MillWindows
+{
+	MillTimeType type;
+	MillWidthKind kind;
+	int64 slide;
+	int64 size;
+	int64 origin; /* in [0, slide): where the grid of starts lies */
+	int64 rest;	  /* how far into its day (or month) the origin lies */
+	pg_tz *zone;  /* set when units are of local time */
+} MillWindows;
+
+extern MillWidthKind mill_width_kind(const Interval *size);
+extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
+extern int64 mill_pane_width_int(int64 slide, int64 size);
+extern _Noreturn void mill_window_out_of_range(MillTimeType type);
+extern bool mill_window_in_range(MillTimeType type, int64 value);
+extern bool mill_window_finite(MillTimeType type, int64 value);
+extern void mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide, const Interval *size,
+							 const int64 *origin, pg_tz *zone);
+extern void mill_windows_set_int(MillWindows *windows, int64 slide, int64 size, int64 origin);
+extern int64 mill_window_unit(const MillWindows *windows, int64 value);
+extern int64 mill_window_start_unit(const MillWindows *windows, int64 start);
+extern int64 mill_window_floor(const MillWindows *windows, int64 unit);
+extern int64 mill_window_value(const MillWindows *windows, int64 unit, int64 plus);
+
+extern pg_tz *mill_zone_lookup(const char *name, bool missing_ok);
+extern Timestamp mill_zone_local(pg_tz *zone, TimestampTz at);
+extern Timestamp mill_zone_reached(pg_tz *zone, TimestampTz at);
+extern TimestampTz mill_zone_first(pg_tz *zone, Timestamp local);
+
+#endif

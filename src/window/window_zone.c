@@ -1,0 +1,130 @@
+/*
+ * window_zone.c
+ *		Local time that never goes backwards.
+ *
+ * Runs in any backend.  Keeps no state.
+ *
+ * Clocks jump.  Forwards, and a local time such as midnight may not exist;
+ * backwards, and it exists twice, and local dates may even alternate (St.
+ * John's set its clocks back at 00:01).  Windows must neither overlap nor
+ * leave holes, so they are cut where a local time is *first reached*:
+ *
+ *		first(L)   = the first instant whose local time is L or later
+ *		reached(t) = the latest local time that any instant up to t had
+ *
+ * Both never fall, and first(L) <= t exactly when L <= reached(t): an instant
+ * belongs to the window in which reached(t) lies, and windows begin at first()
+ * of their local start.  Core's own conversion prefers the second of two equal
+ * local times, hence this file.
+ */
+#include "postgres.h"
+
+#include "window/window.h"
+#include "utils/timestamp.h"
+
+/* Seconds from 1970 to 2000: pg_time_t to Timestamp. */
+#define EPOCH_SECONDS ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
+/* No zone is further than this from UTC; twice that is the longest way back. */
+#define FARTHEST_OFFSET (26 * SECS_PER_HOUR)
+
+/*
+ * The zone of this name; NULL, or an error, when there is none.  Zones live as long as
+ * the process.
+ */
+pg_tz *
+mill_zone_lookup(const char *name, bool missing_ok)
+{
+	pg_tz *zone = strlen(name) <= TZ_STRLEN_MAX ? pg_tzset(name) : NULL;
+
+	if (zone != NULL && pg_tz_acceptable(zone))
+		return zone;
+	if (!missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", name),
+				 errhint("Use a name of pg_timezone_names, for example \"Europe/Berlin\".")));
+	return NULL;
+}
+
+static int64
+floor_seconds(int64 microseconds)
+{
+	return microseconds / USECS_PER_SEC - (microseconds % USECS_PER_SEC < 0);
+}
+
+/*
+ * The offset from UTC in force at an instant, and the next change after it.
+ * False when it is the last one.
+ */
+static bool
+next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
+{
+	long int after_offset;
+	int before_dst;
+	int after_dst;
+	int found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst, zone);
+
+	/* At the very second of the last change of its table, core does not look on to the years after. */
+	if (found == 0)
+	{
+		at++;
+		found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst, zone);
+	}
+	if (found < 0)
+		elog(ERROR, "no offset for this time in time zone \"%s\"", pg_get_timezone_name(zone));
+	return found > 0;
+}
+
+/* What a clock in the zone shows. */
+Timestamp
+mill_zone_local(pg_tz *zone, TimestampTz at)
+{
+	long int offset;
+	pg_time_t change;
+
+	(void) next_change(zone, floor_seconds(at) + EPOCH_SECONDS, &offset, &change);
+	return at + offset * USECS_PER_SEC;
+}
+
+/* The latest local time up to an instant: what the clock shows, but for the time after it was set back. */
+Timestamp
+mill_zone_reached(pg_tz *zone, TimestampTz at)
+{
+	pg_time_t seconds = floor_seconds(at) + EPOCH_SECONDS;
+	pg_time_t from = seconds - 2 * FARTHEST_OFFSET;
+	pg_time_t change;
+	long int offset;
+	Timestamp reached = PG_INT64_MIN;
+
+	while (next_change(zone, from, &offset, &change) && change <= seconds)
+	{
+		/* just before the change */
+		reached = Max(reached, (change - EPOCH_SECONDS + offset) * USECS_PER_SEC - 1);
+		from = change;
+	}
+	return Max(reached, at + offset * USECS_PER_SEC);
+}
+
+/*
+ * The first instant whose local time is this or later.  The local time is at
+ * most a few days outside of what a timestamp can hold; so is the result.
+ */
+TimestampTz
+mill_zone_first(pg_tz *zone, Timestamp local)
+{
+	pg_time_t from = floor_seconds(local) + EPOCH_SECONDS - FARTHEST_OFFSET;
+	TimestampTz begin = local - FARTHEST_OFFSET * USECS_PER_SEC;
+
+	for (;;)
+	{
+		long int offset;
+		pg_time_t change;
+		bool changes = next_change(zone, from, &offset, &change);
+		TimestampTz at = Max(begin, local - offset * USECS_PER_SEC);
+
+		if (!changes || floor_seconds(at) + EPOCH_SECONDS < change)
+			return at;
+		from = change;
+		begin = (change - EPOCH_SECONDS) * USECS_PER_SEC;
+	}
+}
