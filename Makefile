@@ -5,6 +5,7 @@
 #   make demo       the main job, on a private server make demo-stop     end what demo left running
 #   make test       every test                        make test-fast     without the real Kafka
 #   make test-headers  compiles for 16, 17 and 18     make test-matrix   test-fast on 16, 17 and 18 (root)
+#   make test-assert   test-fast with assertions on
 #
 # With PG_MAJOR=17, or PG_CONFIG=/path/to/pg_config, for another PostgreSQL than the PATH's.
 
@@ -64,7 +65,7 @@ uninstall-gateway:
 	rm -f '$(DESTDIR)$(pkglibdir)/mill_gateway'
 
 # What follows works before there is a pg_config.
-.PHONY: deps demo demo-stop test test-fast test-headers test-matrix test-programs fresh-machine
+.PHONY: deps demo demo-stop test test-fast test-headers test-matrix test-assert test-programs fresh-machine
 deps:
 	@bash test/deps build
 demo:
@@ -79,6 +80,8 @@ test-headers:
 	@bash test/headers
 test-matrix:
 	@bash test/matrix
+test-assert:
+	@bash test/assert
 fresh-machine:
 	@bash test/fresh-machine
 

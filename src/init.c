@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 
 #include "aggregate/aggregate.h"
+#include "core/ddl.h"
 #include "core/launcher.h"
 #include "core/room.h"
 #include "core/settings.h"
@@ -33,11 +34,12 @@ _PG_init(void)
 	mill_settings_init();
 	mill_xact_init();
 	mill_capture_init();
+	mill_room_register(&mill_pipeline_room);
+	mill_room_register(&mill_fold_room);
 	if (process_shared_preload_libraries_in_progress)
 	{
 		mill_shmem_init();
 		mill_launcher_init();
-		mill_room_register(&mill_pipeline_room);
-		mill_room_register(&mill_fold_room);
+		mill_ddl_init();
 	}
 }

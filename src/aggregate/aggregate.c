@@ -59,7 +59,7 @@ oid_array(List *oids)
 
 /* A row of SPI's result, in the current memory context. */
 static MillAggregate *
-read_row(int row)
+read_aggregate(int row)
 {
 	MillAggregate *a = palloc0(sizeof(MillAggregate));
 	char *until = mill_text(row, 11);
@@ -88,7 +88,7 @@ read_rows(MillStatement *statement, Datum argument)
 	uint64 count = mill_run(statement, SPI_OK_SELECT, &argument, NULL);
 
 	for (uint64 i = 0; i < count; i++)
-		rows = lappend(rows, read_row((int) i));
+		rows = lappend(rows, read_aggregate((int) i));
 	return rows;
 }
 
@@ -237,14 +237,32 @@ mill_aggregate_require_owner(const MillAggregate *a)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(a->view));
 }
 
-/* Until the end of the transaction; false if it was not to be had at once. */
-bool
-mill_aggregate_lock(int64 id, bool wait)
+/* The lock of all work on an aggregate's rows, state and deltas. */
+static LOCKTAG
+lock_of(int64 id)
 {
 	LOCKTAG tag;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)), (Oid) id, 0);
+	return tag;
+}
+
+/* Until the end of the transaction; false if it was not to be had at once. */
+bool
+mill_aggregate_lock(int64 id, bool wait)
+{
+	LOCKTAG tag = lock_of(id);
+
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* For asserts: does this transaction hold that lock? */
+bool
+mill_aggregate_is_locked(int64 id)
+{
+	LOCKTAG tag = lock_of(id);
+
+	return mill_holds_lock(&tag, ExclusiveLock);
 }
 
 /* A relation's name for SQL, qualified and quoted. */

@@ -44,6 +44,7 @@ extern void mill_aggregate_set(int64 id, bool live, bool filled, const char *bac
 extern void mill_aggregate_note_relations(int64 id, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);
+extern bool mill_aggregate_is_locked(int64 id);
 extern char *mill_relation_name(Oid relid);
 extern Oid mill_base_of(Oid relid);
 extern void mill_execute_ddl(char *sql);

@@ -289,7 +289,7 @@ capture(Relation rel, Change change, Tuplestorestate *old, Tuplestorestate *new)
 			captured->depth--;
 		}
 		PG_END_TRY();
-		mill_wake_workers_at_commit(MILL_KIND_FOLD);
+		mill_wake_workers_at_commit(&mill_fold_room);
 	}
 	SPI_finish();
 }
@@ -367,7 +367,7 @@ mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 	WholeRelation whole = {a, relid, add};
 
 	mill_as_owner(a->owner, capture_whole, &whole);
-	mill_wake_workers_at_commit(MILL_KIND_FOLD);
+	mill_wake_workers_at_commit(&mill_fold_room);
 }
 
 static void

@@ -25,6 +25,7 @@
 #include "utils/syscache.h"
 
 #include "core/compat.h"
+#include "core/query.h"
 
 #include "aggregate/definition.h"
 
@@ -337,41 +338,13 @@ check_session_keys(const MillDefinition *d)
 		mill_refuse("sessions that are partitioned by more than they are grouped by", "Use the same columns in PARTITION BY and GROUP BY.");
 }
 
-/* Is the base table on a side of an outer join that may be made up of NULLs? */
-static bool
-is_nullable(Node *node, int base, bool nullable)
-{
-	if (IsA(node, RangeTblRef))
-		return nullable && ((RangeTblRef *) node)->rtindex == base;
-	if (IsA(node, FromExpr))
-	{
-		ListCell *lc;
-
-		foreach (lc, ((FromExpr *) node)->fromlist)
-		{
-			if (is_nullable(lfirst(lc), base, nullable))
-				return true;
-		}
-		return false;
-	}
-	if (IsA(node, JoinExpr))
-	{
-		JoinExpr *join = (JoinExpr *) node;
-		bool left = join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL;
-		bool right = join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL;
-
-		return is_nullable(join->larg, base, nullable || left) || is_nullable(join->rarg, base, nullable || right);
-	}
-	return false;
-}
-
 static void
 check_joins(const MillDefinition *d)
 {
 	ListCell *lc;
 	int rti = 0;
 
-	if (is_nullable((Node *) d->base_level->jointree, d->base_rti, false))
+	if (mill_is_nullable((Node *) d->base_level->jointree, d->base_rti, false))
 		mill_refuse("an outer join whose optional side is the base table", "Put the base table on the left of LEFT JOIN.");
 	foreach (lc, d->base_level->rtable)
 	{

@@ -143,6 +143,7 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 {
 	Work work = {.aggregate = a, .d = d};
 
+	Assert(mill_aggregate_is_locked(a->id));
 	if (has_unique_index(a->state))
 		mill_as_owner(a->owner, fold, &work);
 	*more = work.more;
@@ -208,6 +209,7 @@ mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, con
 {
 	Work work = {.aggregate = a, .d = d, .from = from, .until = until};
 
+	Assert(mill_aggregate_is_locked(a->id));
 	mill_as_owner(a->owner, fill, &work);
 	return work.result;
 }

@@ -27,10 +27,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "postmaster/interrupt.h"
 #include "storage/bufmgr.h"
-#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -43,6 +40,7 @@
 #include "core/catalog.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/error.h"
 #include "core/worker.h"
 #include "core/xact.h"
 
@@ -321,12 +319,12 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 static void
 serve_fold(Task *task, const MillAggregate *a, const char *name)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = mill_now();
 	bool more = true;
 
 	task->pending = false;
 	task->due = start + a->fold_interval_ms * INT64CONST(1000);
-	while (more && !mill_worker_should_stop() && !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), 2000))
+	while (more && !mill_worker_should_stop() && !TimestampDifferenceExceeds(start, mill_now(), 2000))
 		more = try(FOLD, task, a, name);
 	/* Behind: go on when the others had their turn. */
 	if (more)
@@ -340,7 +338,7 @@ serve_fold(Task *task, const MillAggregate *a, const char *name)
 static void
 serve_fill(Task *task, const MillAggregate *a, const char *name)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = mill_now();
 
 	task->filling = true;
 	if (a->filled)
@@ -348,7 +346,7 @@ serve_fill(Task *task, const MillAggregate *a, const char *name)
 	else
 		(void) try(FILL, task, a, name);
 	if (task->failures == 0)
-		task->fill_due = GetCurrentTimestamp() + Min(GetCurrentTimestamp() - start, USECS_PER_SEC);
+		task->fill_due = mill_now() + Min(mill_now() - start, USECS_PER_SEC);
 }
 
 /* The aggregates of this worker's role, in the given context. */
@@ -385,7 +383,7 @@ round_of_work(bool look_everywhere, bool *waits)
 {
 	List *names = NIL;
 	List *aggregates = read_aggregates(CurrentMemoryContext, &names);
-	TimestampTz next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SWEEP);
+	TimestampTz next = TimestampTzPlusMilliseconds(mill_now(), SWEEP);
 	ListCell *lc, *name;
 
 	forboth (lc, aggregates, name, names)
@@ -397,10 +395,10 @@ round_of_work(bool look_everywhere, bool *waits)
 			return 0;
 		if (look_everywhere)
 			task->pending = true;
-		if (task->pending && task->due <= GetCurrentTimestamp())
+		if (task->pending && task->due <= mill_now())
 			serve_fold(task, a, lfirst(name));
 		task->filling = !a->live && (a->backfill || a->filled);
-		if (task->filling && task->fill_due <= GetCurrentTimestamp())
+		if (task->filling && task->fill_due <= mill_now())
 			serve_fill(task, a, lfirst(name));
 		*waits |= task->pending || task->filling;
 		if (task->pending)
@@ -408,7 +406,7 @@ round_of_work(bool look_everywhere, bool *waits)
 		if (task->filling)
 			next = Min(next, task->fill_due);
 	}
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
+	return TimestampDifferenceMilliseconds(mill_now(), next);
 }
 
 static void
@@ -416,7 +414,7 @@ fold_body(int64 object_id, int worker_no)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz swept = 0;
-	TimestampTz busy_at = GetCurrentTimestamp();
+	TimestampTz busy_at = mill_now();
 
 	/*
 	 * DDL of others takes its locks in any order.  Whoever deadlocks with us
@@ -432,36 +430,29 @@ fold_body(int64 object_id, int worker_no)
 		bool waits = false;
 		long wait;
 
-		if (TimestampDifferenceExceeds(swept, GetCurrentTimestamp(), SWEEP))
+		if (TimestampDifferenceExceeds(swept, mill_now(), SWEEP))
 		{
 			look = true;
-			swept = GetCurrentTimestamp();
+			swept = mill_now();
 		}
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 		wait = round_of_work(look, &waits);
-		mill_worker_succeeded();
+		mill_slot_succeed(mill_my_slot);
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
 
 		/* Places are few: who has nothing to do for long leaves his to others. */
 		if (look || waits)
-			busy_at = GetCurrentTimestamp();
-		if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(), LINGER))
+			busy_at = mill_now();
+		if (TimestampDifferenceExceeds(busy_at, mill_now(), LINGER))
 		{
-			mill_slot_sleep(mill_my_slot, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait));
+			mill_slot_sleep(mill_my_slot, TimestampTzPlusMilliseconds(mill_now(), wait));
 			return;
 		}
 		wait = Min(wait, LINGER);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, MILL_WAIT_EVENT);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		mill_worker_wait(wait);
 	}
 }
 
@@ -469,12 +460,12 @@ fold_body(int64 object_id, int worker_no)
 void
 mill_fold_main(Datum arg)
 {
-	mill_worker_run(arg, "fold", fold_body);
+	mill_worker_run(arg, fold_body);
 }
 
 /* A worker for each role with aggregates, two if that many are behind. */
 static List *
-desired_workers(void)
+desired_fold_workers(void)
 {
 	static MillStatement statement = {
 		.sql = "SELECT c.relowner, count(*) FILTER (WHERE p.behind), pg_get_userbyid(c.relowner)"
@@ -506,7 +497,8 @@ desired_workers(void)
 }
 
 const MillRoom mill_fold_room = {
-	.kind = MILL_KIND_FOLD,
+	.kind = "fold",
 	.function = "mill_fold_main",
-	.desired = desired_workers,
+	.preemptible = true,
+	.desired = desired_fold_workers,
 };

@@ -50,7 +50,7 @@ argument_collation(FmgrInfo *flinfo, int number, Oid type)
 }
 
 static FunctionCallInfo
-make_call(FmgrInfo *flinfo, int number)
+make_hash_call(FmgrInfo *flinfo, int number)
 {
 	Oid type = get_fn_expr_argtype(flinfo, number);
 	TypeCacheEntry *entry;
@@ -88,7 +88,7 @@ make_call_site(FunctionCallInfo fcinfo)
 							  offsetof(CallSite, calls) + PG_NARGS() * sizeof(FunctionCallInfo));
 	site->count = PG_NARGS();
 	for (int i = 0; i < site->count; i++)
-		site->calls[i] = make_call(fcinfo->flinfo, i);
+		site->calls[i] = make_hash_call(fcinfo->flinfo, i);
 	fcinfo->flinfo->fn_extra = site;
 	return site;
 }

@@ -40,6 +40,7 @@
 #define SMALL_TABLE 1024
 
 PG_FUNCTION_INFO_V1(mill_materialize);
+PG_FUNCTION_INFO_V1(mill_aggregate_deleted);
 PG_FUNCTION_INFO_V1(mill_dematerialize);
 PG_FUNCTION_INFO_V1(mill_replace_aggregate);
 PG_FUNCTION_INFO_V1(mill_fold_now);
@@ -102,15 +103,6 @@ check_fold_interval(const Interval *interval)
 				 errhint("For example: fold_interval => '1 second'.")));
 }
 
-static void
-require_argument(FunctionCallInfo fcinfo, int number, const char *name)
-{
-	if (PG_ARGISNULL(number))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
-
 /* The caller must own the view and be allowed to put triggers on its table. */
 static void
 check_rights(Oid view, Oid base)
@@ -139,12 +131,12 @@ mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
 		mill_fill(a, d, NULL, NULL);
 		mill_aggregate_go_live(a, d);
 	}
-	else if (!a->backfill || mill_shared == NULL)
+	else if (!a->backfill || !mill_has_workers())
 		ereport(NOTICE,
 				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
 				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
 	mill_wake_manager_at_commit();
-	mill_wake_workers_at_commit(MILL_KIND_FOLD);
+	mill_wake_workers_at_commit(&mill_fold_room);
 }
 
 /*
@@ -156,10 +148,10 @@ mill_materialize(PG_FUNCTION_ARGS)
 	MillAggregate a = {0};
 	MillDefinition *d;
 
-	require_argument(fcinfo, 0, "view");
-	require_argument(fcinfo, 1, "backfill");
-	require_argument(fcinfo, 2, "with_indexes");
-	require_argument(fcinfo, 3, "fold_interval");
+	mill_require_argument(fcinfo, 0, "view");
+	mill_require_argument(fcinfo, 1, "backfill");
+	mill_require_argument(fcinfo, 2, "with_indexes");
+	mill_require_argument(fcinfo, 3, "fold_interval");
 	check_fold_interval(PG_GETARG_INTERVAL_P(3));
 	mill_require_preload();
 	require_read_committed("mill.materialize");
@@ -196,17 +188,40 @@ mill_materialize(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Delete the row of an aggregate, and the triggers that nobody needs any more. */
-void
-mill_aggregate_forget(const MillAggregate *a)
+/* SQL: mill_catalog.aggregate_deleted(), AFTER DELETE on mill_catalog.aggregate. */
+Datum
+mill_aggregate_deleted(PG_FUNCTION_ARGS)
+{
+	static MillStatement deletes[] = {
+		{.sql = "DELETE FROM mill_catalog.aggregate_progress WHERE aggregate_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true},
+		{.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'aggregate' AND object_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true}};
+
+	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
+}
+
+static void
+delete_row(int64 id)
 {
 	static MillStatement delete = {
 		.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
 		.nargs = 1,
 		.types = {INT8OID}};
-	Datum values[1] = {Int64GetDatum(a->id)};
+	Datum value = Int64GetDatum(id);
 
-	mill_run(&delete, SPI_OK_DELETE, values, NULL);
+	mill_run(&delete, SPI_OK_DELETE, &value, NULL);
+}
+
+/* Delete the row of an aggregate, and the triggers that nobody needs any more. */
+void
+mill_aggregate_forget(const MillAggregate *a)
+{
+	delete_row(a->id);
 	if (get_rel_name(a->base))
 	{
 		if (mill_aggregates_of_base(a->base) == NIL)
@@ -356,18 +371,13 @@ mill_refresh(PG_FUNCTION_ARGS)
 static void
 swap_rows(const MillAggregate *old, const MillAggregate *new)
 {
-	static MillStatement delete = {
-		.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
 	static MillStatement update = {
 		.sql = "UPDATE mill_catalog.aggregate SET view = $2 WHERE id = $1",
 		.nargs = 2,
 		.types = {INT8OID, OIDOID}};
-	Datum gone[1] = {Int64GetDatum(old->id)};
 	Datum values[2] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view)};
 
-	mill_run(&delete, SPI_OK_DELETE, gone, NULL);
+	delete_row(old->id);
 	mill_run(&update, SPI_OK_UPDATE, values, NULL);
 }
 

@@ -256,7 +256,7 @@ typedef struct Explanation
 } Explanation;
 
 static void
-explain(void *arg)
+read_explanation(void *arg)
 {
 	Explanation *e = arg;
 
@@ -282,7 +282,7 @@ mill_explain_aggregate(PG_FUNCTION_ARGS)
 	SPI_connect();
 	a = mill_aggregate_of_view(view, true);
 	e.definition = a ? a->definition : view;
-	mill_as_owner(mill_relation_owner(e.definition), explain, &e);
+	mill_as_owner(mill_relation_owner(e.definition), read_explanation, &e);
 	foreach (lc, e.d->query->targetList)
 	{
 		TargetEntry *entry = lfirst(lc);

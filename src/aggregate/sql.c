@@ -79,6 +79,94 @@ mill_sql_stored(const MillDefinition *d, const char *prefix)
 	return list.data;
 }
 
+/* One of the parts that every aggregate has; NULL if there is none of that name. */
+static char *
+own_part(const MillDefinition *d, const MillTables *t, const char *alias, const char *name)
+{
+	const char *prefix = alias[0] ? psprintf("%s.", alias) : "";
+
+	if (strcmp(name, "stored") == 0)
+		return mill_sql_stored(d, prefix);
+	if (strcmp(name, "group") == 0)
+		return mill_sql_group(d, prefix);
+	if (strcmp(name, "keys") == 0)
+		return mill_sql_keys(d, prefix);
+	if (alias[0])
+		return NULL;
+	if (strcmp(name, "combined") == 0)
+		return mill_sql_combined(d);
+	if (strcmp(name, "base") == 0)
+		return t->base;
+	if (strcmp(name, "state") == 0)
+		return t->state;
+	return strcmp(name, "delta") == 0 ? t->delta : NULL;
+}
+
+/* The part that is given by this name; NULL if none is. */
+static char *
+given_part(va_list parts, const char *name)
+{
+	const char *given;
+
+	while ((given = va_arg(parts, const char *)) != NULL)
+	{
+		char *text = va_arg(parts, char *);
+
+		if (strcmp(given, name) == 0)
+			return text;
+	}
+	return NULL;
+}
+
+/* The word of small letters and underscores at *p, which moves behind it. */
+static char *
+read_word(const char **p)
+{
+	size_t length = strspn(*p, "abcdefghijklmnopqrstuvwxyz_");
+
+	*p += length;
+	return pnstrdup(*p - length, length);
+}
+
+char *
+mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...)
+{
+	const char *whole = text;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	while (*text)
+	{
+		const char *word;
+		const char *alias = "";
+		const char *part;
+		va_list parts;
+
+		if (text[0] != '$' || !islower((unsigned char) text[1]))
+		{
+			appendStringInfoChar(&sql, *text++);
+			continue;
+		}
+		text++;
+		word = read_word(&text);
+		if (text[0] == '.' && islower((unsigned char) text[1]))
+		{
+			alias = word;
+			text++;
+			word = read_word(&text);
+		}
+		va_start(parts, text);
+		part = alias[0] ? NULL : given_part(parts, word);
+		va_end(parts);
+		if (part == NULL)
+			part = own_part(d, t, alias, word);
+		if (part == NULL)
+			elog(ERROR, "no part \"%s\" was given for \"%s\"", word, whole);
+		appendStringInfoString(&sql, part);
+	}
+	return sql.data;
+}
+
 /* A condition: the rows with these aliases are of one group. */
 char *
 mill_sql_same_group(const MillDefinition *d, const char *left, const char *right)

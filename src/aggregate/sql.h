@@ -17,7 +17,18 @@ typedef struct MillTables
 	char *delta;
 } MillTables;
 
-/* sql.c: parts of statements */
+/*
+ * sql.c: a statement, with its parts put in.  Where the text says $name, the
+ * part of that name comes: pairs of name and text follow, and MILL_END.  Of
+ * every aggregate there are $base, $state and $delta, its tables, and the lists
+ * $stored, $group, $keys and $combined, the first three also with an alias
+ * before each column, $s.stored.  $1 stays.  A part that is not given is an
+ * error at once.  t may be NULL if no table is named.
+ */
+extern char *mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...) __attribute__((sentinel));
+#define MILL_END ((const char *) NULL)
+
+/* Parts of statements. */
 extern char *mill_sql_keys(const MillDefinition *d, const char *prefix);
 extern char *mill_sql_group(const MillDefinition *d, const char *prefix);
 extern char *mill_sql_stored(const MillDefinition *d, const char *prefix);

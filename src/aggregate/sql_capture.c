@@ -51,9 +51,7 @@ side(const MillDefinition *d, const char *from)
 static char *
 mark(const MillDefinition *d, const MillTables *t, const char *rows)
 {
-	const char *group = mill_sql_group(d, "");
-
-	return psprintf("INSERT INTO %s (%s, stale)\nSELECT DISTINCT %s, true FROM %s r", t->delta, group, group, rows);
+	return mill_sql(d, t, "INSERT INTO $delta ($group, stale)\nSELECT DISTINCT $group, true FROM $rows r", "rows", rows, MILL_END);
 }
 
 /* The partial results of rows. */
@@ -89,7 +87,7 @@ mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class == MILL_RECOMPUTE)
 		return mark(d, t, side(d, from));
-	return psprintf("INSERT INTO %s (%s)\n%s", t->delta, mill_sql_stored(d, ""), partial(d, from));
+	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from), MILL_END);
 }
 
 /* For rows that go: mill_old, or a partition that is emptied. */
@@ -98,7 +96,7 @@ mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class != MILL_INVERTIBLE)
 		return mark(d, t, side(d, from));
-	return psprintf("INSERT INTO %s (%s)\n%s", t->delta, mill_sql_stored(d, ""), negative(d, from));
+	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from), MILL_END);
 }
 
 /* Old and new partial results of each group in one row, none if they cancel out. */
@@ -109,9 +107,10 @@ difference(const MillDefinition *d, const MillTables *t)
 	ListCell *lc;
 
 	initStringInfo(&text);
-	appendStringInfo(&text, "INSERT INTO %s (%s)\nSELECT %s, %s\nFROM ((%s)\n UNION ALL\n (%s)) u\nGROUP BY %s\nHAVING sum(row_count) <> 0",
-					 t->delta, mill_sql_stored(d, ""), mill_sql_group(d, ""), mill_sql_combined(d),
-					 negative(d, OLD_ROWS), partial(d, NEW_ROWS), mill_sql_group(d, ""));
+	appendStringInfoString(&text, mill_sql(d, t,
+										   "INSERT INTO $delta ($stored)\nSELECT $group, $combined\n"
+										   "FROM (($old)\n UNION ALL\n ($new)) u\nGROUP BY $group\nHAVING sum(row_count) <> 0",
+										   "old", negative(d, OLD_ROWS), "new", partial(d, NEW_ROWS), MILL_END));
 	foreach (lc, d->accumulators)
 	{
 		MillAccumulator *a = lfirst(lc);
@@ -134,6 +133,6 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 	old = side(d, OLD_ROWS);
 	new = side(d, NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
-		return mark(d, t, psprintf("((%s EXCEPT ALL %s)\n UNION ALL\n (%s EXCEPT ALL %s))", old, new, new, old));
-	return mark(d, t, psprintf("(%s UNION ALL %s)", old, new));
+		return mark(d, t, mill_sql(d, t, "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))", "old", old, "new", new, MILL_END));
+	return mark(d, t, mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
 }

@@ -30,10 +30,12 @@ replacement(const MillDefinition *d)
 	return text.data;
 }
 
+/* A condition on deltas, d: nobody marked their group stale. */
 static char *
-and_ready(const char *ready)
+not_stale(const MillDefinition *d, const MillTables *t)
 {
-	return ready ? psprintf(" AND %s", ready) : "";
+	/* the second condition tells the planner that marks are few */
+	return mill_sql(d, t, "d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)", MILL_END);
 }
 
 /*
@@ -43,22 +45,19 @@ and_ready(const char *ready)
 char *
 mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 {
-	const char *stored = mill_sql_stored(d, "");
-	const char *group = mill_sql_group(d, "");
-	const char *fresh = d->class != MILL_INVERTIBLE ? psprintf(" AND d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale AND e.stale::integer = 1)", t->delta) : "";
-
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_fold_sessions(d, t);
-	return psprintf("WITH taken AS (DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM %s d WHERE true%s%s LIMIT $1)) RETURNING %s, key_hash),\n"
-					"merged AS (SELECT %s, %s FROM (SELECT %s FROM taken UNION ALL\n"
-					"  SELECT %s FROM %s s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY %s),\n"
-					"put AS (INSERT INTO %s AS s (%s) SELECT %s FROM merged ORDER BY %s\n"
-					"  ON CONFLICT (%s) DO UPDATE SET %s RETURNING s.ctid, s.row_count)\n"
+	return mill_sql(d, t,
+					"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(\n"
+					"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh LIMIT $1)) RETURNING $stored, key_hash),\n"
+					"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
+					"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
+					"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
+					"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count)\n"
 					"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0) FROM put",
-					t->delta, t->delta, fresh, and_ready(ready), stored,
-					group, mill_sql_combined(d), stored,
-					mill_sql_stored(d, "s."), t->state, group,
-					t->state, stored, stored, group, group, replacement(d));
+					"ready", ready ? ready : "true",
+					"fresh", d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t),
+					"replacement", replacement(d), MILL_END);
 }
 
 /*
@@ -68,34 +67,27 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 char *
 mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready)
 {
-	const char *stored = mill_sql_stored(d, "");
-	const char *group = mill_sql_group(d, "");
-	StringInfoData text;
+	const char *put;
 
-	initStringInfo(&text);
-	appendStringInfo(&text,
-					 "WITH stale AS MATERIALIZED (SELECT DISTINCT %s, key_hash FROM %s WHERE stale%s LIMIT $1),\n"
-					 "taken AS (DELETE FROM %s d USING stale k WHERE d.key_hash = k.key_hash AND %s RETURNING 1),\n"
-					 "fresh AS MATERIALIZED (SELECT %s FROM stale k, LATERAL (%s) b),\n",
-					 group, t->delta, and_ready(ready),
-					 t->delta, mill_sql_same_group(d, "d", "k"),
-					 mill_sql_stored(d, "b."), mill_sql_fresh(d, t, "k"));
 	if (d->window == MILL_WINDOW_SESSION)
 		/* Taken and put anew: a unique index minds only the living. */
-		appendStringInfo(&text,
-						 "gone AS (DELETE FROM %s s USING stale k WHERE s.key_hash = k.key_hash AND %s RETURNING 1),\n"
-						 "put AS (INSERT INTO %s (%s) SELECT %s FROM fresh WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)\n",
-						 t->state, mill_sql_same_group(d, "s", "k"), t->state, stored, stored);
+		put = "gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k RETURNING 1),\n"
+			  "put AS (INSERT INTO $state ($stored) SELECT $stored FROM fresh WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)\n";
 	else
-		appendStringInfo(&text,
-						 "gone AS (DELETE FROM %s s USING stale k WHERE s.key_hash = k.key_hash AND %s\n"
-						 "  AND NOT EXISTS (SELECT FROM fresh f WHERE %s) RETURNING 1),\n"
-						 "put AS (INSERT INTO %s AS s (%s) SELECT %s FROM fresh ORDER BY %s\n"
-						 "  ON CONFLICT (%s) DO UPDATE SET %s RETURNING 1)\n",
-						 t->state, mill_sql_same_group(d, "s", "k"), mill_sql_same_group(d, "f", "k"),
-						 t->state, stored, stored, group, group, replacement(d));
-	appendStringInfoString(&text, "SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)");
-	return text.data;
+		put = "gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k\n"
+			  "  AND NOT EXISTS (SELECT FROM fresh f WHERE $f_is_k) RETURNING 1),\n"
+			  "put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM fresh ORDER BY $group\n"
+			  "  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING 1)\n";
+	return mill_sql(d, t,
+					"WITH stale AS MATERIALIZED (SELECT DISTINCT $group, key_hash FROM $delta WHERE stale AND $ready LIMIT $1),\n"
+					"taken AS (DELETE FROM $delta d USING stale k WHERE d.key_hash = k.key_hash AND $d_is_k RETURNING 1),\n"
+					"fresh AS MATERIALIZED (SELECT $b.stored FROM stale k, LATERAL ($computed) b),\n"
+					"$put"
+					"SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)",
+					"ready", ready ? ready : "true",
+					"d_is_k", mill_sql_same_group(d, "d", "k"),
+					"computed", mill_sql_fresh(d, t, "k"),
+					"put", mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k", mill_sql_same_group(d, "f", "k"), "replacement", replacement(d), MILL_END), MILL_END);
 }
 
 /* Remove the state of some panes, or all. */
@@ -112,12 +104,13 @@ mill_sql_clear(const MillTables *t, const char *range)
 char *
 mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range, const char *base_range)
 {
-	const char *stored = mill_sql_stored(d, "");
 	const char *from = base_range ? psprintf("%s WHERE %s", t->base, base_range) : t->base;
 
-	return psprintf("WITH taken AS (DELETE FROM %s%s%s RETURNING 1),\n"
-					"put AS (INSERT INTO %s (%s) SELECT %s FROM (%s\n%s) f RETURNING 1)\n"
+	return mill_sql(d, t,
+					"WITH taken AS (DELETE FROM $delta WHERE $range RETURNING 1),\n"
+					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($source\n$partial) f RETURNING 1)\n"
 					"SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM taken)",
-					t->delta, range ? " WHERE " : "", range ? range : "",
-					t->state, stored, stored, mill_sql_source(d, from), mill_sql_partial(d, range));
+					"range", range ? range : "true",
+					"source", mill_sql_source(d, from),
+					"partial", mill_sql_partial(d, range), MILL_END);
 }

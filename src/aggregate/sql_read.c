@@ -25,18 +25,22 @@
 static char *
 untouched(const MillDefinition *d, const MillTables *t)
 {
-	return psprintf("SELECT %s\n FROM %s s\n WHERE s.row_count > 0 AND s.key_hash NOT IN (SELECT d.key_hash FROM %s d WHERE d.row_count - d.row_count = 0)",
-					mill_sql_stored(d, "s."), t->state, t->delta);
+	return mill_sql(d, t,
+					"SELECT $s.stored\n FROM $state s\n WHERE s.row_count > 0"
+					" AND s.key_hash NOT IN (SELECT d.key_hash FROM $delta d WHERE d.row_count - d.row_count = 0)",
+					MILL_END);
 }
 
 /* State and deltas of touched groups, not combined yet. */
 static char *
 pieces(const MillDefinition *d, const MillTables *t)
 {
-	return psprintf("SELECT %s%s FROM %s s WHERE s.key_hash IN (SELECT d.key_hash FROM %s d)\n"
-					"  UNION ALL\n  SELECT %s%s FROM %s d",
-					mill_sql_stored(d, "s."), d->class != MILL_INVERTIBLE ? ", false AS stale" : "", t->state, t->delta,
-					mill_sql_stored(d, "d."), d->class != MILL_INVERTIBLE ? ", d.stale" : "", t->delta);
+	bool marks = d->class != MILL_INVERTIBLE;
+
+	return mill_sql(d, t,
+					"SELECT $s.stored$never_stale FROM $state s WHERE s.key_hash IN (SELECT d.key_hash FROM $delta d)\n"
+					"  UNION ALL\n  SELECT $d.stored$perhaps_stale FROM $delta d",
+					"never_stale", marks ? ", false AS stale" : "", "perhaps_stale", marks ? ", d.stale" : "", MILL_END);
 }
 
 static char *
@@ -44,14 +48,14 @@ touched(const MillDefinition *d, const MillTables *t)
 {
 	/* Deltas are marks only: what else shares their hash is as it was. */
 	if (d->class == MILL_RECOMPUTE)
-		return psprintf("SELECT %s FROM %s s WHERE s.key_hash IN (SELECT d.key_hash FROM %s d)\n"
-						"  AND NOT EXISTS (SELECT FROM %s d WHERE d.key_hash = s.key_hash AND %s)",
-						mill_sql_stored(d, "s."), t->state, t->delta, t->delta, mill_sql_same_group(d, "d", "s"));
+		return mill_sql(d, t,
+						"SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT d.key_hash FROM $delta d)\n"
+						"  AND NOT EXISTS (SELECT FROM $delta d WHERE d.key_hash = s.key_hash AND $d_is_s)",
+						"d_is_s", mill_sql_same_group(d, "d", "s"), MILL_END);
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_islands(d, pieces(d, t), true);
-	return psprintf("SELECT %s, %s\n FROM (%s) u\n GROUP BY %s\n HAVING sum(row_count) > 0%s",
-					mill_sql_group(d, ""), mill_sql_combined(d), pieces(d, t), mill_sql_group(d, ""),
-					d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "");
+	return mill_sql(d, t, "SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
+					"pieces", pieces(d, t), "sound", d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "", MILL_END);
 }
 
 /*
@@ -61,10 +65,10 @@ touched(const MillDefinition *d, const MillTables *t)
 static char *
 stale(const MillDefinition *d, const MillTables *t)
 {
-	const char *group = mill_sql_group(d, "d.");
-
-	return psprintf("SELECT %s\n FROM (SELECT DISTINCT %s FROM %s d WHERE d.stale AND d.stale::integer = 1) k, LATERAL (%s) b",
-					mill_sql_stored(d, "b."), group, t->delta, mill_sql_fresh(d, t, "k"));
+	return mill_sql(d, t,
+					"SELECT $b.stored\n FROM (SELECT DISTINCT $d.group FROM $delta d WHERE d.stale AND d.stale::integer = 1) k,"
+					" LATERAL ($computed) b",
+					"computed", mill_sql_fresh(d, t, "k"), MILL_END);
 }
 
 /* The parts together: partial results, one row for each group. */
@@ -79,9 +83,8 @@ groups(const MillDefinition *d, const MillTables *t)
 	if (d->class != MILL_INVERTIBLE)
 		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
-		return psprintf("SELECT w.window_start AS pane, %s%s%s\n FROM (%s) u, LATERAL mill.hop(u.pane%s) w\n GROUP BY w.window_start%s%s",
-						mill_sql_keys(d, ""), d->keys ? ", " : "", mill_sql_combined(d), text.data, d->hop_args,
-						d->keys ? ", " : "", mill_sql_keys(d, ""));
+		return mill_sql(d, t, "SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
+						"comma", d->keys ? ", " : "", "groups", text.data, "hop_args", d->hop_args, MILL_END);
 	return text.data;
 }
 

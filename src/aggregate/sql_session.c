@@ -20,19 +20,17 @@
 char *
 mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale)
 {
-	const char *keys = mill_sql_keys(d, "");
-	const char *stored = mill_sql_stored(d, "");
-
-	return psprintf("SELECT min(first_at) AS first_at, max(last_at) AS last_at, %s, %s\n"
-					" FROM (SELECT %s, count(*) FILTER (WHERE starts) OVER (PARTITION BY %s, first_at IS NULL ORDER BY first_at, last_at, starts DESC ROWS UNBOUNDED PRECEDING) AS island\n"
-					"  FROM (SELECT %s, first_at >= %s + max(last_at) OVER (PARTITION BY %s, first_at IS NULL ORDER BY first_at, last_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS starts%s\n"
-					"   FROM (%s) f) f%s) f\n"
-					" GROUP BY %s, first_at IS NULL, island",
-					keys, mill_sql_combined(d),
-					stored, keys,
-					stored, d->gap, keys, skip_stale ? psprintf(", bool_or(stale) OVER (PARTITION BY %s) AS stale", keys) : "",
-					fragments, skip_stale ? " WHERE NOT stale" : "",
-					keys);
+	return mill_sql(d, NULL,
+					"SELECT min(first_at) AS first_at, max(last_at) AS last_at, $keys, $combined\n"
+					" FROM (SELECT $stored, count(*) FILTER (WHERE starts) OVER (PARTITION BY $keys, first_at IS NULL\n"
+					"    ORDER BY first_at, last_at, starts DESC ROWS UNBOUNDED PRECEDING) AS island\n"
+					"  FROM (SELECT $stored, first_at >= $gap + max(last_at) OVER (PARTITION BY $keys, first_at IS NULL\n"
+					"     ORDER BY first_at, last_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS starts$stale\n"
+					"   FROM ($fragments) f) f WHERE $wanted) f\n"
+					" GROUP BY $keys, first_at IS NULL, island",
+					"gap", d->gap, "fragments", fragments,
+					"stale", skip_stale ? mill_sql(d, NULL, ", bool_or(stale) OVER (PARTITION BY $keys) AS stale", MILL_END) : "",
+					"wanted", skip_stale ? "NOT stale" : "true", MILL_END);
 }
 
 /*
@@ -43,17 +41,16 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
 char *
 mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 {
-	const char *stored = mill_sql_stored(d, "");
+	const char *fragments = mill_sql(d, t, "SELECT $stored FROM taken UNION ALL SELECT $stored FROM near", MILL_END);
 
-	return psprintf("WITH taken AS (DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM %s d\n"
-					"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM %s e WHERE e.stale AND e.stale::integer = 1) LIMIT $1)) RETURNING %s, key_hash),\n"
-					"near AS (DELETE FROM %s s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
+	return mill_sql(d, t,
+					"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM $delta d\n"
+					"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1) LIMIT $1))\n"
+					"  RETURNING $stored, key_hash),\n"
+					"near AS (DELETE FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
 					"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
-					"   OR s.last_at + %s > t.first_at AND t.last_at + %s > s.first_at)) RETURNING %s),\n"
-					"put AS (INSERT INTO %s (%s) SELECT %s FROM (%s) m RETURNING 1)\n"
+					"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
+					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
 					"SELECT (SELECT count(*) FROM taken), NULL::tid[], (SELECT count(*) FROM put)",
-					t->delta, t->delta, t->delta, stored,
-					t->state, d->gap, d->gap, mill_sql_stored(d, "s."),
-					t->state, stored, stored,
-					mill_sql_islands(d, psprintf("SELECT %s FROM taken UNION ALL SELECT %s FROM near", stored, stored), false));
+					"gap", d->gap, "islands", mill_sql_islands(d, fragments, false), MILL_END);
 }

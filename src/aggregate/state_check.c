@@ -43,7 +43,7 @@
 #define COUNT_MAX (PG_INT64_MAX / 16)
 
 static void
-refuse_value(const char *detail)
+refuse_state(const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
@@ -59,7 +59,7 @@ take(StringInfo from, int bytes)
 	uint64 value = 0;
 
 	if (bytes > from->len - from->cursor)
-		refuse_value("It ends within a value.");
+		refuse_state("It ends within a value.");
 	for (int i = 0; i < bytes; i++)
 		value = value << 8 | (uint8) from->data[from->cursor++];
 	return (int64) value;
@@ -77,7 +77,7 @@ check_count(StringInfo from, int64 max)
 	int64 count = take(from, 8);
 
 	if (count < 0 || count > max)
-		refuse_value("A count of rows is out of range.");
+		refuse_state("A count of rows is out of range.");
 	return count;
 }
 
@@ -96,20 +96,20 @@ check_sum(StringInfo from, int max_weight, int max_scale)
 	int fraction;
 
 	if (sign != SIGN_POSITIVE && sign != SIGN_NEGATIVE)
-		refuse_value("A sum has an unknown sign.");
+		refuse_state("A sum has an unknown sign.");
 	if (scale < 0 || scale > max_scale)
-		refuse_value("The decimal places of a sum are out of range.");
+		refuse_state("The decimal places of a sum are out of range.");
 	fraction = (scale + BASE_DIGITS - 1) / BASE_DIGITS;
 	if (weight < -fraction || weight > max_weight)
-		refuse_value("The weight of a sum is out of range.");
+		refuse_state("The weight of a sum is out of range.");
 	if (count < 0 || count > weight + 1 + fraction || (count == 0 && weight != 0))
-		refuse_value("The number of digits of a sum is out of range.");
+		refuse_state("The number of digits of a sum is out of range.");
 	for (int i = 0; i < count; i++)
 	{
 		int64 digit = take(from, sizeof(int16));
 
 		if (digit >= BASE)
-			refuse_value("A digit of a sum is out of range.");
+			refuse_state("A digit of a sum is out of range.");
 	}
 }
 
@@ -137,7 +137,7 @@ check_int128(StringInfo from)
 		if (digit > limit[i])
 			break;
 	}
-	refuse_value("A sum does not fit into 128 bits.");
+	refuse_state("A sum does not fit into 128 bits.");
 }
 
 /* What follows the sums of numerics: the largest scale, and how many rows are not finite. */
@@ -147,7 +147,7 @@ check_numeric_rest(StringInfo from, int64 rows)
 	int32 scale = take_int32(from);
 
 	if (scale < 0 || scale > SCALE_LIMIT)
-		refuse_value("The largest number of decimal places is out of range.");
+		refuse_state("The largest number of decimal places is out of range.");
 	(void) check_count(from, rows);		 /* that have this scale */
 	(void) check_count(from, COUNT_MAX); /* NaN */
 	(void) check_count(from, COUNT_MAX); /* Infinity */
@@ -207,7 +207,7 @@ check_interval_avg(StringInfo from)
 	/* infinite ones are counted, not summed up */
 	if ((time == PG_INT64_MAX && day == PG_INT32_MAX && month == PG_INT32_MAX) ||
 		(time == PG_INT64_MIN && day == PG_INT32_MIN && month == PG_INT32_MIN))
-		refuse_value("A sum of finite intervals is infinite.");
+		refuse_state("A sum of finite intervals is infinite.");
 	(void) check_count(from, COUNT_MAX); /* infinity */
 	(void) check_count(from, COUNT_MAX); /* -infinity */
 }
@@ -254,5 +254,5 @@ mill_state_check(Oid deserialize, StringInfo payload)
 	from.cursor = 0;
 	find_check(deserialize)(&from);
 	if (from.cursor != from.len)
-		refuse_value("There are bytes left behind the last value.");
+		refuse_state("There are bytes left behind the last value.");
 }

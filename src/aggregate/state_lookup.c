@@ -41,7 +41,7 @@ typedef struct Lookup
 } Lookup;
 
 static void
-refuse(Oid oid, const char *reason)
+refuse_states(Oid oid, const char *reason)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -55,16 +55,16 @@ check_kind(Oid oid, const Lookup *lookup)
 	Form_pg_aggregate form = lookup->aggregate;
 
 	if (form->aggkind != AGGKIND_NORMAL)
-		refuse(oid, "It is an ordered-set aggregate.");
+		refuse_states(oid, "It is an ordered-set aggregate.");
 	if (lookup->function->provariadic == ANYOID)
-		refuse(oid, "It takes any number of arguments of any types.");
+		refuse_states(oid, "It takes any number of arguments of any types.");
 	if (!OidIsValid(form->aggcombinefn))
-		refuse(oid, "It has no combine function.");
+		refuse_states(oid, "It has no combine function.");
 	if (form->aggtranstype == INTERNALOID &&
 		(!OidIsValid(form->aggserialfn) || !OidIsValid(form->aggdeserialfn)))
-		refuse(oid, "Its transition type is internal, and it has no serialize and deserialize functions.");
+		refuse_states(oid, "Its transition type is internal, and it has no serialize and deserialize functions.");
 	if (form->aggtranstype == INTERNALOID && !mill_state_has_check(form->aggdeserialfn))
-		refuse(oid, "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
+		refuse_states(oid, "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
 }
 
 /* The aggregate's owner needs the right to call what it is made of. */
@@ -82,7 +82,7 @@ check_component(Oid function, Oid owner)
 }
 
 static void
-check_rights(Oid oid, const Lookup *lookup)
+check_function_rights(Oid oid, const Lookup *lookup)
 {
 	AclResult result = mill_function_aclcheck(oid, GetUserId(), ACL_EXECUTE);
 	Oid owner = lookup->function->proowner;
@@ -118,7 +118,7 @@ open_lookup(Oid oid)
 				 errmsg("function %s is not an aggregate", format_procedure(oid))));
 	lookup.aggregate = (Form_pg_aggregate) GETSTRUCT(lookup.aggregate_tuple);
 	check_kind(oid, &lookup);
-	check_rights(oid, &lookup);
+	check_function_rights(oid, &lookup);
 	return lookup;
 }
 

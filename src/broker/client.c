@@ -133,7 +133,7 @@ spawn(MillGateway *gateway)
  * is long gone.  The pid must be ours to wait for still, or be reaped.
  */
 static void
-release(MillGateway *gateway)
+release_gateway(MillGateway *gateway)
 {
 	Assert(gateway->pid != 0 && gateway->owner == MyProcPid);
 	close(gateway->to);
@@ -159,7 +159,7 @@ finish(MillGateway *gateway)
 	kill(pid, SIGKILL);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	release(gateway);
+	release_gateway(gateway);
 	return status;
 }
 
@@ -202,7 +202,7 @@ raise_gone(MillGateway *gateway)
 	for (int i = 0; (ended = waitpid(pid, &status, WNOHANG)) == 0 && i < 100; i++)
 		pg_usleep(1000L);
 	if (ended == pid)
-		release(gateway);
+		release_gateway(gateway);
 	else
 		status = finish(gateway);
 

@@ -13,6 +13,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -98,4 +99,22 @@ mill_properties_of(Oid serverid, Oid userid, int *flags)
 		ReleaseSysCache(mapping);
 	}
 	return properties;
+}
+
+/* In one text, in the current memory context. */
+char *
+mill_properties_text(List *properties, int flags)
+{
+	StringInfoData text;
+	ListCell *cell;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%d", flags);
+	foreach (cell, properties)
+	{
+		const MillProperty *property = lfirst(cell);
+
+		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->place, property->name, property->value);
+	}
+	return text.data;
 }

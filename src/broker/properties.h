@@ -27,4 +27,7 @@ extern List *mill_properties_of(Oid serverid, Oid userid, int *flags);
  */
 extern void mill_properties_check(List *options, char place);
 
+/* All of it in one text, which differs if anything does; in the current memory context. */
+extern char *mill_properties_text(List *properties, int flags);
+
 #endif

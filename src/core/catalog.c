@@ -19,15 +19,17 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "core/catalog.h"
-#include "core/worker.h"
+#include "core/slot.h"
 
 PG_FUNCTION_INFO_V1(mill_system_identifier);
 
@@ -90,7 +92,8 @@ act_as(Oid role, int security, void (*function)(void *arg), void *arg)
 	int security_before;
 	int level = NewGUCNestLevel();
 
-	Assert(OidIsValid(role));
+	Assert(OidIsValid(role) && function);
+	Assert(IsTransactionState());
 	GetUserIdAndSecContext(&user_before, &security_before);
 	SetUserIdAndSecContext(role, security_before | security);
 	PG_TRY();
@@ -166,7 +169,11 @@ run_statement(void *arg)
 			elog(ERROR, "could not prepare \"%s\": %s", statement->sql, SPI_result_code_string(SPI_result));
 		statement->plan = plan;
 	}
-	code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls, statement->current_snapshot, 0);
+	if (statement->latest_snapshot)
+		code = SPI_execute_snapshot(statement->plan, (Datum *) run->values, run->nulls,
+									GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
+	else
+		code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls, statement->current_snapshot, 0);
 	if (code != run->expected)
 		elog(ERROR, "unexpected result of \"%s\": %s", statement->sql, SPI_result_code_string(code));
 }
@@ -181,6 +188,11 @@ mill_run(MillStatement *statement, int expected, const Datum *values, const char
 {
 	Run run = {statement, expected, values, nulls};
 
+	Assert(statement->nargs >= 0 && statement->nargs <= lengthof(statement->types));
+	Assert(statement->nargs == 0 || values);
+	Assert(!statement->current_snapshot || !statement->latest_snapshot);
+	Assert(!statement->current_snapshot || ActiveSnapshotSet());
+
 	mill_as_extension(run_statement, &run);
 	return SPI_processed;
 }
@@ -189,6 +201,7 @@ mill_run(MillStatement *statement, int expected, const Datum *values, const char
 char *
 mill_text(int row, int column)
 {
+	Assert(SPI_tuptable && row >= 0 && (uint64) row < SPI_tuptable->numvals);
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
 }
 
@@ -196,66 +209,17 @@ Datum
 mill_value(int row, int column, bool *isnull)
 {
 	bool null;
-	Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);
+	Datum value;
+
+	Assert(SPI_tuptable && row >= 0 && (uint64) row < SPI_tuptable->numvals);
+	Assert(column >= 1 && column <= SPI_tuptable->tupdesc->natts);
+	value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);
 
 	if (isnull)
 		*isnull = null;
 	else if (null)
 		elog(ERROR, "unexpected null in column %d", column);
 	return value;
-}
-
-/*
- * Write down an error where its owner can read it: mill.errors.  In a
- * transaction of its own, after the failed one was aborted.  The same error
- * again only moves the time and counts.
- */
-void
-mill_error_record(const char *kind, int64 object_id, const ErrorData *error, TimestampTz retry_at)
-{
-	static MillStatement repeat = {
-		.sql = "UPDATE mill_catalog.error SET at = clock_timestamp(), retry_at = $8,"
-			   "  occurrences = occurrences + 1, detail = $5, context = $7"
-			   " WHERE id = (SELECT max(e.id) FROM mill_catalog.error e"
-			   "   WHERE e.object_kind = $1 AND e.object_id = $2)"
-			   "  AND sqlstate = $3 AND message = $4"
-			   "  AND hint IS NOT DISTINCT FROM $6",
-		.nargs = 8,
-		.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-	static MillStatement insert = {
-		.sql = "INSERT INTO mill_catalog.error (object_kind, object_id, sqlstate, message, detail, hint, context, retry_at)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-		.nargs = 8,
-		.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-	static MillStatement prune = {
-		.sql = "DELETE FROM mill_catalog.error WHERE object_kind = $1 AND object_id = $2"
-			   " AND id <= (SELECT e.id FROM mill_catalog.error e"
-			   "  WHERE e.object_kind = $1 AND e.object_id = $2"
-			   "  ORDER BY e.id DESC OFFSET 100 LIMIT 1)",
-		.nargs = 2,
-		.types = {TEXTOID, INT8OID}};
-	const char *texts[8] = {kind, NULL, unpack_sql_state(error->sqlerrcode), error->message,
-							error->detail, error->hint, error->context, NULL};
-	Datum values[8];
-	char nulls[8];
-
-	for (int i = 0; i < 8; i++)
-	{
-		values[i] = texts[i] ? CStringGetTextDatum(texts[i]) : (Datum) 0;
-		nulls[i] = texts[i] ? ' ' : 'n';
-	}
-	values[1] = Int64GetDatum(object_id);
-	nulls[1] = ' ';
-	values[7] = TimestampTzGetDatum(retry_at);
-	nulls[7] = retry_at ? ' ' : 'n';
-
-	SPI_connect();
-	if (mill_run(&repeat, SPI_OK_UPDATE, values, nulls) == 0)
-	{
-		mill_run(&insert, SPI_OK_INSERT, values, nulls);
-		mill_run(&prune, SPI_OK_DELETE, values, NULL);
-	}
-	SPI_finish();
 }
 
 /*
@@ -276,4 +240,31 @@ mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", name)));
+}
+
+/*
+ * Body of a trigger AFTER DELETE FOR EACH ROW: run statements whose one
+ * parameter is the id, a bigint, of the row that is gone.  In place of foreign
+ * keys; as those do, sees what is committed, whatever the isolation level.
+ */
+Datum
+mill_delete_dependents(FunctionCallInfo fcinfo, MillStatement *deletes, int count)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc desc;
+	Datum id;
+	bool isnull;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function was not called by a trigger after a row was deleted")));
+	desc = RelationGetDescr(trigger->tg_relation);
+	id = heap_getattr(trigger->tg_trigtuple, SPI_fnumber(desc, "id"), desc, &isnull);
+	Assert(!isnull);
+	SPI_connect();
+	for (int i = 0; i < count; i++)
+		mill_run(&deletes[i], SPI_OK_DELETE, &id, NULL);
+	SPI_finish();
+	return PointerGetDatum(NULL);
 }

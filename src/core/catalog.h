@@ -20,6 +20,7 @@ typedef struct MillStatement
 	int nargs;
 	Oid types[16];
 	bool current_snapshot; /* run in the active snapshot, see no change of our own */
+	bool latest_snapshot;  /* see what is committed, whatever the isolation level */
 	SPIPlanPtr plan;
 } MillStatement;
 
@@ -42,9 +43,10 @@ extern uint64 mill_run(MillStatement *statement, int expected, const Datum *valu
 extern char *mill_text(int row, int column);
 extern Datum mill_value(int row, int column, bool *isnull);
 
-extern void mill_error_record(const char *kind, int64 object_id, const ErrorData *error, TimestampTz retry_at);
-
 /* Raise an error if an argument of an SQL function is NULL; its number and name. */
 extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name);
+
+/* The body of a trigger AFTER DELETE FOR EACH ROW: statements whose one parameter is the row's id. */
+extern Datum mill_delete_dependents(FunctionCallInfo fcinfo, MillStatement *deletes, int count);
 
 #endif

@@ -123,6 +123,12 @@ mill_flatten_groups(Query *query)
 #define mill_holder_process(holder) BackendIdGetProc((holder).backendId)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define mill_holds_lock(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define mill_holds_lock(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* A base relation's foreign path without order, parameters or outer path. */
 #if PG_VERSION_NUM >= 180000
 #define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \

@@ -38,9 +38,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "core/compat.h"
+#include "core/clock.h"
 #include "core/launcher.h"
 #include "core/slot.h"
+#include "core/worker.h"
 #include "core/xact.h"
 
 /* How often we look for new databases, in milliseconds. */
@@ -101,72 +102,50 @@ list_databases(void)
 static void
 free_slots(List *databases, bool probe_again)
 {
-	for (int i = 0; i < MILL_SLOTS; i++)
+	for (int i = 0; i < mill_slots_used(); i++)
 	{
-		MillSlot *slot = &mill_shared->slots[i];
+		MillSlotInfo slot;
 
-		if (!slot->in_use || slot->kind != MILL_KIND_MANAGER || slot->launched || slot->proc)
+		if (!mill_slot_get(i, &slot) || slot.kind != MILL_KIND_MANAGER || slot.launched || slot.pid != 0)
 			continue;
-		if (!list_member_oid(databases, slot->database) || (probe_again && slot->absent))
+		if (!list_member_oid(databases, slot.database) || (probe_again && slot.absent))
 			mill_slot_free(i);
 	}
 }
 
-/*
- * Start the managers that are wanted.  Returns how long to wait, in
- * milliseconds.
- */
-static long
-start_managers(List *databases)
+/* Start a database's manager if it is to be.  Returns whether there is one, or need not be one. */
+static bool
+start_manager(Oid database)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	long wait = LOOK_INTERVAL;
-	ListCell *lc;
+	int index = mill_slot_allocate(MILL_KIND_MANAGER, database, 0, 0);
+	MillSlotInfo slot;
+	char title[64];
 
-	foreach (lc, databases)
+	if (index < 0)
+		return true;
+	(void) mill_slot_get(index, &slot);
+
+	/* A worker that was registered but never came is given up. */
+	if (slot.launched && slot.pid == 0 && mill_is_due(slot.launched_at + LOOK_INTERVAL * INT64CONST(1000), LOOK_INTERVAL))
 	{
-		int index = mill_slot_allocate(MILL_KIND_MANAGER, lfirst_oid(lc), 0, 0);
-		MillSlot *slot;
-		char title[64];
-
-		if (index < 0)
-			break;
-		slot = &mill_shared->slots[index];
-
-		/* A worker that was registered but never came is given up. */
-		if (slot->launched && slot->proc == NULL &&
-			TimestampDifferenceExceeds(slot->launched_at, now, LOOK_INTERVAL))
-			slot->launched = false;
-		if (slot->launched || slot->absent)
-			continue;
-		if (!TimestampDifferenceExceeds(slot->launched_at, now, REST_INTERVAL))
-		{
-			wait = REST_INTERVAL;
-			continue;
-		}
-		snprintf(title, sizeof(title), "manager for database %u", slot->database);
-		if (!mill_slot_may_launch(index) || !mill_slot_launch(index, "mill_manager_main", title))
-		{
-			/* Said once, not each time that it is tried. */
-			if (mill_slot_wait(index, "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
-				ereport(LOG,
-						(errmsg("pg_mill could not start its manager for database %u", slot->database),
-						 errdetail("All background workers of the server are taken; a worker of pg_mill that can make room for it is asked to."),
-						 errhint("Consider increasing max_worker_processes.")));
-			mill_make_room(InvalidOid, index);
-			slot->launched_at = now;
-			wait = REST_INTERVAL;
-		}
+		mill_slot_give_up(index);
+		slot.launched = false;
 	}
-	return wait;
-}
-
-static void
-launcher_exit(int code, Datum arg)
-{
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	mill_shared->launcher = NULL;
-	LWLockRelease(mill_shared->lock);
+	if (slot.launched || slot.absent)
+		return true;
+	if (!mill_is_due(slot.launched_at + REST_INTERVAL * INT64CONST(1000), REST_INTERVAL))
+		return false;
+	snprintf(title, sizeof(title), "manager for database %u", database);
+	if (mill_slot_may_launch(index) && mill_slot_launch(index, "mill_manager_main", title))
+		return true;
+	/* Said once, not each time that it is tried. */
+	if (mill_slot_wait(index, "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
+		ereport(LOG,
+				(errmsg("pg_mill could not start its manager for database %u", database),
+				 errdetail("All background workers of the server are taken; a worker of pg_mill that can make room for it is asked to."),
+				 errhint("Consider increasing max_worker_processes.")));
+	mill_preempt_worker(InvalidOid, index);
+	return false;
 }
 
 void
@@ -180,32 +159,26 @@ mill_launcher_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	mill_shared->launcher = MyProc;
-	LWLockRelease(mill_shared->lock);
-	before_shmem_exit(launcher_exit, 0);
+	mill_launcher_attach();
 
 	cycle = AllocSetContextCreate(TopMemoryContext, "pg_mill launcher cycle", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		List *databases;
-		uint32 requests = mill_shared->probe_requests;
-		long wait;
+		ListCell *lc;
+		uint32 requests = mill_probe_requests();
+		long wait = LOOK_INTERVAL;
 
 		MemoryContextSwitchTo(cycle);
 		MemoryContextReset(cycle);
 		databases = list_databases();
 		free_slots(databases, requests != seen);
 		seen = requests;
-		wait = start_managers(databases);
-
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait, MILL_WAIT_EVENT);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
+		foreach (lc, databases)
 		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
+			if (!start_manager(lfirst_oid(lc)))
+				wait = REST_INTERVAL;
 		}
+		mill_worker_wait(wait);
 	}
 }

@@ -13,13 +13,14 @@
  *
  * Turns: at most mill.workers_max workers run.  While others wait, those that
  * idle, and then those that ran longest, are asked to end; where the server has
- * no free background worker, those of any database (see slots, "turns").
+ * no free background worker, those of any database (see slot.c, "turns").
  * A worker with nothing to do may end, too: it is started again when there is.
  *
  * DROP, RENAME and CREATE DATABASE ... TEMPLATE wait five seconds for others
  * to leave the database, and hold or await a lock on it meanwhile.  A manager
- * that cannot have that lock in the weaker mode of a session leads its
- * workers out and leaves; the launcher starts it again.
+ * that cannot have that lock in the weaker mode of a session stops its workers
+ * and leaves; the launcher starts it again.  Such commands are announced by a
+ * hook (ddl.c), so that managers need not look for them all the time.
  *
  * If the manager dies its workers go on; the next one finds their slots.
  */
@@ -48,27 +49,21 @@
 #include "core/worker.h"
 #include "core/xact.h"
 
-/* Milliseconds between two looks at tables and at the database's lock. */
-#define CYCLE 1000
+/* All in milliseconds.  Between two looks at tables without anything known to come: roles and rights tell nobody. */
+#define LOOK 10000
+/* While something waits for its turn; while DDL on a database was announced. */
+#define TURN 1000
+#define DDL_LOOK 200
 /* How long a worker that was registered may take to come. */
 #define COME 10000
+/* The longest that a worker with nothing to do may have set itself, see mill_slot_sleep. */
+#define LONGEST_SLEEP (2 * 60 * 1000)
 
-static const MillRoom *rooms[4];
-static int nrooms = 0;
-
-/* Called from _PG_init. */
-void
-mill_room_register(const MillRoom *room)
-{
-	Assert(nrooms < lengthof(rooms));
-	rooms[nrooms++] = room;
-}
-
-/* Is this slot one of this database's workers? */
+/* Get one of this database's workers' slots. */
 static bool
-is_ours(const MillSlot *slot)
+get_worker(int index, MillSlotInfo *slot)
 {
-	return slot->in_use && slot->database == MyDatabaseId && slot->kind != MILL_KIND_MANAGER;
+	return mill_slot_get(index, slot) && slot->database == MyDatabaseId && slot->kind != MILL_KIND_MANAGER;
 }
 
 /*
@@ -86,33 +81,22 @@ database_wanted(void)
 	return false;
 }
 
-/* The server's main loop duties after a wait. */
-static void
-wait_and_serve(long timeout)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, MILL_WAIT_EVENT);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-}
-
 /* End all workers of this database now, and wait for them. */
 static void
-lead_out(void)
+stop_all_workers(void)
 {
-	for (;;)
-	{
-		bool alive = false;
+	bool alive;
 
-		for (int i = 0; i < MILL_SLOTS; i++)
+	do
+	{
+		alive = false;
+		for (int i = 0; i < mill_slots_used(); i++)
 		{
-			if (!is_ours(&mill_shared->slots[i]))
+			MillSlotInfo slot;
+
+			if (!get_worker(i, &slot))
 				continue;
-			if (mill_shared->slots[i].proc)
+			if (slot.pid != 0)
 			{
 				alive = true;
 				mill_slot_stop(i, true);
@@ -120,26 +104,34 @@ lead_out(void)
 			else
 				mill_slot_free(i);
 		}
-		if (!alive)
-			break;
-		wait_and_serve(50);
+		if (alive)
+			mill_worker_wait(50);
 	}
+	while (alive);
 }
 
 /* What a room wants, by slot; entries of slots not wanted stay NULL. */
 static void
-collect_wanted(const MillRoom *room, const MillWork **wanted)
+collect_wanted(MillKind kind, const MillWork **wanted)
 {
 	ListCell *lc;
 
-	foreach (lc, room->desired())
+	foreach (lc, mill_room_of(kind)->desired())
 	{
 		const MillWork *work = lfirst(lc);
-		int index = mill_slot_allocate(room->kind, MyDatabaseId, work->object_id, work->worker_no);
+		int index = mill_slot_allocate(kind, MyDatabaseId, work->object_id, work->worker_no);
 
+		Assert(OidIsValid(work->owner));
 		if (index >= 0)
 			wanted[index] = work;
 	}
+}
+
+/* Look again by then at the latest. */
+static void
+look_by(TimestampTz *next, TimestampTz at)
+{
+	*next = Min(*next, at);
 }
 
 /*
@@ -147,20 +139,20 @@ collect_wanted(const MillRoom *room, const MillWork **wanted)
  * when it has its turn.
  */
 static bool
-settle(int index, const MillWork *work)
+reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, TimestampTz *next)
 {
-	MillSlot *slot = &mill_shared->slots[index];
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz retry_at = slot->retry_at;
 
-	if (slot->launched && slot->proc == NULL && TimestampDifferenceExceeds(slot->launched_at, now, COME))
-		slot->launched = false;
-
-	if (slot->launched)
+	if (slot->launched && (slot->pid != 0 || !mill_is_due(slot->launched_at + COME * INT64CONST(1000), COME)))
 	{
+		if (slot->pid == 0)
+			look_by(next, slot->launched_at + COME * INT64CONST(1000));
 		if (work == NULL || work->version != slot->version)
 			mill_slot_stop(index, false);
 		return false;
 	}
+	if (slot->launched)
+		mill_slot_give_up(index);
 	if (work == NULL)
 	{
 		mill_slot_free(index);
@@ -168,104 +160,141 @@ settle(int index, const MillWork *work)
 	}
 	if (work->version != slot->version)
 	{
-		slot->retry_at = 0;
-		slot->failures = 0;
+		mill_slot_forgive(index);
+		retry_at = 0;
 	}
-	else if (slot->launched_at != 0 && !slot->finished && !slot->stop && slot->retry_at == 0)
+	else if (slot->launched_at != 0 && !slot->finished && !slot->stop && retry_at == 0)
 	{
 		/* It died without a word, perhaps before it could connect. */
-		slot->retry_at = mill_retry_time(slot->failures++, false);
-		mill_slot_report(index, MILL_STATE_FAILED, "the worker ended before it could say why; see the server log");
+		retry_at = mill_retry_time(slot->failures, false);
+		mill_slot_fail(index, retry_at, MILL_STATE_FAILED, "the worker ended before it could say why; see the server log");
 	}
-	if (slot->dormant_until > now && !slot->pending)
+	if (!slot->pending && !mill_is_due(slot->dormant_until, LONGEST_SLEEP))
+	{
+		look_by(next, slot->dormant_until);
 		return false;
-	return slot->retry_at <= now;
+	}
+	if (!mill_is_due(retry_at, MILL_LONGEST_RETRY))
+	{
+		look_by(next, retry_at);
+		return false;
+	}
+	return true;
 }
 
 /* The slot without a worker that waited longest; -1 if there is none. */
 static int
-next_in_turn(const bool *ready)
+next_in_turn(const bool *ready, int count)
 {
+	TimestampTz launched_at = 0;
 	int next = -1;
 
-	for (int i = 0; i < MILL_SLOTS; i++)
+	for (int i = 0; i < count; i++)
 	{
-		if (ready[i] && (next < 0 || mill_shared->slots[i].launched_at < mill_shared->slots[next].launched_at))
-			next = i;
+		MillSlotInfo slot;
+
+		if (!ready[i])
+			continue;
+		(void) mill_slot_get(i, &slot);
+		if (next >= 0 && slot.launched_at >= launched_at)
+			continue;
+		next = i;
+		launched_at = slot.launched_at;
 	}
 	return next;
 }
 
-static const MillRoom *
-room_of(MillKind kind)
+static int
+count_running(void)
 {
-	for (int i = 0; i < nrooms; i++)
-	{
-		if (rooms[i]->kind == kind)
-			return rooms[i];
-	}
-	elog(ERROR, "no room for work of kind %d", (int) kind);
+	MillSlotInfo slot;
+	int running = 0;
+
+	for (int i = 0; i < mill_slots_used(); i++)
+		running += get_worker(i, &slot) && slot.launched;
+	return running;
 }
 
-/* Start what is ready, as far as there is place. */
-static void
-start_workers(bool *ready, const MillWork **wanted)
+/* Start what is ready, as far as there is place.  False if something waits for one. */
+static bool
+start_workers(bool *ready, const MillWork **wanted, int count)
 {
-	int running = 0;
+	int running = count_running();
+	bool all = true;
 	int next;
 
-	for (int i = 0; i < MILL_SLOTS; i++)
+	while ((next = next_in_turn(ready, count)) >= 0)
 	{
-		if (is_ours(&mill_shared->slots[i]) && mill_shared->slots[i].launched)
-			running++;
-	}
-	while ((next = next_in_turn(ready)) >= 0)
-	{
-		MillSlot *slot = &mill_shared->slots[next];
+		MillSlotInfo slot;
 
-		slot->owner = wanted[next]->owner;
-		slot->version = wanted[next]->version;
+		(void) mill_slot_get(next, &slot);
+		mill_slot_assign(next, wanted[next]->owner, wanted[next]->version);
+		ready[next] = false;
 		if (running >= mill_workers_max)
 		{
 			mill_slot_report(next, MILL_STATE_WAITING, "mill.workers_max workers are running in this database");
-			mill_make_room(MyDatabaseId, next);
+			mill_preempt_worker(MyDatabaseId, next);
+			all = false;
 		}
-		else if (!mill_slot_may_launch(next) || !mill_slot_launch(next, room_of(slot->kind)->function, wanted[next]->title))
+		else if (mill_slot_may_launch(next) && mill_slot_launch(next, mill_room_of(slot.kind)->function, wanted[next]->title))
+			running++;
+		else
 		{
 			(void) mill_slot_wait(next, "the server has no free background worker; consider increasing max_worker_processes");
-			mill_make_room(InvalidOid, next);
+			mill_preempt_worker(InvalidOid, next);
+			all = false;
 		}
-		else
-			running++;
-		ready[next] = false;
 	}
+	return all;
 }
 
-static void
+/* Compare what is wanted with what there is; returns when to look again. */
+static TimestampTz
 reconcile(void)
 {
 	const MillWork **wanted = palloc0(sizeof(MillWork *) * MILL_SLOTS);
 	bool *ready = palloc0(sizeof(bool) * MILL_SLOTS);
+	TimestampTz next = TimestampTzPlusMilliseconds(mill_now(), LOOK);
+	int count;
 
-	for (int i = 0; i < nrooms; i++)
-		collect_wanted(rooms[i], wanted);
-	for (int i = 0; i < MILL_SLOTS; i++)
+	for (MillKind kind = 1; kind <= mill_room_count(); kind++)
 	{
-		if (is_ours(&mill_shared->slots[i]))
-			ready[i] = settle(i, wanted[i]);
+		collect_wanted(kind, wanted);
+		if (mill_room_of(kind)->next_due)
+			look_by(&next, mill_room_of(kind)->next_due());
 	}
-	start_workers(ready, wanted);
+	count = mill_slots_used();
+	for (int i = 0; i < count; i++)
+	{
+		MillSlotInfo slot;
+
+		if (get_worker(i, &slot))
+			ready[i] = reconcile_slot(i, &slot, wanted[i], &next);
+	}
+	if (!start_workers(ready, wanted, count))
+		look_by(&next, TimestampTzPlusMilliseconds(mill_now(), TURN));
+	return next;
+}
+
+/* Wait until then, looking out for DDL on the database where that was announced; or until woken. */
+static void
+wait_until(TimestampTz at)
+{
+	long wait = TimestampDifferenceMilliseconds(mill_now(), at);
+
+	/* the clock may have been set back */
+	wait = Min(wait, LOOK);
+	mill_worker_wait(mill_database_ddl_expected() ? Min(wait, DDL_LOOK) : wait);
 }
 
 void
 mill_manager_main(Datum arg)
 {
-	MillSlot *slot;
+	MillSlotInfo slot;
 
-	if (!mill_worker_attach(arg, true))
-		proc_exit(0);
-	slot = &mill_shared->slots[mill_my_slot];
-	BackgroundWorkerInitializeConnectionByOid(slot->database, InvalidOid, 0);
+	mill_worker_attach(arg, &slot);
+	Assert(slot.kind == MILL_KIND_MANAGER);
+	BackgroundWorkerInitializeConnectionByOid(slot.database, InvalidOid, 0);
 	SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
@@ -274,27 +303,29 @@ mill_manager_main(Datum arg)
 
 	for (;;)
 	{
-		mill_xact_begin("looking for work");
-		if (database_wanted())
-		{
-			mill_xact_commit();
-			lead_out();
-			proc_exit(0);
-		}
-		if (!OidIsValid(mill_extension()))
-		{
-			mill_xact_commit();
-			lead_out();
-			slot->absent = true;
-			proc_exit(0);
-		}
-		SPI_connect();
-		reconcile();
-		SPI_finish();
-		mill_xact_commit();
+		TimestampTz next = 0;
+		bool wanted, absent;
 
-		if (slot->stop)
+		mill_xact_begin("looking for work");
+		wanted = database_wanted();
+		absent = !wanted && !OidIsValid(mill_extension());
+		if (!wanted && !absent)
+		{
+			SPI_connect();
+			next = reconcile();
+			SPI_finish();
+		}
+		mill_xact_commit();
+		if (wanted || absent)
+		{
+			stop_all_workers();
+			if (absent)
+				mill_slot_set_absent(mill_my_slot);
 			proc_exit(0);
-		wait_and_serve(CYCLE);
+		}
+		if (mill_worker_should_stop())
+			proc_exit(0);
+		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
+		wait_until(next);
 	}
 }

@@ -2,11 +2,11 @@
  * room.h
  *		A room that has background work, and what it tells core of it.
  *
- * The door of core: a room registers itself when the library is preloaded; the
+ * The door of core.  A room registers itself when the library is loaded; the
  * manager of each database then keeps the workers that it wants, as far as
  * there is place.  Core knows nothing else of it.  A worker's main function
- * calls mill_worker_run (worker.h); what it may use besides is in slot.h,
- * xact.h, catalog.h, clock.h and settings.h.
+ * calls mill_worker_run (worker.h); what it may use besides is in xact.h,
+ * catalog.h, clock.h and settings.h.
  */
 #ifndef MILL_CORE_ROOM_H
 #define MILL_CORE_ROOM_H
@@ -24,18 +24,28 @@ typedef struct MillWork
 	const char *title; /* for pg_stat_activity */
 } MillWork;
 
-/*
- * desired() lists the work (MillWork) in the manager's transaction, connected
- * to SPI; function is the worker's main function.
- */
 typedef struct MillRoom
 {
-	MillKind kind;
-	const char *function;
+	const char *kind;	  /* of its objects, in mill.workers and mill.errors: a value of mill_catalog.object_kind */
+	const char *function; /* the worker's main function */
+	bool preemptible;	  /* may a worker be asked to make place for a waiting one? */
+
+	/* The work (MillWork) that is wanted; in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
+
+	/* When desired() is to be asked again without a wake-up, DT_NOEND for never; as desired().  May be NULL. */
+	TimestampTz (*next_due)(void);
 } MillRoom;
 
-/* In the postmaster, while the library is preloaded. */
+/* From _PG_init. */
 extern void mill_room_register(const MillRoom *room);
+
+/* The number of a registered room, from 1 on; and back, NULL for the managers' kind. */
+extern MillKind mill_kind_of(const MillRoom *room);
+extern const MillRoom *mill_room_of(MillKind kind);
+extern int mill_room_count(void);
+
+/* At commit, tell the room's workers in this database that there is work. */
+extern void mill_wake_workers_at_commit(const MillRoom *room);
 
 #endif

@@ -6,6 +6,8 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "utils/guc.h"
 
 #include "core/settings.h"
@@ -13,6 +15,7 @@
 int mill_workers_max = 8;
 bool mill_superuser_any_target = false;
 int mill_write_path = 0;
+int mill_clock_offset = 0;
 
 static const struct config_enum_entry write_paths[] = {
 	{"any", 0, false},
@@ -45,12 +48,19 @@ mill_settings_init(void)
 							 &mill_superuser_any_target, false,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
 
-	/* For tests, which run each case through both. */
+	/* For tests, which run each case through both; nothing that a user need see. */
 	DefineCustomEnumVariable("mill.write_path",
 							 "The way that rows take into a target.",
 							 NULL,
 							 &mill_write_path, 0, write_paths,
-							 PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+							 PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+
+	/* For tests, which cannot wait for what is due tomorrow. */
+	DefineCustomIntVariable("mill.clock_offset",
+							"How far the clock of managers and workers is ahead.",
+							NULL,
+							&mill_clock_offset, 0, INT_MIN / 2, INT_MAX / 2,
+							PGC_SIGHUP, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL | GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("mill");
 }

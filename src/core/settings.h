@@ -7,7 +7,10 @@
 
 extern int mill_workers_max;
 extern bool mill_superuser_any_target;
-extern int mill_write_path; /* a MillWritePath of the stream room */
+
+/* For tests alone. */
+extern int mill_write_path;	  /* how rows are written, see the room write */
+extern int mill_clock_offset; /* in seconds, see mill_now */
 
 extern void mill_settings_init(void);
 

@@ -16,27 +16,49 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
-#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "core/clock.h"
 #include "core/compat.h"
+#include "core/room.h"
 #include "core/slot.h"
-#include "core/worker.h"
 
-MillShared *mill_shared = NULL;
+typedef struct MillSlot
+{
+	bool in_use;
+	uint32 generation; /* differs each time the slot is given out */
+	PGPROC *proc;	   /* NULL: not attached */
+	TimestampTz stopped_at;
+	TimestampTz waiting_seen; /* last time that waiting_since was found to hold */
+	MillSlotInfo info;
+} MillSlot;
+
+typedef struct MillShared
+{
+	LWLock *lock;	  /* protects everything here */
+	PGPROC *launcher; /* NULL while there is none */
+	uint32 probe_requests;
+	uint32 next_generation;
+	int slots_used;
+	TimestampTz database_ddl_at; /* 0: none yet */
+	MillSlot slots[MILL_SLOTS];
+} MillShared;
+
+/* NULL unless the library is in shared_preload_libraries. */
+static MillShared *mill_shared = NULL;
+
+int mill_my_slot = -1;
 
 static shmem_request_hook_type previous_shmem_request_hook = NULL;
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
-
-PG_FUNCTION_INFO_V1(mill_worker_slots);
-PG_FUNCTION_INFO_V1(mill_manager_slot);
 
 static void
 request_shmem(void)
@@ -75,7 +97,12 @@ mill_shmem_init(void)
 	shmem_startup_hook = startup_shmem;
 }
 
-/* Raise an error if there can be no workers. */
+bool
+mill_has_workers(void)
+{
+	return mill_shared != NULL;
+}
+
 void
 mill_require_preload(void)
 {
@@ -84,6 +111,60 @@ mill_require_preload(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_mill has no background workers in this server"),
 				 errhint("Add pg_mill to shared_preload_libraries in postgresql.conf and restart the server.")));
+}
+
+/* The slot of this index, for who holds the lock. */
+static MillSlot *
+locked_slot(int index)
+{
+	Assert(mill_shared && LWLockHeldByMe(mill_shared->lock));
+	Assert(index >= 0 && index < MILL_SLOTS);
+	return &mill_shared->slots[index];
+}
+
+/* The same, taking the lock, for a change. */
+static MillSlot *
+lock_slot(int index)
+{
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	return locked_slot(index);
+}
+
+static void
+unlock(void)
+{
+	LWLockRelease(mill_shared->lock);
+}
+
+/* ---- launcher and managers ---- */
+
+int
+mill_slots_used(void)
+{
+	int used;
+
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	used = mill_shared->slots_used;
+	unlock();
+	return used;
+}
+
+bool
+mill_slot_get(int index, MillSlotInfo *info)
+{
+	bool in_use;
+
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	in_use = locked_slot(index)->in_use;
+	*info = locked_slot(index)->info;
+	unlock();
+	return in_use;
+}
+
+static bool
+is_for(const MillSlotInfo *info, MillKind kind, Oid database, int64 object_id, int worker_no)
+{
+	return info->kind == kind && info->database == database && info->object_id == object_id && info->worker_no == worker_no;
 }
 
 /*
@@ -97,47 +178,90 @@ mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no)
 	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MILL_SLOTS; i++)
 	{
-		MillSlot *slot = &mill_shared->slots[i];
+		MillSlot *slot = locked_slot(i);
 
 		if (!slot->in_use)
 		{
 			if (free_slot < 0)
 				free_slot = i;
 		}
-		else if (slot->kind == kind && slot->database == database &&
-				 slot->object_id == object_id && slot->worker_no == worker_no)
+		else if (is_for(&slot->info, kind, database, object_id, worker_no))
 		{
-			LWLockRelease(mill_shared->lock);
+			unlock();
 			return i;
 		}
 	}
 	if (free_slot >= 0)
 	{
-		MillSlot *slot = &mill_shared->slots[free_slot];
+		MillSlot *slot = locked_slot(free_slot);
 
 		memset(slot, 0, sizeof(*slot));
 		slot->in_use = true;
 		slot->generation = ++mill_shared->next_generation;
-		slot->kind = kind;
-		slot->database = database;
-		slot->object_id = object_id;
-		slot->worker_no = worker_no;
-		slot->state = MILL_STATE_STARTING;
-		slot->since = GetCurrentTimestamp();
+		slot->info.kind = kind;
+		slot->info.database = database;
+		slot->info.object_id = object_id;
+		slot->info.worker_no = worker_no;
+		slot->info.state = MILL_STATE_STARTING;
+		slot->info.since = mill_now();
 		mill_shared->slots_used = Max(mill_shared->slots_used, free_slot + 1);
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 	return free_slot;
 }
 
 /* Give a slot back.  Its worker must not be attached. */
 void
-mill_slot_free(int slot)
+mill_slot_free(int index)
 {
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	Assert(mill_shared->slots[slot].proc == NULL);
-	mill_shared->slots[slot].in_use = false;
-	LWLockRelease(mill_shared->lock);
+	MillSlot *slot = lock_slot(index);
+
+	Assert(slot->in_use && slot->proc == NULL);
+	slot->in_use = false;
+	unlock();
+}
+
+void
+mill_slot_assign(int index, Oid owner, int64 version)
+{
+	MillSlot *slot = lock_slot(index);
+
+	Assert(OidIsValid(owner) && slot->proc == NULL);
+	slot->info.owner = owner;
+	slot->info.version = version;
+	unlock();
+}
+
+void
+mill_slot_give_up(int index)
+{
+	lock_slot(index)->info.launched = false;
+	unlock();
+}
+
+void
+mill_slot_forgive(int index)
+{
+	MillSlot *slot = lock_slot(index);
+
+	slot->info.retry_at = 0;
+	slot->info.failures = 0;
+	unlock();
+}
+
+static void
+describe_worker(BackgroundWorker *worker, int index, const char *function, const char *title, bool manager)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "pg_mill", sizeof(worker->bgw_library_name));
+	strlcpy(worker->bgw_function_name, function, sizeof(worker->bgw_function_name));
+	snprintf(worker->bgw_name, sizeof(worker->bgw_name), "pg_mill %s", title);
+	strlcpy(worker->bgw_type, manager ? "pg_mill manager" : "pg_mill worker", sizeof(worker->bgw_type));
+	worker->bgw_main_arg = Int32GetDatum(index);
+	worker->bgw_notify_pid = MyProcPid;
 }
 
 /*
@@ -147,57 +271,33 @@ mill_slot_free(int slot)
  * that is quick finds itself expected.
  */
 bool
-mill_slot_launch(int slot_index, const char *function, const char *title)
+mill_slot_launch(int index, const char *function, const char *title)
 {
-	MillSlot *slot = &mill_shared->slots[slot_index];
-	TimestampTz launched_before = slot->launched_at;
+	MillSlot *slot = lock_slot(index);
+	TimestampTz launched_before = slot->info.launched_at;
 	BackgroundWorker worker;
 	bool registered;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "pg_mill", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, function, sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "pg_mill %s", title);
-	strlcpy(worker.bgw_type, slot->kind == MILL_KIND_MANAGER ? "pg_mill manager" : "pg_mill worker",
-			sizeof(worker.bgw_type));
-	worker.bgw_main_arg = Int32GetDatum(slot_index);
-	worker.bgw_notify_pid = MyProcPid;
-
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	Assert(slot->in_use && !slot->info.launched);
+	describe_worker(&worker, index, function, title, slot->info.kind == MILL_KIND_MANAGER);
 	memcpy(worker.bgw_extra, &slot->generation, sizeof(slot->generation));
-	slot->launched = true;
-	slot->stop = false;
-	slot->dormant_until = 0;
-	slot->launched_at = GetCurrentTimestamp();
-	LWLockRelease(mill_shared->lock);
+	slot->info.launched = true;
+	slot->info.stop = false;
+	slot->info.dormant_until = 0;
+	slot->info.launched_at = mill_now();
+	unlock();
 
 	registered = RegisterDynamicBackgroundWorker(&worker, NULL);
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	slot = lock_slot(index);
 	if (registered)
-		slot->waiting_since = 0;
+		slot->info.waiting_since = 0;
 	else
 	{
-		slot->launched = false;
-		slot->launched_at = launched_before;
+		slot->info.launched = false;
+		slot->info.launched_at = launched_before;
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 	return registered;
-}
-
-/*
- * Worker only, before it ends: it has nothing to do until then, unless
- * mill_wake_workers says that there is.
- */
-void
-mill_slot_sleep(int slot_index, TimestampTz until)
-{
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	mill_shared->slots[slot_index].dormant_until = until;
-	mill_shared->slots[slot_index].waiting_since = 0;
-	LWLockRelease(mill_shared->lock);
 }
 
 /* ---- turns ---- */
@@ -215,46 +315,81 @@ mill_slot_sleep(int slot_index, TimestampTz until)
 #define IDLE_TURN 1000
 #define BUSY_TURN 10000
 
+/* Is a time so many milliseconds ago?  Also if the clock was set back since. */
+static bool
+has_passed(TimestampTz at, TimestampTz now, int milliseconds)
+{
+	return at > now || TimestampDifferenceExceeds(at, now, milliseconds);
+}
+
 /* May this slot's worker be started: does no other slot wait longer for a free place? */
 bool
-mill_slot_may_launch(int slot_index)
+mill_slot_may_launch(int index)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = mill_now();
+	TimestampTz since;
 	bool may = true;
 
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	since = locked_slot(index)->info.waiting_since;
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
-		const MillSlot *other = &mill_shared->slots[i];
-		TimestampTz since = mill_shared->slots[slot_index].waiting_since;
+		const MillSlot *other = locked_slot(i);
 
-		if (i != slot_index && other->in_use && other->waiting_since != 0 &&
-			!TimestampDifferenceExceeds(other->waiting_seen, now, WAITING_COUNTS) &&
-			(since == 0 || other->waiting_since < since))
+		if (i != index && other->in_use && other->info.waiting_since != 0 &&
+			!has_passed(other->waiting_seen, now, WAITING_COUNTS) &&
+			(since == 0 || other->info.waiting_since < since))
 			may = false;
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 	return may;
 }
 
-/*
- * The slot waits, with this reason; for a free background worker if it says
- * so.  Returns whether that is news.
- */
-bool
-mill_slot_wait(int slot_index, const char *reason)
+/* A reason that is too long is cut between words. */
+static void
+keep_reason(MillSlotInfo *info, const char *reason)
 {
-	MillSlot *slot = &mill_shared->slots[slot_index];
-	TimestampTz now = GetCurrentTimestamp();
-	bool news;
+	static const char more[] = " ...";
+	int room = sizeof(info->reason) - sizeof(more);
+	int length;
 
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	news = slot->waiting_since == 0;
+	if (strlcpy(info->reason, reason, sizeof(info->reason)) < sizeof(info->reason))
+		return;
+	length = pg_mbcliplen(reason, room, room);
+	for (int i = length; i > room / 2; i--)
+	{
+		if (reason[i] == ' ')
+		{
+			length = i;
+			break;
+		}
+	}
+	strcpy(info->reason + length, more);
+}
+
+/* Keeps "since" while the state stays.  Holds the lock. */
+static void
+set_state(MillSlot *slot, MillState state, const char *reason)
+{
+	Assert(LWLockHeldByMeInMode(mill_shared->lock, LW_EXCLUSIVE));
+	if (slot->info.state != state)
+		slot->info.since = mill_now();
+	slot->info.state = state;
+	keep_reason(&slot->info, reason ? reason : "");
+}
+
+/* The slot waits for a free background worker, with this reason.  Returns whether that is news. */
+bool
+mill_slot_wait(int index, const char *reason)
+{
+	MillSlot *slot = lock_slot(index);
+	bool news = slot->info.waiting_since == 0;
+
+	slot->waiting_seen = mill_now();
 	if (news)
-		slot->waiting_since = now;
-	slot->waiting_seen = now;
-	LWLockRelease(mill_shared->lock);
-	mill_slot_report(slot_index, MILL_STATE_WAITING, reason);
+		slot->info.waiting_since = slot->waiting_seen;
+	set_state(slot, MILL_STATE_WAITING, reason);
+	unlock();
 	return news;
 }
 
@@ -264,9 +399,9 @@ has_workers(Oid database)
 {
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
-		const MillSlot *slot = &mill_shared->slots[i];
+		const MillSlot *slot = locked_slot(i);
 
-		if (slot->in_use && slot->kind != MILL_KIND_MANAGER && slot->database == database && slot->launched)
+		if (slot->in_use && slot->info.kind != MILL_KIND_MANAGER && slot->info.database == database && slot->info.launched)
 			return true;
 	}
 	return false;
@@ -280,14 +415,24 @@ has_workers(Oid database)
 static int
 readiness(const MillSlot *slot, TimestampTz now)
 {
-	bool idle = slot->kind != MILL_KIND_MANAGER && slot->state == MILL_STATE_IDLE;
+	bool manager = slot->info.kind == MILL_KIND_MANAGER;
+	bool idle = !manager && slot->info.state == MILL_STATE_IDLE;
 
-	if (!slot->in_use || !slot->proc || slot->stop ||
-		!TimestampDifferenceExceeds(slot->launched_at, now, idle ? IDLE_TURN : BUSY_TURN))
+	if (!slot->in_use || !slot->proc || slot->info.stop ||
+		!has_passed(slot->info.launched_at, now, idle ? IDLE_TURN : BUSY_TURN))
 		return 0;
-	if (slot->kind == MILL_KIND_MANAGER)
-		return has_workers(slot->database) ? 0 : 1;
-	return idle ? 3 : 2;
+	if (manager)
+		return has_workers(slot->info.database) ? 0 : 1;
+	if (idle)
+		return 3;
+	return mill_room_of(slot->info.kind)->preemptible ? 2 : 0;
+}
+
+/* Was a process asked to end just now?  Then a place is coming.  Holds the lock. */
+static bool
+is_ending(const MillSlot *slot, TimestampTz now)
+{
+	return slot->in_use && slot->proc && slot->info.stop && !has_passed(slot->stopped_at, now, BUSY_TURN);
 }
 
 /*
@@ -295,97 +440,194 @@ readiness(const MillSlot *slot, TimestampTz now)
  * of any, where also managers are asked: they come back when it is their turn.
  */
 void
-mill_make_room(Oid database, int besides)
+mill_preempt_worker(Oid database, int besides)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = mill_now();
+	TimestampTz launched_at = 0;
 	int victim = -1;
 	int best = 0;
 
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
-		const MillSlot *slot = &mill_shared->slots[i];
+		const MillSlot *slot = locked_slot(i);
 		int ready;
 
-		if (i == besides || i == mill_my_slot || (OidIsValid(database) && (slot->database != database || slot->kind == MILL_KIND_MANAGER)))
+		if (i == besides || i == mill_my_slot ||
+			(OidIsValid(database) && (slot->info.database != database || slot->info.kind == MILL_KIND_MANAGER)))
 			continue;
-		if (slot->in_use && slot->proc && slot->stop && !TimestampDifferenceExceeds(slot->stopped_at, now, BUSY_TURN))
+		if (is_ending(slot, now))
 		{
 			victim = -1;
-			break; /* a place is coming */
+			break;
 		}
 		ready = readiness(slot, now);
-		if (ready > best || (ready > 0 && ready == best && slot->launched_at < mill_shared->slots[victim].launched_at))
+		if (ready > best || (ready > 0 && ready == best && slot->info.launched_at < launched_at))
 		{
 			victim = i;
 			best = ready;
+			launched_at = slot->info.launched_at;
 		}
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 	if (victim >= 0)
 		mill_slot_stop(victim, false);
-}
-
-/* A reason that is too long is cut between words. */
-static void
-keep_reason(MillSlot *slot, const char *reason)
-{
-	static const char more[] = " ...";
-	int room = sizeof(slot->reason) - sizeof(more);
-	int length;
-
-	if (strlcpy(slot->reason, reason, sizeof(slot->reason)) < sizeof(slot->reason))
-		return;
-	length = pg_mbcliplen(reason, room, room);
-	for (int i = length; i > room / 2; i--)
-	{
-		if (reason[i] == ' ')
-		{
-			length = i;
-			break;
-		}
-	}
-	strcpy(slot->reason + length, more);
-}
-
-/* Show a state and its reason; keeps "since" while the state stays. */
-void
-mill_slot_report(int slot_index, MillState state, const char *reason)
-{
-	MillSlot *slot = &mill_shared->slots[slot_index];
-	TimestampTz now = GetCurrentTimestamp();
-
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	if (slot->state != state)
-		slot->since = now;
-	slot->state = state;
-	keep_reason(slot, reason ? reason : "");
-	LWLockRelease(mill_shared->lock);
 }
 
 /*
  * Ask a worker to end: after its batch, or now, in the middle of it.
  */
 void
-mill_slot_stop(int slot_index, bool now)
+mill_slot_stop(int index, bool now)
 {
-	MillSlot *slot = &mill_shared->slots[slot_index];
+	MillSlot *slot = lock_slot(index);
 	int pid = 0;
 
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	if (!slot->stop)
-		slot->stopped_at = GetCurrentTimestamp();
-	slot->stop = true;
+	if (!slot->info.stop)
+		slot->stopped_at = mill_now();
+	slot->info.stop = true;
 	if (slot->proc)
 	{
-		pid = slot->pid;
+		pid = slot->info.pid;
 		SetLatch(&slot->proc->procLatch);
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 
 	if (now && pid != 0)
 		kill(pid, SIGTERM);
 }
+
+/* ---- the worker in a slot ---- */
+
+/* Detach from the slot, and wake the process that manages it. */
+static void
+detach(int code, Datum arg)
+{
+	MillSlot *slot = lock_slot(mill_my_slot);
+	Oid database = slot->info.database;
+	bool manager = slot->info.kind == MILL_KIND_MANAGER;
+
+	slot->proc = NULL;
+	slot->info.pid = 0;
+	slot->info.launched = false;
+	if (manager && mill_shared->launcher)
+		SetLatch(&mill_shared->launcher->procLatch);
+	unlock();
+
+	if (!manager)
+		mill_wake_manager(database);
+}
+
+/*
+ * Attach this process to the slot that it was registered for, until it exits.
+ * False if the slot has gone to somebody else meanwhile.
+ */
+bool
+mill_slot_attach(int index, uint32 generation)
+{
+	MillSlot *slot = lock_slot(index);
+	MillSlotInfo *info = &slot->info;
+
+	Assert(mill_my_slot < 0);
+	if (!slot->in_use || slot->generation != generation || slot->proc != NULL)
+	{
+		unlock();
+		return false;
+	}
+	slot->proc = MyProc;
+	info->pid = MyProcPid;
+	info->launched = true;
+	info->retry_at = 0;
+	info->finished = false;
+	/* A failure stays shown until the worker has something better to say. */
+	if (info->failures == 0 || info->reason[0] == '\0' ||
+		(info->state != MILL_STATE_FAILED && info->state != MILL_STATE_DEGRADED))
+	{
+		info->state = MILL_STATE_STARTING;
+		info->since = mill_now();
+		info->reason[0] = '\0';
+	}
+	unlock();
+	mill_my_slot = index;
+	before_shmem_exit(detach, 0);
+	return true;
+}
+
+/* Show a state and its reason. */
+void
+mill_slot_report(int index, MillState state, const char *reason)
+{
+	set_state(lock_slot(index), state, reason);
+	unlock();
+}
+
+/* One more failure in a row, to be shown so; not before retry_at again. */
+void
+mill_slot_fail(int index, TimestampTz retry_at, MillState state, const char *reason)
+{
+	MillSlot *slot = lock_slot(index);
+
+	Assert(index == mill_my_slot || slot->proc == NULL);
+	slot->info.failures++;
+	slot->info.retry_at = retry_at;
+	set_state(slot, state, reason);
+	unlock();
+}
+
+/* The object's work goes well: the next failure is a first one. */
+void
+mill_slot_succeed(int index)
+{
+	lock_slot(index)->info.failures = 0;
+	unlock();
+}
+
+/* The worker is done, and ends as it should. */
+void
+mill_slot_finish(int index)
+{
+	Assert(index == mill_my_slot);
+	lock_slot(index)->info.finished = true;
+	unlock();
+}
+
+/*
+ * Worker only, before it ends: it has nothing to do until then, unless
+ * mill_wake_workers says that there is.
+ */
+void
+mill_slot_sleep(int index, TimestampTz until)
+{
+	MillSlot *slot = lock_slot(index);
+
+	Assert(index == mill_my_slot);
+	slot->info.dormant_until = until;
+	slot->info.waiting_since = 0;
+	unlock();
+}
+
+/* Has there been work since the last call?  Asked before looking for it. */
+bool
+mill_slot_take_pending(int index)
+{
+	MillSlot *slot = lock_slot(index);
+	bool pending = slot->info.pending;
+
+	slot->info.pending = false;
+	unlock();
+	return pending;
+}
+
+/* Manager only: the database does not have the extension. */
+void
+mill_slot_set_absent(int index)
+{
+	Assert(index == mill_my_slot);
+	lock_slot(index)->info.absent = true;
+	unlock();
+}
+
+/* ---- wake-ups ---- */
 
 /*
  * There is work for the workers of a kind.  Called by writers at each commit:
@@ -401,33 +643,20 @@ mill_wake_workers(MillKind kind, Oid database)
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
-		MillSlot *slot = &mill_shared->slots[i];
+		MillSlot *slot = locked_slot(i);
 
-		if (!slot->in_use || slot->kind != kind || slot->database != database || slot->pending)
+		if (!slot->in_use || slot->info.kind != kind || slot->info.database != database || slot->info.pending)
 			continue;
 		/* Two writers at once wake twice, which does no harm. */
-		slot->pending = true;
+		slot->info.pending = true;
 		if (slot->proc)
 			SetLatch(&slot->proc->procLatch);
 		else
 			dormant = true;
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 	if (dormant)
 		mill_wake_manager(database);
-}
-
-/* Has there been work since the last call?  Asked before looking for it. */
-bool
-mill_slot_take_pending(int slot)
-{
-	bool pending;
-
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	pending = mill_shared->slots[slot].pending;
-	mill_shared->slots[slot].pending = false;
-	LWLockRelease(mill_shared->lock);
-	return pending;
 }
 
 void
@@ -439,101 +668,78 @@ mill_wake_launcher(void)
 	mill_shared->probe_requests++;
 	if (mill_shared->launcher)
 		SetLatch(&mill_shared->launcher->procLatch);
-	LWLockRelease(mill_shared->lock);
+	unlock();
 }
 
+uint32
+mill_probe_requests(void)
+{
+	uint32 requests;
+
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	requests = mill_shared->probe_requests;
+	unlock();
+	return requests;
+}
+
+static void
+detach_launcher(int code, Datum arg)
+{
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->launcher = NULL;
+	unlock();
+}
+
+/* This process is the launcher, until it exits. */
+void
+mill_launcher_attach(void)
+{
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->launcher = MyProc;
+	unlock();
+	before_shmem_exit(detach_launcher, 0);
+}
+
+/* Wake the manager of a database, or of every one (InvalidOid); not the one that calls. */
 void
 mill_wake_manager(Oid database)
 {
 	if (mill_shared == NULL)
 		return;
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
-	for (int i = 0; i < MILL_SLOTS; i++)
+	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
-		MillSlot *slot = &mill_shared->slots[i];
+		const MillSlot *slot = locked_slot(i);
 
-		if (slot->in_use && slot->kind == MILL_KIND_MANAGER &&
-			slot->database == database && slot->proc != NULL)
+		if (slot->in_use && slot->info.kind == MILL_KIND_MANAGER && slot->proc != NULL && slot->proc != MyProc &&
+			(!OidIsValid(database) || slot->info.database == database))
 			SetLatch(&slot->proc->procLatch);
 	}
-	LWLockRelease(mill_shared->lock);
+	unlock();
 }
 
-const char *
-mill_state_name(MillState state)
-{
-	switch (state)
-	{
-		case MILL_STATE_STARTING:
-			return "starting";
-		case MILL_STATE_RUNNING:
-			return "running";
-		case MILL_STATE_IDLE:
-			return "idle";
-		case MILL_STATE_DEGRADED:
-			return "degraded";
-		case MILL_STATE_FAILED:
-			return "failed";
-		case MILL_STATE_WAITING:
-			return "waiting for a slot";
-	}
-	return "unknown";
-}
+/* For so long after mill_expect_database_ddl, in milliseconds: longer than core waits for others to leave. */
+#define DDL_EXPECTED 10000
 
-/* The slots of a kind in the current database, as rows. */
-static void
-show_slots(FunctionCallInfo fcinfo, MillKind kind)
+/* Somebody is about to drop, rename, move or copy a database: managers shall look out for it. */
+void
+mill_expect_database_ddl(void)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	MillSlot *copy;
-
-	InitMaterializedSRF(fcinfo, 0);
 	if (mill_shared == NULL)
 		return;
+	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
+	mill_shared->database_ddl_at = mill_now();
+	unlock();
+	mill_wake_manager(InvalidOid);
+}
 
-	/* Copy first: storing tuples may fail or take long. */
-	copy = palloc(sizeof(mill_shared->slots));
+bool
+mill_database_ddl_expected(void)
+{
+	TimestampTz at;
+
 	LWLockAcquire(mill_shared->lock, LW_SHARED);
-	memcpy(copy, mill_shared->slots, sizeof(mill_shared->slots));
-	LWLockRelease(mill_shared->lock);
-
-	for (int i = 0; i < MILL_SLOTS; i++)
-	{
-		MillSlot *slot = &copy[i];
-		Datum values[7];
-		bool nulls[7] = {false};
-
-		if (!slot->in_use || slot->kind != kind || slot->database != MyDatabaseId)
-			continue;
-		values[0] = Int64GetDatum(slot->object_id);
-		values[1] = Int32GetDatum(slot->worker_no);
-		values[2] = Int32GetDatum(slot->pid);
-		nulls[2] = slot->pid == 0;
-		values[3] = CStringGetTextDatum(mill_state_name(slot->state));
-		values[4] = CStringGetTextDatum(slot->reason);
-		nulls[4] = slot->reason[0] == '\0';
-		values[5] = TimestampTzGetDatum(slot->since);
-		values[6] = TimestampTzGetDatum(slot->retry_at);
-		nulls[6] = slot->retry_at == 0;
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
-}
-
-/*
- * SQL: mill_catalog.worker_slots(), manager_slot(): of pipelines' workers, and of
- * the database's manager.  For the views only, which show each user his own:
- * nobody has USAGE on the schema.
- */
-Datum
-mill_worker_slots(PG_FUNCTION_ARGS)
-{
-	show_slots(fcinfo, MILL_KIND_PIPELINE);
-	return (Datum) 0;
-}
-
-Datum
-mill_manager_slot(PG_FUNCTION_ARGS)
-{
-	show_slots(fcinfo, MILL_KIND_MANAGER);
-	return (Datum) 0;
+	at = mill_shared->database_ddl_at;
+	unlock();
+	return at != 0 && !has_passed(at, mill_now(), DDL_EXPECTED);
 }

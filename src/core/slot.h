@@ -1,23 +1,21 @@
 /*
  * slot.h
  *		Slots in shared memory: which workers are wanted, run, wait or rest.
+ *
+ * All functions take the lock themselves and hold it for an instant; slots are
+ * named by index.  What they tell was so a moment ago.
  */
 #ifndef MILL_CORE_SLOT_H
 #define MILL_CORE_SLOT_H
 
 #include "datatype/timestamp.h"
-#include "storage/lwlock.h"
-#include "storage/proc.h"
 
 #define MILL_SLOTS 1024
 #define MILL_REASON_SIZE 512
 
-typedef enum MillKind
-{
-	MILL_KIND_MANAGER,
-	MILL_KIND_PIPELINE,
-	MILL_KIND_FOLD
-} MillKind;
+/* Whose work a slot is for: a room's number, or the managers', see room.h. */
+typedef int MillKind;
+#define MILL_KIND_MANAGER 0
 
 typedef enum MillState
 {
@@ -29,71 +27,79 @@ typedef enum MillState
 	MILL_STATE_WAITING
 } MillState;
 
-typedef struct MillSlot
+/* A copy of what is known of a slot. */
+typedef struct MillSlotInfo
 {
 	/* set by who allocates the slot: launcher for managers, else manager */
-	bool in_use;
-	uint32 generation; /* differs each time the slot is given out */
 	MillKind kind;
 	Oid database;
 	Oid owner;		 /* role the worker connects as */
-	int64 object_id; /* pipeline's id, role of a fold worker */
+	int64 object_id; /* what the room calls so: a pipeline's id, the role of a fold worker */
 	int worker_no;	 /* 0 .. workers - 1 */
-	int64 version;	 /* of the object's row when the slot was made */
-	bool stop;		 /* asked to end at the next good moment */
-	TimestampTz stopped_at;
-	bool launched; /* registered, not yet seen to end */
+	int64 version;	 /* of the object's row when the worker was started */
+	bool launched;	 /* registered, not yet seen to end */
 	TimestampTz launched_at;
+	bool stop;				   /* asked to end at the next good moment */
+	TimestampTz waiting_since; /* found no free background worker; 0: does not wait for one */
 
-	bool pending; /* there is work since the worker last looked */
-
-	/* set by who found no free background worker for it; 0: it does not wait */
-	TimestampTz waiting_since;
-	TimestampTz waiting_seen; /* last time that it was found so */
-
-	/* set by the worker */
-	PGPROC *proc; /* NULL: not attached */
-	int pid;
+	/* set by the worker, or for it */
+	int pid;				   /* 0: not attached */
 	bool absent;			   /* manager: the database lacks the extension */
 	bool finished;			   /* the worker ended as it should */
 	TimestampTz dormant_until; /* it had nothing to do: not before, unless work is pending */
+	bool pending;			   /* there is work since the worker last looked */
 	int failures;			   /* in a row, since the last success */
-	TimestampTz retry_at;
+	TimestampTz retry_at;	   /* 0: at once */
 	MillState state;
 	TimestampTz since;
 	char reason[MILL_REASON_SIZE];
-} MillSlot;
+} MillSlotInfo;
 
-typedef struct MillShared
-{
-	LWLock *lock;		   /* protects everything here */
-	PGPROC *launcher;	   /* NULL while there is none */
-	uint32 probe_requests; /* grows when a database may have the extension */
-	uint32 next_generation;
-	int slots_used; /* no slot from here on was ever given out */
-	MillSlot slots[MILL_SLOTS];
-} MillShared;
-
-/* NULL unless the library is in shared_preload_libraries. */
-extern MillShared *mill_shared;
+/* ---- the server ---- */
 
 extern void mill_shmem_init(void);
-extern void mill_require_preload(void);
+extern bool mill_has_workers(void);		/* the library is preloaded */
+extern void mill_require_preload(void); /* an error if not */
+extern const char *mill_state_name(MillState state);
 
-/* All take the lock themselves; slots are named by index. */
+/* ---- launcher and managers ---- */
+
+extern int mill_slots_used(void);						 /* no slot from here on was ever given out */
+extern bool mill_slot_get(int slot, MillSlotInfo *info); /* false: nobody has it */
 extern int mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no);
 extern void mill_slot_free(int slot);
+extern void mill_slot_assign(int slot, Oid owner, int64 version); /* the next worker's */
 extern bool mill_slot_launch(int slot, const char *function, const char *title);
-extern void mill_slot_report(int slot, MillState state, const char *reason);
+extern void mill_slot_give_up(int slot); /* its worker was registered and did not come */
+extern void mill_slot_forgive(int slot); /* no failure counts any more */
 extern void mill_slot_stop(int slot, bool now);
-extern void mill_slot_sleep(int slot, TimestampTz until);
 extern bool mill_slot_may_launch(int slot);
 extern bool mill_slot_wait(int slot, const char *reason);
-extern void mill_make_room(Oid database, int besides);
-extern void mill_wake_workers(MillKind kind, Oid database);
+extern void mill_preempt_worker(Oid database, int besides);
+
+extern void mill_launcher_attach(void);
+extern uint32 mill_probe_requests(void); /* grows when a database may have the extension */
+extern void mill_expect_database_ddl(void);
+extern bool mill_database_ddl_expected(void);
+
+/* ---- the worker in a slot ---- */
+
+/* The slot of this process; -1 in other processes. */
+extern int mill_my_slot;
+
+extern bool mill_slot_attach(int slot, uint32 generation);
+extern void mill_slot_report(int slot, MillState state, const char *reason);
+extern void mill_slot_fail(int slot, TimestampTz retry_at, MillState state, const char *reason);
+extern void mill_slot_succeed(int slot);
+extern void mill_slot_sleep(int slot, TimestampTz until);
 extern bool mill_slot_take_pending(int slot);
+extern void mill_slot_finish(int slot);
+extern void mill_slot_set_absent(int slot);
+
+/* ---- wake-ups ---- */
+
+extern void mill_wake_workers(MillKind kind, Oid database);
 extern void mill_wake_launcher(void);
 extern void mill_wake_manager(Oid database);
-extern const char *mill_state_name(MillState state);
 
 #endif

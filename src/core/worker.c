@@ -24,6 +24,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -33,102 +34,62 @@
 #include "core/catalog.h"
 #include "core/clock.h"
 #include "core/compat.h"
+#include "core/error.h"
+#include "core/room.h"
 #include "core/worker.h"
 #include "core/xact.h"
 
-int mill_my_slot = -1;
-
 /*
- * Leave the slot to whom it belongs, and tell him.
+ * Attach to the slot that this process was registered for, whose copy comes
+ * back, and set up signals; ends the process if somebody else has the slot.
  */
-static void
-detach(int code, Datum arg)
+void
+mill_worker_attach(Datum arg, MillSlotInfo *info)
 {
-	MillSlot *slot = &mill_shared->slots[mill_my_slot];
-	Oid database;
-	bool manager;
-
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	slot->proc = NULL;
-	slot->pid = 0;
-	slot->launched = false;
-	database = slot->database;
-	manager = slot->kind == MILL_KIND_MANAGER;
-	if (manager && mill_shared->launcher)
-		SetLatch(&mill_shared->launcher->procLatch);
-	LWLockRelease(mill_shared->lock);
-
-	if (!manager)
-		mill_wake_manager(database);
-}
-
-/*
- * Attach to the slot this worker was registered for, and set up signals.
- * False if the slot has gone to somebody else meanwhile.
- */
-bool
-mill_worker_attach(Datum arg, bool manager)
-{
-	int index = DatumGetInt32(arg);
-	MillSlot *slot = &mill_shared->slots[index];
+	int slot = DatumGetInt32(arg);
 	uint32 generation;
-	bool failed;
 
 	memcpy(&generation, MyBgworkerEntry->bgw_extra, sizeof(generation));
-
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	if (!slot->in_use || slot->generation != generation || slot->proc != NULL)
-	{
-		LWLockRelease(mill_shared->lock);
-		return false;
-	}
-	slot->proc = MyProc;
-	slot->pid = MyProcPid;
-	slot->retry_at = 0;
-	slot->finished = false;
-	/* A pipeline's failure stays shown until its worker has something better to say. */
-	failed = slot->kind == MILL_KIND_PIPELINE && slot->failures > 0 && slot->reason[0] != '\0' &&
-			 (slot->state == MILL_STATE_FAILED || slot->state == MILL_STATE_DEGRADED);
-	if (!failed)
-	{
-		slot->state = MILL_STATE_STARTING;
-		slot->since = GetCurrentTimestamp();
-		slot->reason[0] = '\0';
-	}
-	mill_my_slot = index;
-	LWLockRelease(mill_shared->lock);
-	before_shmem_exit(detach, 0);
+	if (!mill_slot_attach(slot, generation))
+		proc_exit(0);
+	(void) mill_slot_get(slot, info);
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	return true;
 }
 
-/* True when the manager asked this worker to end at the next good moment. */
+/* Was this process asked to end at the next good moment? */
 bool
 mill_worker_should_stop(void)
 {
-	bool stop;
+	MillSlotInfo info;
 
-	LWLockAcquire(mill_shared->lock, LW_SHARED);
-	stop = mill_shared->slots[mill_my_slot].stop;
-	LWLockRelease(mill_shared->lock);
-	return stop;
+	(void) mill_slot_get(mill_my_slot, &info);
+	return info.stop;
 }
 
-/* The object's work goes well: the next failure is a first one. */
 void
-mill_worker_succeeded(void)
+mill_worker_wait(long milliseconds)
 {
-	mill_shared->slots[mill_my_slot].failures = 0;
+	Assert(!IsTransactionState());
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, MILL_WAIT_EVENT);
+	ResetLatch(MyLatch);
+	/* a latch that is set already lets us not see the postmaster's end */
+	if (!PostmasterIsAlive())
+		proc_exit(1);
+	mill_worker_serve();
 }
 
-/* An error as the reason of a state. */
-const char *
-mill_error_reason(const ErrorData *error)
+void
+mill_worker_serve(void)
 {
-	return error->detail ? psprintf("%s (%s)", error->message, error->detail) : error->message;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
 }
 
 /*
@@ -137,13 +98,12 @@ mill_error_reason(const ErrorData *error)
  * the object, and is tried again sooner.
  */
 static void
-record_failure(const char *kind)
+record_failure(const MillSlotInfo *slot)
 {
-	MillSlot *slot = &mill_shared->slots[mill_my_slot];
 	MemoryContext context = MemoryContextSwitchTo(TopMemoryContext);
 	ErrorData *error = CopyErrorData();
 	bool outage = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION;
-	const char *reason;
+	MillSlotInfo now;
 	TimestampTz retry_at;
 
 	/* Past here a cancel would only make the record incomplete. */
@@ -153,31 +113,26 @@ record_failure(const char *kind)
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(context);
 
-	retry_at = mill_retry_time(slot->failures, outage);
-	reason = mill_error_reason(error);
-	LWLockAcquire(mill_shared->lock, LW_EXCLUSIVE);
-	slot->failures++;
-	slot->retry_at = retry_at;
-	LWLockRelease(mill_shared->lock);
-	mill_slot_report(mill_my_slot, outage ? MILL_STATE_DEGRADED : MILL_STATE_FAILED, reason);
+	(void) mill_slot_get(mill_my_slot, &now);
+	retry_at = mill_retry_time(now.failures, outage);
+	mill_slot_fail(mill_my_slot, retry_at, outage ? MILL_STATE_DEGRADED : MILL_STATE_FAILED, mill_error_reason(error));
 	RESUME_INTERRUPTS();
 
 	mill_xact_begin("recording an error");
 	if (OidIsValid(mill_extension()))
-		mill_error_record(kind, slot->object_id, error, retry_at);
+		mill_error_record(mill_room_of(slot->kind)->kind, slot->object_id, error, retry_at);
 	mill_xact_commit();
 }
 
 void
-mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int worker_no))
+mill_worker_run(Datum arg, void (*body)(int64 object_id, int worker_no))
 {
 	sigjmp_buf on_error;
-	MillSlot *slot;
+	MillSlotInfo slot;
 
-	if (!mill_worker_attach(arg, false))
-		proc_exit(0);
-	slot = &mill_shared->slots[mill_my_slot];
-	BackgroundWorkerInitializeConnectionByOid(slot->database, slot->owner, 0);
+	mill_worker_attach(arg, &slot);
+	Assert(slot.kind != MILL_KIND_MANAGER && OidIsValid(slot.owner));
+	BackgroundWorkerInitializeConnectionByOid(slot.database, slot.owner, 0);
 
 	SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
 	/* pg_stat_activity shows kind and object. */
@@ -193,11 +148,11 @@ mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int w
 		/* A second error, while recording the first, only ends us. */
 		PG_exception_stack = NULL;
 		error_context_stack = NULL;
-		record_failure(kind);
+		record_failure(&slot);
 		proc_exit(1);
 	}
 	PG_exception_stack = &on_error;
-	body(slot->object_id, slot->worker_no);
-	slot->finished = true;
+	body(slot.object_id, slot.worker_no);
+	mill_slot_finish(mill_my_slot);
 	proc_exit(0);
 }

@@ -7,20 +7,24 @@
 
 #include "core/slot.h"
 
-/* The slot of this process; -1 in other processes. */
-extern int mill_my_slot;
+/*
+ * The whole of a worker's main function: run the body as the object's owner.
+ * What it raises is recorded under the object's kind.  Never returns.
+ */
+extern _Noreturn void mill_worker_run(Datum arg, void (*body)(int64 object_id, int worker_no));
 
-extern bool mill_worker_attach(Datum arg, bool manager);
+/* Asked to end at the next good moment? */
 extern bool mill_worker_should_stop(void);
-extern void mill_worker_succeeded(void);
 
 /*
- * Run the body as the object's owner; what it raises is recorded under the
- * object's kind.  Never returns.
+ * Outside of a transaction: wait until the latch is set or the time is over,
+ * then serve; and serve alone, for who waits otherwise: interrupts (which may
+ * raise an error) and a changed configuration.
  */
-extern _Noreturn void mill_worker_run(Datum arg, const char *kind, void (*body)(int64 object_id, int worker_no));
+extern void mill_worker_wait(long milliseconds);
+extern void mill_worker_serve(void);
 
-/* An error in the words of a state's reason; in the current memory context. */
-extern const char *mill_error_reason(const ErrorData *error);
+/* For managers, which have a frame of their own. */
+extern void mill_worker_attach(Datum arg, MillSlotInfo *info);
 
 #endif

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -15,10 +16,12 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "core/room.h"
 #include "core/slot.h"
 #include "core/xact.h"
 
 PG_FUNCTION_INFO_V1(mill_announce_extension);
+PG_FUNCTION_INFO_V1(mill_work_changed);
 
 /* The memory context of the caller of mill_xact_begin. */
 static MemoryContext outer_context;
@@ -34,6 +37,8 @@ static uint32 wake_kinds = 0; /* of workers, as bits */
 void
 mill_xact_begin(const char *activity)
 {
+	Assert(!IsTransactionState());
+	Assert(activity);
 	outer_context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -54,6 +59,7 @@ after_xact(void)
 void
 mill_xact_commit(void)
 {
+	Assert(IsTransactionState() && ActiveSnapshotSet());
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	after_xact();
@@ -81,8 +87,11 @@ at_transaction_end(XactEvent event, void *arg)
 				mill_wake_launcher();
 			if (wake_manager)
 				mill_wake_manager(MyDatabaseId);
-			if (wake_kinds & (1U << MILL_KIND_FOLD))
-				mill_wake_workers(MILL_KIND_FOLD, MyDatabaseId);
+			for (MillKind kind = 1; wake_kinds >> kind; kind++)
+			{
+				if (wake_kinds & (1U << kind))
+					mill_wake_workers(kind, MyDatabaseId);
+			}
 			wake_launcher = wake_manager = false;
 			wake_kinds = 0;
 			break;
@@ -115,11 +124,10 @@ mill_wake_launcher_at_commit(void)
 	wake_launcher = true;
 }
 
-/* Tell the workers of a kind, in this database, that there is work. */
 void
-mill_wake_workers_at_commit(MillKind kind)
+mill_wake_workers_at_commit(const MillRoom *room)
 {
-	wake_kinds |= 1U << kind;
+	wake_kinds |= 1U << mill_kind_of(room);
 }
 
 /*
@@ -131,4 +139,19 @@ mill_announce_extension(PG_FUNCTION_ARGS)
 {
 	mill_wake_launcher_at_commit();
 	PG_RETURN_VOID();
+}
+
+/*
+ * SQL: mill_catalog.work_changed(), a trigger of tables that say what is wanted:
+ * the manager looks when the change commits, whoever made it.
+ */
+Datum
+mill_work_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("this function was not called by a trigger")));
+	mill_wake_manager_at_commit();
+	return PointerGetDatum(NULL);
 }

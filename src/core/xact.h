@@ -5,8 +5,6 @@
 #ifndef MILL_CORE_XACT_H
 #define MILL_CORE_XACT_H
 
-#include "core/slot.h"
-
 extern void mill_xact_begin(const char *activity);
 extern void mill_xact_commit(void);
 extern void mill_xact_abort(void);
@@ -14,6 +12,5 @@ extern void mill_xact_abort(void);
 extern void mill_xact_init(void);
 extern void mill_wake_manager_at_commit(void);
 extern void mill_wake_launcher_at_commit(void);
-extern void mill_wake_workers_at_commit(MillKind kind);
 
 #endif

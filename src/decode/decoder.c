@@ -75,7 +75,7 @@ add_default(MillDecoder *decoder, MillDecoderColumn *column, Relation relation)
 }
 
 static void
-add_column(MillDecoder *decoder, Relation relation, Form_pg_attribute attribute)
+add_needed_column(MillDecoder *decoder, Relation relation, Form_pg_attribute attribute)
 {
 	int index = attribute->attnum - 1;
 	const MillColumn *given = &decoder->layout->columns[index];
@@ -118,7 +118,7 @@ mill_decoder_create(const MillLayout *layout, TupleDesc desc, const Bitmapset *n
 	while ((attribute = bms_next_member(needed, attribute)) >= 0)
 	{
 		if (attribute >= 1 && attribute <= desc->natts && !TupleDescAttr(desc, attribute - 1)->attisdropped)
-			add_column(decoder, relation, TupleDescAttr(desc, attribute - 1));
+			add_needed_column(decoder, relation, TupleDescAttr(desc, attribute - 1));
 	}
 	table_close(relation, NoLock);
 	return decoder;
@@ -271,6 +271,7 @@ mill_decode(MillDecoder *decoder, const MillMessage *message,
 	callback.arg = decoder;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	Assert(message->key_length >= -1 && message->value_length >= -1);
 	verdict = decode_columns(decoder, message, values, isnull, error);
 	error_context_stack = callback.previous;
 	return verdict;

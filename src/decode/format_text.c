@@ -7,15 +7,7 @@
 #include "postgres.h"
 
 #include "decode/format.h"
-
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
+#include "decode/json_lex.h"
 
 /* What the escape at p stands for, p behind the backslash; *p moves behind it. */
 static char
@@ -36,10 +28,10 @@ read_escape(const char **p, const char *end)
 			value = value * 8 + (*(*p)++ - '0');
 		return (char) (value & 0xFF);
 	}
-	if (c == 'x' && *p < end && hex_digit(**p) >= 0)
+	if (c == 'x' && *p < end && mill_hex_digit(**p) >= 0)
 	{
-		for (int i = 0; i < 2 && *p < end && hex_digit(**p) >= 0; i++)
-			value = value * 16 + hex_digit(*(*p)++);
+		for (int i = 0; i < 2 && *p < end && mill_hex_digit(**p) >= 0; i++)
+			value = value * 16 + mill_hex_digit(*(*p)++);
 		return (char) value;
 	}
 	return c;

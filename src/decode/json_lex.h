@@ -86,6 +86,16 @@ mill_utf8_sequence(const char *p, const char *end)
 #undef MILL_CONTINUES
 }
 
+/* A hexadecimal digit's value, -1 if it is none. */
+static inline int
+mill_hex_digit(char c)
+{
+	if (mill_is_digit(c))
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 /* Four hexadecimal digits as a number, -1 if they are not. */
 static inline int
 mill_hex_four(const char *p, const char *end)
@@ -96,14 +106,11 @@ mill_hex_four(const char *p, const char *end)
 		return -1;
 	for (int i = 0; i < 4; i++)
 	{
-		char c = p[i];
+		int digit = mill_hex_digit(p[i]);
 
-		if (mill_is_digit(c))
-			value = value * 16 + (c - '0');
-		else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
-			value = value * 16 + ((c | 0x20) - 'a' + 10);
-		else
+		if (digit < 0)
 			return -1;
+		value = value * 16 + digit;
 	}
 	return value;
 }

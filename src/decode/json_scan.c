@@ -44,7 +44,7 @@ typedef struct Scanner
 } Scanner;
 
 static const char *
-fail(Scanner *scanner, MillJsonFault fault, const char *at, const char *message)
+fail_scan(Scanner *scanner, MillJsonFault fault, const char *at, const char *message)
 {
 	scanner->error->fault = fault;
 	scanner->error->position = at - scanner->data;
@@ -68,26 +68,26 @@ scan_escape(Scanner *scanner, const char *p)
 	int code;
 
 	if (end - p < 2)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "the string is not closed");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "the string is not closed");
 	if (p[1] != 'u')
 	{
 		if (p[1] == '\0' || strchr("\"\\/bfnrt", p[1]) == NULL)
-			return fail(scanner, MILL_JSON_SYNTAX, p, "invalid escape sequence");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, p, "invalid escape sequence");
 		return p + 2;
 	}
 	code = mill_hex_four(p + 2, end);
 	if (code < 0)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "\"\\u\" must be followed by four hexadecimal digits");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "\"\\u\" must be followed by four hexadecimal digits");
 	if (code == 0)
-		return fail(scanner, MILL_JSON_ZERO, p, "\\u0000 cannot be converted to text");
+		return fail_scan(scanner, MILL_JSON_ZERO, p, "\\u0000 cannot be converted to text");
 	if (code >= 0xDC00 && code <= 0xDFFF)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "Unicode low surrogate must follow a high surrogate");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "Unicode low surrogate must follow a high surrogate");
 	if (code >= 0xD800 && code <= 0xDBFF)
 	{
 		p += 6;
 		code = end - p >= 6 && p[0] == '\\' && p[1] == 'u' ? mill_hex_four(p + 2, end) : -1;
 		if (code < 0xDC00 || code > 0xDFFF)
-			return fail(scanner, MILL_JSON_SYNTAX, p, "Unicode high surrogate must be followed by a low surrogate");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, p, "Unicode high surrogate must be followed by a low surrogate");
 	}
 	return p + 6;
 }
@@ -104,7 +104,7 @@ scan_string(Scanner *scanner, const char *p)
 	{
 		p = mill_skip_plain(p, end);
 		if (p == end)
-			return fail(scanner, MILL_JSON_SYNTAX, start, "the string is not closed");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, start, "the string is not closed");
 		if (*p == '"')
 			return p + 1;
 		if (*p == '\\')
@@ -116,7 +116,7 @@ scan_string(Scanner *scanner, const char *p)
 			continue;
 		}
 		if ((unsigned char) *p < 0x20)
-			return fail(scanner, MILL_JSON_SYNTAX, p, "a control character in a string must be escaped");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a control character in a string must be escaped");
 
 		/* text in other scripts comes in runs */
 		while (p < end && (unsigned char) *p >= 0x80)
@@ -124,7 +124,7 @@ scan_string(Scanner *scanner, const char *p)
 			int length = mill_utf8_sequence(p, end);
 
 			if (length == 0)
-				return fail(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
+				return fail_scan(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
 			p += length;
 		}
 	}
@@ -148,9 +148,9 @@ scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whol
 			exponent = exponent * 10 + (*p - '0');
 	}
 	if (p == digits)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "invalid number");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "invalid number");
 	if (p - digits > MILL_JSON_MAX_DIGITS || (negative ? fraction : whole) + exponent > MILL_JSON_MAX_DIGITS)
-		return fail(scanner, MILL_JSON_LIMIT, start, "the number has more than 1000 digits");
+		return fail_scan(scanner, MILL_JSON_LIMIT, start, "the number has more than 1000 digits");
 	return p;
 }
 
@@ -170,14 +170,14 @@ scan_number(Scanner *scanner, const char *p)
 		;
 	whole = p - digits;
 	if (whole == 0 || (whole > 1 && *digits == '0'))
-		return fail(scanner, MILL_JSON_SYNTAX, start, "invalid number");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, start, "invalid number");
 	if (p < end && *p == '.')
 	{
 		for (digits = ++p; p < end && mill_is_digit(*p); p++)
 			;
 		fraction = p - digits;
 		if (fraction == 0)
-			return fail(scanner, MILL_JSON_SYNTAX, start, "invalid number");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, start, "invalid number");
 	}
 	if (p < end && (*p | 0x20) == 'e')
 	{
@@ -186,7 +186,7 @@ scan_number(Scanner *scanner, const char *p)
 			return NULL;
 	}
 	if (whole + fraction > MILL_JSON_MAX_DIGITS)
-		return fail(scanner, MILL_JSON_LIMIT, start, "the number has more than 1000 digits");
+		return fail_scan(scanner, MILL_JSON_LIMIT, start, "the number has more than 1000 digits");
 	return p;
 }
 
@@ -231,8 +231,8 @@ scan_scalar(Scanner *scanner, const char *p, MillJsonKind *kind)
 			break;
 	}
 	if ((unsigned char) *p >= 0x80 && mill_utf8_sequence(p, scanner->end) == 0)
-		return fail(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
-	return fail(scanner, MILL_JSON_SYNTAX, p, "a JSON value is expected here");
+		return fail_scan(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
+	return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a JSON value is expected here");
 }
 
 /* Give a wanted value its span, and forget what an earlier one like it had. */
@@ -259,7 +259,7 @@ scan_key(Scanner *scanner, const Frame *frame, const char *p, const MillPathNode
 	const char *start = p;
 
 	if (p == scanner->end || *p != '"')
-		return fail(scanner, MILL_JSON_SYNTAX, p, "a key in double quotes is expected here");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a key in double quotes is expected here");
 	p = scan_string(scanner, p);
 	if (p == NULL)
 		return NULL;
@@ -281,7 +281,7 @@ scan_key(Scanner *scanner, const Frame *frame, const char *p, const MillPathNode
 	*node = child;
 	p = skip_space(p, scanner->end);
 	if (p == scanner->end || *p != ':')
-		return fail(scanner, MILL_JSON_SYNTAX, p, "\":\" is expected here");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "\":\" is expected here");
 	return p + 1;
 }
 
@@ -300,7 +300,7 @@ scan_value(Scanner *scanner, const char *p, const MillPathNode *node, MillJsonKi
 value:
 	p = skip_space(p, end);
 	if (p == end)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "the input ends too early");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "the input ends too early");
 	start = p;
 	if (*p != '{' && *p != '[')
 	{
@@ -311,7 +311,7 @@ value:
 	}
 
 	if (scanner->depth == MILL_JSON_MAX_DEPTH)
-		return fail(scanner, MILL_JSON_LIMIT, p, "the value is nested deeper than 64 levels");
+		return fail_scan(scanner, MILL_JSON_LIMIT, p, "the value is nested deeper than 64 levels");
 	frame = &scanner->stack[scanner->depth++];
 	frame->is_object = *p == '{';
 	frame->node = node;
@@ -355,8 +355,8 @@ finished:
 	if (p < end && *p == (frame->is_object ? '}' : ']'))
 		goto close;
 	if (p == end)
-		return fail(scanner, MILL_JSON_SYNTAX, p, "the input ends too early");
-	return fail(scanner, MILL_JSON_SYNTAX, p, "a comma or the closing bracket is expected here");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "the input ends too early");
+	return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a comma or the closing bracket is expected here");
 }
 
 /* A whole text: one value and nothing but white space around it. */
@@ -373,7 +373,7 @@ scan_text(Scanner *scanner, const MillPathNode *root, const char *data, size_t l
 		return false;
 	p = skip_space(p, scanner->end);
 	if (p < scanner->end)
-		fail(scanner, MILL_JSON_SYNTAX, p, "something follows the JSON value");
+		fail_scan(scanner, MILL_JSON_SYNTAX, p, "something follows the JSON value");
 	return p == scanner->end;
 }
 
@@ -392,7 +392,7 @@ mill_json_scan(const MillJsonPaths *paths, const char *data, size_t length,
 		return false;
 	if (kind != MILL_JSON_OBJECT)
 	{
-		fail(&scanner, MILL_JSON_NOT_AN_OBJECT, skip_space(data, scanner.end), "the JSON value is not an object");
+		fail_scan(&scanner, MILL_JSON_NOT_AN_OBJECT, skip_space(data, scanner.end), "the JSON value is not an object");
 		return false;
 	}
 	return true;

@@ -18,6 +18,7 @@
 #include "utils/numeric.h"
 #include "utils/uuid.h"
 
+#include "decode/json_lex.h"
 #include "decode/type.h"
 
 static inline bool
@@ -359,15 +360,6 @@ parse_numeric(MillType *type, const char *input, size_t length, Datum *value, Mi
 
 /* ---- uuid ---- */
 
-static int
-hex_digit(char c)
-{
-	if (is_digit(c))
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Digits in pairs, a hyphen after any even pair, all perhaps in braces. */
 static bool
 parse_uuid(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error)
@@ -383,8 +375,8 @@ parse_uuid(MillType *type, const char *input, size_t length, Datum *value, MillD
 	}
 	for (int i = 0; i < UUID_LEN; i++)
 	{
-		int high = end - p >= 2 ? hex_digit(p[0]) : -1;
-		int low = high >= 0 ? hex_digit(p[1]) : -1;
+		int high = end - p >= 2 ? mill_hex_digit(p[0]) : -1;
+		int low = high >= 0 ? mill_hex_digit(p[1]) : -1;
 
 		if (low < 0)
 			return mill_bad_syntax(error, "uuid", input, length);

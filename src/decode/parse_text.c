@@ -12,6 +12,7 @@
 #include "utils/builtins.h"
 
 #include "core/compat.h"
+#include "decode/json_lex.h"
 #include "decode/type.h"
 
 static bool
@@ -88,15 +89,6 @@ parse_name(MillType *type, const char *input, size_t length, Datum *value, MillD
 
 /* ---- bytea ---- */
 
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c |= 0x20;
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* After \x: pairs of digits, white space between the pairs. */
 static bool
 read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
@@ -111,10 +103,10 @@ read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 			p++;
 			continue;
 		}
-		high = hex_digit(*p);
+		high = mill_hex_digit(*p);
 		if (high >= 0 && end - p < 2)
 			return mill_bad(error, ERRCODE_INVALID_PARAMETER_VALUE, "invalid hexadecimal data: odd number of digits");
-		low = high >= 0 ? hex_digit(p[1]) : -1;
+		low = high >= 0 ? mill_hex_digit(p[1]) : -1;
 		if (low < 0)
 		{
 			const char *wrong = high < 0 ? p : p + 1;

@@ -221,7 +221,7 @@ is_epoch(const char *input, size_t length)
 }
 
 static bool
-refuse(Reading reading, MillType *type, const char *name, const char *input, size_t length, Datum *value, MillDecodeError *error)
+refuse_time(Reading reading, MillType *type, const char *name, const char *input, size_t length, Datum *value, MillDecodeError *error)
 {
 	if (reading == READ_OUT_OF_RANGE || is_epoch(input, length))
 		return mill_bad(error, ERRCODE_DATETIME_FIELD_OVERFLOW,
@@ -240,7 +240,7 @@ parse_timestamptz(MillType *type, const char *input, size_t length, Datum *value
 	Timestamp result;
 
 	if (reading != READ_FINE)
-		return refuse(reading, type, "timestamp with time zone", input, length, value, error);
+		return refuse_time(reading, type, "timestamp with time zone", input, length, value, error);
 	result = assemble(&time);
 	if (time.has_zone)
 		result -= time.zone * INT64CONST(1000000);
@@ -268,7 +268,7 @@ parse_timestamp(MillType *type, const char *input, size_t length, Datum *value, 
 	Reading reading = read_timestamp(input, length, &time);
 
 	if (reading != READ_FINE)
-		return refuse(reading, type, "timestamp", input, length, value, error);
+		return refuse_time(reading, type, "timestamp", input, length, value, error);
 	*value = TimestampGetDatum(round_timestamp(assemble(&time), type->typmod));
 	return true;
 }
@@ -280,7 +280,7 @@ parse_date(MillType *type, const char *input, size_t length, Datum *value, MillD
 	Reading reading = length == 10 ? read_date(input, length, &time) : READ_OTHER;
 
 	if (reading != READ_FINE)
-		return refuse(reading, type, "date", input, length, value, error);
+		return refuse_time(reading, type, "date", input, length, value, error);
 	*value = DateADTGetDatum(date2j(time.year, time.month, time.day) - POSTGRES_EPOCH_JDATE);
 	return true;
 }

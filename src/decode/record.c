@@ -118,6 +118,7 @@ mill_record_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMes
 {
 	const MillField *field = &((MillRecord *) decoder->format_data)->fields[column->place];
 
+	Assert(column->place < ((MillRecord *) decoder->format_data)->max);
 	if (field->isnull)
 		return mill_take_null(column->type, value, isnull);
 	return column->type->parse(column->type, field->start, field->length, value, error);

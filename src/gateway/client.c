@@ -20,13 +20,6 @@
 /* Longest wait that a request may ask for, in milliseconds. */
 #define TIMEOUT_LIMIT 600000
 
-static bool
-malformed(MillError *error)
-{
-	mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
-	return false;
-}
-
 /* The int32 that every request begins with: its deadline. */
 static bool
 take_deadline(MillPayload *request, int64_t *deadline)
@@ -46,7 +39,7 @@ take_deadline(MillPayload *request, int64_t *deadline)
 
 /* The shorter of two waits, at least a millisecond. */
 static int
-least(int64_t a, int64_t b)
+shorter_wait(int64_t a, int64_t b)
 {
 	int64_t wait = a < b ? a : b;
 
@@ -63,7 +56,7 @@ forget_trouble(MillClient *client)
 
 /* Let the library tell what it has to tell. */
 static void
-serve(MillClient *client)
+serve_library(MillClient *client)
 {
 	while (rd_kafka_poll(client->rk, 0) > 0)
 		;
@@ -71,7 +64,7 @@ serve(MillClient *client)
 
 /* Try again after this code? */
 static bool
-is_passing(rd_kafka_resp_err_t code)
+is_transient(rd_kafka_resp_err_t code)
 {
 	switch (code)
 	{
@@ -98,13 +91,13 @@ is_passing(rd_kafka_resp_err_t code)
 static bool
 unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
 {
-	if (mill_client_refused(client) || (is_passing(code) && client->last_error[0]))
+	if (mill_client_refused(client) || (is_transient(code) && client->last_error[0]))
 		mill_client_explain(client, error);
 	else
 	{
 		MillTrouble trouble = mill_trouble_find(code, "", 0);
 
-		mill_trouble_explain(is_passing(code) ? MILL_TROUBLE_UNREACHABLE : trouble, error);
+		mill_trouble_explain(is_transient(code) ? MILL_TROUBLE_UNREACHABLE : trouble, error);
 		snprintf(error->detail, sizeof(error->detail), "%s", rd_kafka_err2str(code));
 	}
 	return false;
@@ -118,7 +111,7 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 
 	/* some errors are answers, and come at once: wait a little */
 	rd_kafka_poll(client->rk, PAUSE);
-	serve(client);
+	serve_library(client);
 	return mill_client_refused(client) || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
 }
 
@@ -137,10 +130,10 @@ ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, cons
 	for (;;)
 	{
 		int64_t left = deadline - mill_now();
-		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata, least(slice, left));
+		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata, shorter_wait(slice, left));
 
 		if (code == RD_KAFKA_RESP_ERR_NO_ERROR && topic != NULL &&
-			(*metadata)->topic_cnt == 1 && is_passing((*metadata)->topics[0].err))
+			(*metadata)->topic_cnt == 1 && is_transient((*metadata)->topics[0].err))
 		{
 			code = (*metadata)->topics[0].err;
 			rd_kafka_metadata_destroy(*metadata);
@@ -148,7 +141,7 @@ ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, cons
 		}
 		if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
 			forget_trouble(client);
-		if (!is_passing(code) || is_hopeless(client, started, deadline))
+		if (!is_transient(code) || is_hopeless(client, started, deadline))
 			return code;
 		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)
 			slice *= 2;
@@ -166,7 +159,7 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 
 	if (client->rk == NULL || !take_deadline(&request, &deadline) || request.length < 2 ||
 		memchr(request.data, '\0', request.length) == NULL)
-		return malformed(error);
+		return mill_error_malformed(error);
 
 	if (client->topic != NULL)
 		rd_kafka_topic_destroy(client->topic);
@@ -222,8 +215,8 @@ ask_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t d
 	{
 		int64_t left = deadline - mill_now();
 
-		code = rd_kafka_offsets_for_times(client->rk, list, least(slice, left));
-		if (!is_passing(code) || is_hopeless(client, started, deadline))
+		code = rd_kafka_offsets_for_times(client->rk, list, shorter_wait(slice, left));
+		if (!is_transient(code) || is_hopeless(client, started, deadline))
 			break;
 		if (code == RD_KAFKA_RESP_ERR__TIMED_OUT)
 			slice *= 2;
@@ -244,7 +237,7 @@ find_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t 
 {
 	rd_kafka_topic_partition_list_t *copy = rd_kafka_topic_partition_list_copy(list);
 	rd_kafka_resp_err_t code = ask_offsets(client, copy, deadline);
-	bool alone = code != RD_KAFKA_RESP_ERR_NO_ERROR && !is_passing(code);
+	bool alone = code != RD_KAFKA_RESP_ERR_NO_ERROR && !is_transient(code);
 
 	for (int i = 0; i < list->cnt && (alone || code == RD_KAFKA_RESP_ERR_NO_ERROR); i++)
 	{
@@ -307,7 +300,7 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 	int32_t count;
 
 	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(int32_t), &count))
-		return malformed(error);
+		return mill_error_malformed(error);
 
 	/* "Times" of the protocol: the beginning, and the end, which is the last
 	 * stable offset if only committed messages are read. */
@@ -357,7 +350,7 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 	int32_t count;
 
 	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(MillPartitionTime), &count))
-		return malformed(error);
+		return mill_error_malformed(error);
 
 	list = rd_kafka_topic_partition_list_new(count);
 	for (int i = 0; i < count; i++)
@@ -397,7 +390,7 @@ mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, Mil
 	int64_t deadline;
 
 	if (client->rk == NULL || !take_deadline(&request, &deadline))
-		return malformed(error);
+		return mill_error_malformed(error);
 	code = ask_metadata(client, NULL, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return unanswered(client, code, error);

@@ -272,13 +272,6 @@ take_string(MillPayload *rest)
 	return result;
 }
 
-static bool
-malformed(MillError *error)
-{
-	mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
-	return false;
-}
-
 /*
  * Where a property is set.  What is checked and forgotten goes to a
  * configuration of its own: what is of use to a producer only, and, where
@@ -333,7 +326,7 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 		value = name ? take_string(&rest) : NULL;
 		if (value == NULL)
 		{
-			ok = malformed(error);
+			ok = mill_error_malformed(error);
 			break;
 		}
 		rule = mill_policy_find(name);
@@ -426,7 +419,7 @@ lower(rd_kafka_conf_t *conf, const char *name, int64_t limit)
  * at least 1000; rules.c has the least sizes of the queue.
  */
 static void
-fetch_less(rd_kafka_conf_t *conf, int32_t fetch_bytes)
+lower_fetch(rd_kafka_conf_t *conf, int32_t fetch_bytes)
 {
 	int64_t limit = fetch_bytes > 1000 ? fetch_bytes : 1000;
 
@@ -511,7 +504,7 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 	bool ok;
 
 	if (request.length < 1 + sizeof(fetch_bytes) || client->rk != NULL)
-		return malformed(error);
+		return mill_error_malformed(error);
 	flags = (uint8_t) *request.data;
 	memcpy(&fetch_bytes, request.data + 1, sizeof(fetch_bytes));
 	request.data += 1 + sizeof(fetch_bytes);
@@ -532,7 +525,7 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 	if (flags & MILL_CHECK_ONLY)
 		return check_together(client, conf, error);
 	if (fetch_bytes > 0)
-		fetch_less(conf, fetch_bytes);
+		lower_fetch(conf, fetch_bytes);
 	client->rk = create(client, conf, error);
 	return client->rk != NULL;
 }

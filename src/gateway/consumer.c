@@ -134,7 +134,7 @@ flush(Stream *stream)
 }
 
 static Partition *
-find_partition(Stream *stream, int32_t id)
+stream_partition(Stream *stream, int32_t id)
 {
 	if (id < 0 || id >= stream->ids || stream->index[id] < 0)
 		return NULL;
@@ -147,7 +147,7 @@ find_partition(Stream *stream, int32_t id)
 static void
 take_message(Stream *stream, const rd_kafka_message_t *message)
 {
-	Partition *partition = find_partition(stream, message->partition);
+	Partition *partition = stream_partition(stream, message->partition);
 
 	if (partition == NULL || partition->done || message->offset < partition->next)
 		return;
@@ -168,9 +168,9 @@ take_message(Stream *stream, const rd_kafka_message_t *message)
 
 /* The end of a partition, for now. */
 static void
-take_end(Stream *stream, const rd_kafka_message_t *message)
+note_end(Stream *stream, const rd_kafka_message_t *message)
 {
-	Partition *partition = find_partition(stream, message->partition);
+	Partition *partition = stream_partition(stream, message->partition);
 
 	if (partition == NULL || partition->done)
 		return;
@@ -204,13 +204,13 @@ stop(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *te
 static void
 take_error(Stream *stream, const rd_kafka_message_t *message)
 {
-	Partition *partition = find_partition(stream, message->partition);
+	Partition *partition = stream_partition(stream, message->partition);
 	int32_t id = message->rkt ? message->partition : -1;
 	char text[768];
 
 	if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 	{
-		take_end(stream, message);
+		note_end(stream, message);
 		return;
 	}
 	if (partition != NULL && partition->done)
@@ -422,7 +422,7 @@ take_next(Stream *stream, int timeout_ms)
 }
 
 static void
-run(Stream *stream)
+run_stream(Stream *stream)
 {
 	int taken = 0;
 
@@ -448,7 +448,7 @@ run(Stream *stream)
 
 /* Read the assignment into the stream and the library's list. */
 static bool
-prepare(Stream *stream, MillPayload request, rd_kafka_topic_partition_list_t **list)
+prepare_stream(Stream *stream, MillPayload request, rd_kafka_topic_partition_list_t **list)
 {
 	MillClient *client = stream->client;
 	int32_t *ids;
@@ -504,11 +504,8 @@ mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError
 	rd_kafka_topic_partition_list_t *list = NULL;
 	rd_kafka_resp_err_t code;
 
-	if (!prepare(&stream, request, &list))
-	{
-		mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
-		return false;
-	}
+	if (!prepare_stream(&stream, request, &list))
+		return mill_error_malformed(error);
 	rd_kafka_poll_set_consumer(client->rk);
 	stream.queue = rd_kafka_queue_get_consumer(client->rk);
 	client->on_error = client_error;
@@ -522,7 +519,7 @@ mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError
 	rd_kafka_topic_partition_list_destroy(list);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 		stop(&stream, code, -1, rd_kafka_err2str(code));
-	run(&stream);
+	run_stream(&stream);
 
 	/* After a fatal event there is nothing to do but wait to be ended. */
 	while (!stream.broken)

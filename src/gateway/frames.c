@@ -35,7 +35,7 @@ mill_allocate(void *old, size_t size)
 
 /* Read some more.  False: end of file. */
 static bool
-fill(MillInput *in)
+fill_input(MillInput *in)
 {
 	ssize_t n;
 
@@ -67,7 +67,7 @@ mill_input_next(MillInput *in, MillFrame *frame, const char **payload)
 
 	while (in->filled < sizeof(MillFrame))
 	{
-		if (!fill(in))
+		if (!fill_input(in))
 			return MILL_INPUT_END;
 	}
 	memcpy(frame, in->data, sizeof(MillFrame));
@@ -82,7 +82,7 @@ mill_input_next(MillInput *in, MillFrame *frame, const char **payload)
 	}
 	while (in->filled < whole)
 	{
-		if (!fill(in))
+		if (!fill_input(in))
 			return MILL_INPUT_END;
 	}
 	in->consumed = whole;

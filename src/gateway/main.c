@@ -91,7 +91,7 @@ send_error(MillOutput *out, MillError *error)
 
 /* Do what is asked; false with an error that says why not. */
 static bool
-serve(MillClient *client, uint8_t type, MillPayload payload, MillOutput *out, MillError *error)
+serve_request(MillClient *client, uint8_t type, MillPayload payload, MillOutput *out, MillError *error)
 {
 	switch (type)
 	{
@@ -139,7 +139,7 @@ main(int argc, char **argv)
 	{
 		MillPayload request = {payload, frame.length};
 
-		if (!serve(&client, frame.type, request, &out, &error))
+		if (!serve_request(&client, frame.type, request, &out, &error))
 			send_error(&out, &error);
 		if (!mill_output_flush(&out))
 			break;

@@ -34,6 +34,14 @@ mill_error_set(MillError *error, const char *sqlstate, const char *message,
 	snprintf(error->hint, sizeof(error->hint), "%s", hint ? hint : "");
 }
 
+/* A request that does not keep to protocol.h; always false, for the caller to return. */
+bool
+mill_error_malformed(MillError *error)
+{
+	mill_error_set(error, "08P01", "malformed request to mill_gateway", NULL, NULL);
+	return false;
+}
+
 /* The rule that is listed under this name, which may be an alias. */
 static const MillRule *
 listed(const char *name)
@@ -55,7 +63,7 @@ mill_policy_find(const char *name)
 }
 
 static int
-least(int a, int b)
+least_of(int a, int b)
 {
 	return a < b ? a : b;
 }
@@ -79,7 +87,7 @@ distance(const char *a, const char *b)
 			int above = row[j];
 			int change = diagonal + (tolower((unsigned char) a[i - 1]) != b[j - 1]);
 
-			row[j] = least(change, least(above, row[j - 1]) + 1);
+			row[j] = least_of(change, least_of(above, row[j - 1]) + 1);
 			diagonal = above;
 		}
 	}

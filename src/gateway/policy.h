@@ -64,5 +64,6 @@ extern const char *mill_policy_nearest(const char *name);
 /* Fill in an error; detail and hint may be NULL. */
 extern void mill_error_set(MillError *error, const char *sqlstate, const char *message,
 						   const char *detail, const char *hint);
+extern bool mill_error_malformed(MillError *error);
 
 #endif

@@ -200,7 +200,7 @@ poke(const MillWatch *watch, const int32_t *chosen, int count)
 
 /* Wait for something to do, at most until the given time.  Holds the lock. */
 static void
-wait_until(MillWatch *watch, int64_t when)
+watch_until(MillWatch *watch, int64_t when)
 {
 	struct timespec until = {.tv_sec = when / 1000, .tv_nsec = when % 1000 * 1000000};
 
@@ -210,7 +210,7 @@ wait_until(MillWatch *watch, int64_t when)
 }
 
 static void *
-run(void *arg)
+run_watch(void *arg)
 {
 	MillWatch *watch = arg;
 	int32_t *chosen = calloc(watch->count + 1, sizeof(int32_t));
@@ -225,7 +225,7 @@ run(void *arg)
 		bool poking;
 
 		pthread_mutex_lock(&watch->lock);
-		wait_until(watch, down ? now_ms() + PROBE_EVERY : next_topic);
+		watch_until(watch, down ? now_ms() + PROBE_EVERY : next_topic);
 		suspected = watch->suspected;
 		suspect = suspected != watch->probed;
 		poking = watch->poke;
@@ -276,7 +276,7 @@ mill_watch_start(MillWatch *watch)
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&watch->wake, &attributes);
-	if (pthread_create(&thread, NULL, run, watch) != 0)
+	if (pthread_create(&thread, NULL, run_watch, watch) != 0)
 		abort();
 	pthread_detach(thread);
 }

@@ -13,13 +13,8 @@
  * - the moment's (lock timeout, deadlock, serialization, full disk, ...): the
  *   same batch again after a rest.  Never a dead letter.
  * - else the batch is done again in small pieces, each a transaction, in which
- *   halving finds exactly the messages that fail.  What fails while it is
- *   decoded is the message's fault whatever the SQLSTATE, as are the classes of
- *   errors that are about data (is_data_error).  Anything else that the
- *   query, the target or its triggers raise is the message's if other messages
- *   of the piece pass, or if it is the only one and messages passed under this
- *   very plan before.  Where all fail alike, or none ever passed, it is the
- *   pipeline's: the worker ends with that error, and nothing is dropped.
+ *   halving finds exactly the messages that fail; whether they are at fault, or
+ *   the pipeline, is judged there too (isolate.c).
  *
  * What the decoder finds bad without an error needs no halving.
  *
@@ -31,7 +26,6 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -44,6 +38,8 @@
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
+#include "core/clock.h"
+#include "core/error.h"
 #include "core/compat.h"
 #include "core/settings.h"
 #include "core/worker.h"
@@ -69,292 +65,6 @@ typedef enum Outcome
 	SHRINK,	 /* undone: it took too long */
 	REPEAT	 /* undone: again */
 } Outcome;
-
-/*
- * Errors that are about data by their very class: bad values (22), violated
- * constraints (23), exceptions that a trigger raised (P0001, P0004), more than
- * one row where one belongs (21), a violated check option (44), rows too large
- * for their index or page (54000).
- */
-static bool
-is_data_error(int sqlerrcode)
-{
-	/* class 22, but of the target */
-	if (sqlerrcode == ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
-		return false;
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
-		case ERRCODE_CARDINALITY_VIOLATION:
-		case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
-			return true;
-	}
-	return sqlerrcode == ERRCODE_RAISE_EXCEPTION || sqlerrcode == ERRCODE_ASSERT_FAILURE ||
-		   sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-}
-
-/* Will the same batch do, after a rest? */
-static bool
-is_transient(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:	 /* 40: serialization, deadlock */
-		case ERRCODE_INSUFFICIENT_RESOURCES: /* 53: disk full, out of memory */
-			return true;
-	}
-	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-}
-
-/* Errors that no message can be blamed for, whatever it holds. */
-static bool
-is_never_the_message(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_CONNECTION_EXCEPTION:	/* 08: of a foreign target */
-		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
-			return true;
-	}
-	return is_transient(sqlerrcode) || sqlerrcode == ERRCODE_SYSTEM_ERROR || sqlerrcode == ERRCODE_IO_ERROR || sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
-}
-
-/* ---- a range of messages ---- */
-
-uint64
-mill_apply_range(MillSource *source, MillBatch *batch, int first, int last)
-{
-	MillWriter *writer;
-	QueryDesc *query;
-	uint64 written;
-	MemoryContext context;
-	MemoryContext old;
-
-	if (first == last)
-		return 0;
-	context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill write", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	batch->first = first;
-	batch->last = last;
-	source->spec.batch = batch;
-	source->spec.path = mill_write_path;
-
-	writer = mill_writer_begin(&source->spec);
-	query = CreateQueryDesc(source->plan, "pg_mill source", GetActiveSnapshot(), InvalidSnapshot,
-							mill_writer_receiver(writer), NULL, NULL, 0);
-	ExecutorStart(query, 0);
-	mill_stream_bind(query->planstate, batch);
-	mill_executor_run(query);
-	ExecutorFinish(query);
-	ExecutorEnd(query);
-	FreeQueryDesc(query);
-	source->received += mill_writer_received(writer);
-	written = mill_writer_end(writer);
-	CommandCounterIncrement();
-
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	return written;
-}
-
-/* ---- finding the bad ones ---- */
-
-static void
-keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, bool unsettled)
-{
-	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	MillDecodeError *kept = palloc0(sizeof(MillDecodeError));
-
-	kept->sqlerrcode = error->sqlerrcode;
-	kept->message = pstrdup(error->message);
-	kept->detail = error->detail ? pstrdup(error->detail) : NULL;
-	kept->hint = error->hint ? pstrdup(error->hint) : NULL;
-	column = column ? column : error->column_name;
-	kept->column = column ? pstrdup(column) : NULL;
-	kept->unsettled = unsettled;
-	batch->errors[i] = kept;
-	MemoryContextSwitchTo(old);
-}
-
-/* How trying a range ended. */
-typedef struct Trial
-{
-	uint64 written;
-	uint64 received;  /* rows that the target was given, whatever it made of them */
-	ErrorData *error; /* NULL: it passed */
-	int decoding;	  /* the message that could not be decoded, -1: it was not that */
-	char *column;	  /* of the stream, of that message */
-} Trial;
-
-/* Try a range in a subtransaction.  Errors that are no message's are raised. */
-static void
-try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
-{
-	MemoryContext context = CurrentMemoryContext;
-	/* what an error leaves behind is not to pile up over thousands of them */
-	MemoryContext scratch = AllocSetContextCreate(context, "pg_mill trial", ALLOCSET_SMALL_SIZES);
-	ResourceOwner owner = CurrentResourceOwner;
-
-	memset(trial, 0, sizeof(*trial));
-	trial->decoding = -1;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(scratch);
-	PG_TRY();
-	{
-		/* What would fail at commit must fail here. */
-		source->received = 0;
-		trial->written = mill_apply_range(source, batch, first, last);
-		trial->received = source->received;
-		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		trial->error = CopyErrorData();
-		trial->written = trial->received = 0;
-		FlushErrorState();
-		if (batch->decoder)
-		{
-			const char *column = mill_decoder_column(batch->decoder);
-
-			trial->decoding = batch->current;
-			trial->column = column ? pstrdup(column) : NULL;
-		}
-		batch->decoder = NULL;
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		if (is_never_the_message(trial->error->sqlerrcode))
-			ReThrowError(trial->error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	MemoryContextDelete(scratch);
-}
-
-/*
- * A message that fails while it is decoded names itself; else the range is
- * halved until those that fail stand alone.
- */
-static uint64
-isolate(MillSource *source, MillBatch *batch, int first, int last, uint64 *received)
-{
-	int middle = first + (last - first) / 2;
-	int after = middle;
-	Trial trial;
-
-	CHECK_FOR_INTERRUPTS();
-	check_stack_depth();
-	if (first == last)
-		return 0;
-	try_range(source, batch, first, last, &trial);
-	if (trial.error == NULL)
-	{
-		*received += trial.received;
-		return trial.written;
-	}
-	if (trial.decoding >= 0 || last - first == 1)
-	{
-		middle = trial.decoding >= 0 ? trial.decoding : first;
-		after = middle + 1;
-		keep_error(batch, middle, trial.error, trial.column, trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
-	}
-	FreeErrorData(trial.error);
-	return isolate(source, batch, first, middle, received) + isolate(source, batch, after, last, received);
-}
-
-uint64
-mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
-{
-	uint64 received = 0;
-
-	return isolate(source, batch, first, last, &received);
-}
-
-/*
- * Does one of the messages from here on pass?  Tried and undone, so only to
- * know whose fault an error is.
- */
-static bool
-later_ones_pass(MillIngest *ingest, int from)
-{
-	MillBatch *batch = &ingest->batch;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool passed = false;
-
-	for (int i = from; i < Min(batch->count, from + MILL_PIECE) && !passed; i++)
-	{
-		Trial trial;
-
-		CHECK_FOR_INTERRUPTS();
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		try_range(ingest->source, batch, i, i + 1, &trial);
-		passed = trial.error == NULL && trial.received > 0;
-		if (trial.error)
-			FreeErrorData(trial.error);
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		batch->errors[i] = NULL;
-	}
-	return passed;
-}
-
-static bool
-is_unknown_name(int sqlerrcode)
-{
-	return sqlerrcode == ERRCODE_UNDEFINED_TABLE || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
-}
-
-/* The error of a message as the pipeline's, which says where it was met. */
-static void
-raise_as_pipelines(const MillIngest *ingest, int i)
-{
-	const MillMessage *message = ingest->batch.messages[i];
-	const MillDecodeError *error = ingest->batch.errors[i];
-	char *place = psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
-						   ingest->source->stream->layout.topic, message->partition, (long long) message->offset);
-
-	ereport(ERROR,
-			(errcode(error->sqlerrcode),
-			 errmsg_internal("%s", error->message),
-			 errdetail_internal("%s%s%s", error->detail ? error->detail : "", error->detail ? " " : "", place),
-			 error->hint ? errhint("%s", error->hint) : 0,
-			 !error->hint && is_unknown_name(error->sqlerrcode)
-				 ? errhint("Workers run with search_path " MILL_SEARCH_PATH ": qualify names in triggers, defaults and views, or SET search_path for their functions.")
-				 : 0));
-}
-
-/*
- * The errors of a piece whose class does not say whose fault they are: theirs,
- * or the pipeline's, which is raised.  See the head of this file.
- */
-static void
-judge(MillIngest *ingest, int first, int last, uint64 received)
-{
-	const MillBatch *batch = &ingest->batch;
-	int unsettled = 0;
-	int culprit = -1;
-	bool alike = true;
-
-	for (int i = first; i < last; i++)
-	{
-		if (batch->errors[i] == NULL || !batch->errors[i]->unsettled)
-			continue;
-		if (culprit < 0)
-			culprit = i;
-		alike &= batch->errors[i]->sqlerrcode == batch->errors[culprit]->sqlerrcode;
-		unsettled++;
-	}
-	if (unsettled == 0 || received > 0)
-		return;
-	if ((!ingest->source->passed || (unsettled > 1 && alike)) && !later_ones_pass(ingest, last))
-		raise_as_pipelines(ingest, culprit);
-}
 
 /* Runs while a piece is applied; MAX_TIMEOUTS: it does not. */
 static TimeoutId piece_clock = MAX_TIMEOUTS;
@@ -408,8 +118,7 @@ apply(MillIngest *ingest, int first, int last, bool piecewise)
 	start_clock(last - first);
 	if (piecewise)
 	{
-		written = isolate(ingest->source, &ingest->batch, first, last, &received);
-		judge(ingest, first, last, received);
+		written = mill_isolate(ingest, first, last, &received);
 	}
 	else
 	{
@@ -508,33 +217,6 @@ pause_for_errors(MillIngest *ingest)
 						   ingest->pipeline->max_errors));
 }
 
-/* An error that comes while we wait for a lock names the lock and who holds it. */
-static void
-name_awaited(void *arg)
-{
-	if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
-		errdetail_internal("%s", (const char *) arg);
-}
-
-/* Lock what the source reads and writes; who waits for a lock says so. */
-static bool
-lock_source(MillIngest *ingest)
-{
-	char *awaited = mill_source_lock_conflict(ingest->source);
-	ErrorContextCallback callback = {.callback = name_awaited, .arg = awaited, .previous = error_context_stack};
-	bool valid;
-
-	if (awaited)
-	{
-		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, psprintf("waiting: %s", awaited));
-		ingest->reason_is_old = true;
-		error_context_stack = &callback;
-	}
-	valid = mill_source_lock(ingest->source);
-	error_context_stack = callback.previous;
-	return valid;
-}
-
 /*
  * Messages [first, *last) in the current transaction; *last comes back
  * smaller if the pipeline is to stop at the message there.  Errors are
@@ -547,12 +229,14 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 	MillTally tally = {0};
 	bool stop = false;
 
+	Assert(GetUserId() == ingest->pipeline->owner);
+	Assert(first <= *last && *last <= batch->count);
 	SPI_connect();
 	if (!mill_offsets_lock(ingest, first, *last))
 		return FENCED;
 	SPI_finish();
 
-	while (ingest->source == NULL || (first < *last && !lock_source(ingest)))
+	while (ingest->source == NULL || (first < *last && !mill_source_lock(ingest->source)))
 		mill_ingest_prepare(ingest);
 	if (ingest->restart)
 		return FENCED;
@@ -583,23 +267,18 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 	return stop ? STOPPED : APPLIED;
 }
 
-/* Write down why we rest, and rest, with interrupts served. */
+/* Record why the batch is to be tried again, and wait for that. */
 static void
-rest(MillIngest *ingest, const ErrorData *error, int tries)
+back_off(MillIngest *ingest, const ErrorData *error, int tries)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 100L << Min(tries, 6));
+	TimestampTz until = TimestampTzPlusMilliseconds(mill_now(), 100L << Min(tries, 6));
 
 	mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, mill_error_reason(error));
 	mill_xact_begin("recording an error");
-	mill_error_record("pipeline", ingest->pipeline->id, error, until);
+	mill_error_record(mill_pipeline_room.kind, ingest->pipeline->id, error, until);
 	mill_xact_commit();
-	while (GetCurrentTimestamp() < until)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until), MILL_WAIT_EVENT);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
+	while (mill_now() < until)
+		mill_worker_wait(TimestampDifferenceMilliseconds(mill_now(), until));
 }
 
 typedef struct Piece
@@ -647,8 +326,8 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 		expired = error->sqlerrcode == ERRCODE_QUERY_CANCELED && piece_expired && ingest->applying_rows;
 		piece_expired = false;
 		if (!expired &&
-			(is_transient(error->sqlerrcode) ? *tries >= TRIES
-											 : isolate || !ingest->applying_rows || is_never_the_message(error->sqlerrcode)))
+			(mill_error_is_transient(error->sqlerrcode) ? *tries >= TRIES
+														: isolate || !ingest->applying_rows || mill_error_is_environment(error->sqlerrcode)))
 			PG_RE_THROW();
 		ingest->applying_rows = false;
 		FlushErrorState();
@@ -663,9 +342,9 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
 	if (expired)
 		outcome = SHRINK;
-	else if (is_transient(error->sqlerrcode))
+	else if (mill_error_is_transient(error->sqlerrcode))
 	{
-		rest(ingest, error, (*tries)++);
+		back_off(ingest, error, (*tries)++);
 		outcome = REPEAT;
 	}
 	else
@@ -681,7 +360,6 @@ report_piece(MillIngest *ingest, int count)
 	/* Without a message there may be a trouble that is to stay shown. */
 	if (count == 0 || ingest->piece >= ingest->pipeline->batch_rows)
 		return;
-	ingest->reason_is_old = true;
 	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
 					 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
 }
@@ -707,6 +385,7 @@ mill_apply(MillIngest *ingest)
 	int tries = 0;
 	int first = 0;
 
+	Assert(!IsTransactionState());
 	if (ingest->piece == 0)
 		ingest->piece = Min(FIRST_PIECE, ingest->pipeline->batch_rows);
 	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (batch->count + 1));

@@ -69,7 +69,7 @@ hash(const char *data, int length, uint8 *digest)
 
 /* What to keep of a part: the gateway cut it, or it is cut here, or all of it. */
 static Kept
-keep(const MillMessage *message, MillPart part, const char *data, int length)
+keep_part(const MillMessage *message, MillPart part, const char *data, int length)
 {
 	const MillCut *cut = mill_message_cut(message);
 	Kept kept = {.data = data, .length = length, .before = length};
@@ -128,9 +128,9 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 		.types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID, INT4OID, BOOLOID,
 				  TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
 	Kept parts[MILL_PARTS] = {
-		keep(message, MILL_PART_KEY, mill_message_key(message), message->key_length),
-		keep(message, MILL_PART_VALUE, mill_message_value(message), message->value_length),
-		keep(message, MILL_PART_HEADERS, mill_message_headers(message), message->headers_length)};
+		keep_part(message, MILL_PART_KEY, mill_message_key(message), message->key_length),
+		keep_part(message, MILL_PART_VALUE, mill_message_value(message), message->value_length),
+		keep_part(message, MILL_PART_HEADERS, mill_message_headers(message), message->headers_length)};
 	const char *detail = describe_cuts(parts, error->detail);
 	bool cut = false;
 	Datum values[16] = {0};
@@ -324,7 +324,7 @@ typedef struct Retry
 } Retry;
 
 static void
-prepare(void *arg)
+prepare_letters(void *arg)
 {
 	Retry *retry = arg;
 	const MillPipeline *p = retry->pipeline;
@@ -334,7 +334,7 @@ prepare(void *arg)
 }
 
 static void
-apply(void *arg)
+apply_letters(void *arg)
 {
 	Retry *retry = arg;
 
@@ -399,7 +399,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	begun = ReadNextTransactionId();
 	SPI_finish();
 	mill_pipeline_check_relations(retry.pipeline);
-	mill_as_owner(retry.pipeline->owner, prepare, &retry);
+	mill_as_owner(retry.pipeline->owner, prepare_letters, &retry);
 	mill_source_take(retry.source, batch);
 	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
 
@@ -413,7 +413,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 		if (batch->count == 0)
 			break;
 		after = ids[batch->count - 1];
-		mill_as_owner(retry.pipeline->owner, apply, &retry);
+		mill_as_owner(retry.pipeline->owner, apply_letters, &retry);
 		SPI_connect();
 		gone += settle_letters(batch, ids);
 		SPI_finish();

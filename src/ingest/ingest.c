@@ -30,7 +30,6 @@
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "postmaster/interrupt.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -47,6 +46,8 @@
 
 /* How long the gateway may take to answer, in milliseconds. */
 #define ANSWER_TIMEOUT 10000
+/* What is gathered after a failure is at most so large. */
+#define EVIDENCE_BYTES (32 * 1024 * 1024)
 /* Between two looks at whether we should stop, in milliseconds. */
 #define LOOK_INTERVAL 1000
 /* So long a gateway may be silent before the state says it, in milliseconds. */
@@ -99,6 +100,24 @@ check_stream(MillIngest *ingest)
 }
 
 /*
+ * Was the gateway told something else than what holds now: where the brokers
+ * are, with which credentials, the limit by which it cuts messages?
+ */
+static bool
+gateway_is_outdated(const MillIngest *ingest)
+{
+	const MillStream *stream = ingest->source->stream;
+	List *properties;
+	int flags;
+
+	if (ingest->properties == NULL)
+		return false;
+	properties = mill_properties_of(stream->serverid, ingest->pipeline->owner, &flags);
+	return strcmp(mill_properties_text(properties, flags), ingest->properties) != 0 ||
+		   (ingest->max_message_bytes != 0 && ingest->max_message_bytes != stream->layout.max_message_bytes);
+}
+
+/*
  * Plan the source and bind the batch to it.  Also when DDL has changed
  * something; in a transaction, as the pipeline's owner.
  */
@@ -108,6 +127,7 @@ mill_ingest_prepare(MillIngest *ingest)
 	MillPipeline *pipeline = ingest->pipeline;
 	MemoryContext old;
 
+	Assert(IsTransactionState() && GetUserId() == pipeline->owner);
 	if (ingest->source)
 		MemoryContextDelete(ingest->source->context);
 	ingest->source = NULL;
@@ -120,8 +140,7 @@ mill_ingest_prepare(MillIngest *ingest)
 	ingest->fields = mill_fields_create(ingest->source->stream);
 	MemoryContextSwitchTo(old);
 	ingest->on_error = error_policy(ingest);
-	/* What the gateway cuts it cuts by the limit that it was told. */
-	ingest->restart = ingest->max_message_bytes != 0 && ingest->max_message_bytes != ingest->source->stream->layout.max_message_bytes;
+	ingest->restart = gateway_is_outdated(ingest);
 	mill_source_take(ingest->source, &ingest->batch);
 }
 
@@ -201,6 +220,7 @@ start_gateway(MillIngest *ingest)
 	mill_xact_begin("starting a gateway");
 	MemoryContextSwitchTo(ingest->source_parent);
 	properties = mill_properties_of(ingest->source->stream->serverid, GetUserId(), &flags);
+	ingest->properties = mill_properties_text(properties, flags);
 	ingest->server_name = GetForeignServer(ingest->source->stream->serverid)->servername;
 	mill_xact_commit();
 
@@ -242,7 +262,7 @@ find_partition(MillIngest *ingest, int32 partition)
 
 /* Let the pipeline rest, failed, until its owner acts. */
 static void
-fail(MillIngest *ingest, const char *failure)
+fail_pipeline(MillIngest *ingest, const char *failure)
 {
 	mill_xact_begin("recording a failure");
 	SPI_connect();
@@ -263,7 +283,7 @@ empty_batch(MillIngest *ingest)
 	batch->count = 0;
 	batch->messages = NULL;
 	batch->errors = NULL;
-	ingest->room = 0;
+	ingest->capacity = 0;
 	ingest->batch_bytes = 0;
 	ingest->batch_began = 0;
 }
@@ -273,12 +293,12 @@ static void
 grow_batch(MillIngest *ingest)
 {
 	MillBatch *batch = &ingest->batch;
-	int room = ingest->room ? ingest->room * 2 : 4096;
+	int room = ingest->capacity ? ingest->capacity * 2 : 4096;
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 
 	batch->messages = batch->messages ? repalloc_huge(batch->messages, sizeof(*batch->messages) * room)
 									  : palloc(sizeof(*batch->messages) * room);
-	ingest->room = room;
+	ingest->capacity = room;
 	MemoryContextSwitchTo(old);
 }
 
@@ -291,9 +311,9 @@ check_witness(MillIngest *ingest, const MillPartition *partition, const MillMess
 {
 	if (message->offset == partition->stored - 1 && partition->last_ms >= 0 &&
 		message->timestamp_ms != partition->last_ms)
-		fail(ingest, psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
-							  " it was created again; call mill.seek to go on, or drop the pipeline",
-							  ingest->source->stream->layout.topic, partition->partition, (long long) message->offset));
+		fail_pipeline(ingest, psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
+									   " it was created again; call mill.seek to go on, or drop the pipeline",
+									   ingest->source->stream->layout.topic, partition->partition, (long long) message->offset));
 }
 
 /* Keep a frame's messages, in the order they came. */
@@ -317,9 +337,10 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 			check_witness(ingest, partition, message);
 			continue;
 		}
+		Assert(message->offset >= partition->stored);
 		partition->position = message->offset + 1;
 		partition->ended = false;
-		if (batch->count == ingest->room)
+		if (batch->count == ingest->capacity)
 			grow_batch(ingest);
 		batch->messages[batch->count++] = message;
 	}
@@ -409,8 +430,8 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 					 event.hint ? errhint("%s", event.hint) : 0));
 			break;
 		case MILL_EVENT_TOPIC_GONE:
-			fail(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
-								  ingest->source->stream->layout.topic));
+			fail_pipeline(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
+										   ingest->source->stream->layout.topic));
 			return true;
 		case MILL_EVENT_OUT_OF_RANGE:
 			/* The next worker compares offsets and topic, and says it better. */
@@ -460,6 +481,13 @@ take_frame(MillIngest *ingest, const MillFrame *frame)
 	}
 }
 
+/* So many messages are gathered to judge by: more with each failure. */
+static int
+evidence(const MillIngest *ingest)
+{
+	return MILL_PIECE << Min(2 * ingest->failures, 6);
+}
+
 /* Has the batch come to one of its limits? */
 static bool
 is_full(const MillIngest *ingest)
@@ -467,7 +495,7 @@ is_full(const MillIngest *ingest)
 	const MillPipeline *pipeline = ingest->pipeline;
 
 	/* After a failure more is gathered than is applied at a time: what comes later may show whose fault it is. */
-	if (mill_shared->slots[mill_my_slot].failures > 0 && ingest->batch.count < MILL_PIECE && ingest->batch_bytes < MILL_EVIDENCE_BYTES)
+	if (ingest->failures > 0 && ingest->batch.count < evidence(ingest) && ingest->batch_bytes < EVIDENCE_BYTES)
 		return ingest->batch_began != 0 && TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
 	return ingest->batch.count >= pipeline->batch_rows || ingest->batch_bytes >= pipeline->batch_bytes ||
 		   (ingest->batch_began != 0 &&
@@ -520,22 +548,25 @@ all_ended(const MillIngest *ingest)
 static void
 report(MillIngest *ingest)
 {
-	MillSlot *slot = &mill_shared->slots[mill_my_slot];
+	MillSlotInfo slot;
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
 	int silence = mill_gateway_silence(ingest->gateway);
+	const char *reason = "";
 
 	if (ingest->fetched || ingest->npartitions == 0)
 		ingest->trouble = false;
 	if (silence >= SILENCE_SHOWN)
-		mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
-						 psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000));
-	else if ((slot->state != state || ingest->reason_is_old) && !ingest->trouble)
 	{
-		mill_slot_report(mill_my_slot, state,
-						 ingest->fields_reason ? psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason)
-											   : NULL);
-		ingest->reason_is_old = false;
+		state = MILL_STATE_DEGRADED;
+		reason = psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000);
 	}
+	else if (ingest->trouble)
+		return;
+	else if (ingest->fields_reason)
+		reason = psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason);
+	(void) mill_slot_get(mill_my_slot, &slot);
+	if (slot.state != state || strcmp(slot.reason, reason) != 0)
+		mill_slot_report(mill_my_slot, state, reason);
 }
 
 /* Say which fields no message has, when there is news of that. */
@@ -547,8 +578,6 @@ look_at_fields(MillIngest *ingest)
 	if (!mill_fields_look(ingest->fields, &ingest->batch))
 		return;
 	reason = mill_fields_reason(ingest->fields);
-	if (reason || ingest->fields_reason)
-		ingest->reason_is_old = true;
 	if (ingest->fields_reason)
 		pfree(ingest->fields_reason);
 	ingest->fields_reason = reason ? MemoryContextStrdup(ingest->source_parent, reason) : NULL;
@@ -570,8 +599,11 @@ run(MillIngest *ingest)
 			if (!mill_apply(ingest))
 				return;
 			/* news from before the first fetch are no success */
-			if (ingest->fetched)
-				mill_worker_succeeded();
+			if (ingest->fetched && ingest->failures > 0)
+			{
+				mill_slot_succeed(mill_my_slot);
+				ingest->failures = 0;
+			}
 			look_at_fields(ingest);
 			MemoryContextSwitchTo(ingest->source_parent);
 			empty_batch(ingest);
@@ -586,11 +618,7 @@ run(MillIngest *ingest)
 		if (end || ingest->restart)
 			return;
 		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		mill_worker_serve();
 	}
 }
 
@@ -615,15 +643,15 @@ smaller_fetch(int bytes)
  * else of all; *first is one of them.
  */
 static char *
-reading_places(const MillIngest *ingest, const MillPartition **first)
+reading_positions(const MillIngest *ingest, const MillPartition **first)
 {
-	StringInfoData places;
+	StringInfoData positions;
 	bool all = true;
 
 	*first = NULL;
 	for (int i = 0; i < ingest->npartitions; i++)
 		all = all && ingest->partitions[i].position >= ingest->partitions[i].high;
-	initStringInfo(&places);
+	initStringInfo(&positions);
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
 		const MillPartition *p = &ingest->partitions[i];
@@ -632,10 +660,10 @@ reading_places(const MillIngest *ingest, const MillPartition **first)
 			continue;
 		if (*first == NULL)
 			*first = p;
-		appendStringInfo(&places, "%spartition %d from offset %lld", places.len ? ", " : "",
+		appendStringInfo(&positions, "%spartition %d from offset %lld", positions.len ? ", " : "",
 						 p->partition, (long long) p->position);
 	}
-	return places.data;
+	return positions.data;
 }
 
 /*
@@ -657,10 +685,10 @@ fetch_less(MillIngest *ingest)
 	if (bytes == ingest->pipeline->fetch_bytes && ingest->npartitions > 0)
 	{
 		const MillPartition *p;
-		char *places = reading_places(ingest, &p);
+		char *positions = reading_positions(ingest, &p);
 
 		error->detail = psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
-								 ingest->source->stream->layout.topic, places);
+								 ingest->source->stream->layout.topic, positions);
 		error->hint = psprintf("Call mill.seek with an offset behind that batch, for example mill.seek('%s', '{\"%d\": %lld}').",
 							   ingest->pipeline->name, p->partition, (long long) p->position + 1);
 		ReThrowError(error);
@@ -678,6 +706,10 @@ fetch_less(MillIngest *ingest)
 static void
 read_topic(MillIngest *ingest)
 {
+	MillSlotInfo slot;
+
+	(void) mill_slot_get(mill_my_slot, &slot);
+	ingest->failures = slot.failures;
 	PG_TRY();
 	{
 		start_gateway(ingest);
@@ -685,7 +717,7 @@ read_topic(MillIngest *ingest)
 		{
 			assign(ingest);
 			/* what the worker before failed of is not over yet */
-			ingest->trouble = mill_shared->slots[mill_my_slot].state != MILL_STATE_STARTING;
+			ingest->trouble = slot.state == MILL_STATE_FAILED || slot.state == MILL_STATE_DEGRADED;
 			if (!ingest->trouble)
 				mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 			run(ingest);
@@ -735,5 +767,5 @@ ingest_body(int64 pipeline, int worker_no)
 void
 mill_ingest_main(Datum arg)
 {
-	mill_worker_run(arg, "pipeline", ingest_body);
+	mill_worker_run(arg, ingest_body);
 }

@@ -21,9 +21,8 @@ typedef struct MillPartition
 	bool stale; /* low, high or position changed without a message */
 } MillPartition;
 
-/* A piece in which bad messages are looked for is at most so long, and so is what is gathered to judge by. */
+/* A piece in which bad messages are looked for is at most so long. */
 #define MILL_PIECE 1000
-#define MILL_EVIDENCE_BYTES (32 * 1024 * 1024)
 
 typedef struct MillFields MillFields;
 
@@ -41,21 +40,22 @@ typedef struct MillIngest
 
 	MillGateway *gateway;
 	const char *server_name; /* that it was started for */
+	const char *properties;	 /* that it was told, see mill_properties_text; NULL: not yet */
 	int topic_partitions;
 	bool failed;  /* the pipeline's row says so */
+	int failures; /* of the workers before, in a row; 0 once something has passed */
 	bool fetched; /* messages or an end came since the state was reported */
 	bool trouble; /* the state shows it, until something is fetched */
 	MillPartition *partitions;
 	int npartitions;
 
 	MillBatch batch;
-	int room; /* messages that the arrays have room for */
+	int capacity; /* messages that the arrays have room for */
 	Size batch_bytes;
 	TimestampTz batch_began; /* 0: no message yet */
 	int max_message_bytes;	 /* as the gateway was told; 0: not yet */
 	bool restart;			 /* the gateway must be another one: the worker is to end */
 	TimestampTz looked_at;	 /* for changes of the source */
-	bool reason_is_old;		 /* the slot's reason is of a piece that is done, or there is news */
 	bool applying_rows;		 /* an error now is one of source, target or message */
 	int piece;				 /* messages that one transaction applies; 0: not known yet */
 
@@ -108,6 +108,8 @@ extern void mill_offsets_committed(MillIngest *ingest, int last);
  */
 extern bool mill_apply(MillIngest *ingest);
 
+/* ---- isolate.c ---- */
+
 /* Run messages [first, last) through source and writer, in the current transaction. */
 extern uint64 mill_apply_range(MillSource *source, MillBatch *batch, int first, int last);
 
@@ -117,7 +119,10 @@ extern uint64 mill_apply_range(MillSource *source, MillBatch *batch, int first, 
  */
 extern uint64 mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last);
 
-/* ---- fields.c ---- */
+/* For a batch, with judgement: an error is raised if it is the pipeline's. */
+extern uint64 mill_isolate(MillIngest *ingest, int first, int last, uint64 *received);
+
+/* ---- missing_fields.c ---- */
 
 extern MillFields *mill_fields_create(const MillStream *stream);
 extern bool mill_fields_look(MillFields *fields, const MillBatch *batch);

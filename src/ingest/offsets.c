@@ -283,6 +283,9 @@ collect_moves(const MillIngest *ingest, int first, int last)
 		Move *move = &moves[message->partition / ingest->pipeline->workers];
 		TimestampTz time;
 
+		Assert(message->partition / ingest->pipeline->workers < ingest->npartitions);
+		Assert(message->offset + 1 > move->next);
+
 		move->moved = true;
 		move->next = message->offset + 1;
 		move->read++;
@@ -390,6 +393,8 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		if (moves[i].last_message_ms < 0)
 			nulls[10] = 'n';
 		values[11] = BoolGetDatum(ingest->pipeline->upsert && moves[i].deletes);
+		/* An offset only goes on; mill.seek resolves to another start. */
+		Assert(moves[i].next >= p->stored);
 		p->last_ms = moves[i].last_message_ms;
 		memset(&counted, 0, sizeof(counted));
 		mill_run(&store, SPI_OK_UPDATE, values, nulls);
@@ -403,6 +408,7 @@ mill_offsets_committed(MillIngest *ingest, int last)
 	{
 		const MillMessage *message = ingest->batch.messages[i];
 
+		Assert(ingest->partitions[message->partition / ingest->pipeline->workers].partition == message->partition);
 		ingest->partitions[message->partition / ingest->pipeline->workers].stored = message->offset + 1;
 	}
 	if (last < ingest->batch.count)

@@ -58,7 +58,7 @@ mill_pipeline_key_index(const MillPipeline *pipeline)
 
 /* The first row of SPI's result. */
 static MillPipeline *
-read_row(MemoryContext context)
+read_pipeline(MemoryContext context)
 {
 	MillPipeline *p = MemoryContextAllocZero(context, sizeof(MillPipeline));
 
@@ -114,7 +114,7 @@ mill_pipeline_by_id(int64 id, bool lock)
 
 	if (mill_run(lock ? &read_and_lock : &read, SPI_OK_SELECT, values, NULL) == 0)
 		return NULL;
-	return read_row(callers_context());
+	return read_pipeline(callers_context());
 }
 
 /*
@@ -134,7 +134,7 @@ mill_pipeline_by_name(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("pipeline \"%s\" does not exist", name)));
-	p = read_row(callers_context());
+	p = read_pipeline(callers_context());
 	if (!has_privs_of_role(GetUserId(), p->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -208,7 +208,7 @@ mill_pipeline_fetch_less(int64 id, int bytes)
  * sound, and at home in this database.
  */
 static List *
-desired_workers(void)
+desired_pipeline_workers(void)
 {
 	static MillStatement statement = {
 		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline p"
@@ -252,7 +252,8 @@ desired_workers(void)
 }
 
 const MillRoom mill_pipeline_room = {
-	.kind = MILL_KIND_PIPELINE,
+	.kind = "pipeline",
+	.preemptible = true,
 	.function = "mill_ingest_main",
-	.desired = desired_workers,
+	.desired = desired_pipeline_workers,
 };

@@ -37,6 +37,7 @@
 PG_FUNCTION_INFO_V1(mill_create_pipeline);
 PG_FUNCTION_INFO_V1(mill_alter_pipeline);
 PG_FUNCTION_INFO_V1(mill_drop_pipeline);
+PG_FUNCTION_INFO_V1(mill_pipeline_deleted);
 PG_FUNCTION_INFO_V1(mill_pause);
 PG_FUNCTION_INFO_V1(mill_resume);
 PG_FUNCTION_INFO_V1(mill_seek);
@@ -407,13 +408,36 @@ change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 	mill_wake_manager_at_commit();
 }
 
+/*
+ * SQL: mill_catalog.pipeline_deleted(), AFTER DELETE on mill_catalog.pipeline:
+ * what belongs to it goes with it.  The offsets' locks make us wait for a batch
+ * under way, whose letters the next statement then sees.
+ */
+Datum
+mill_pipeline_deleted(PG_FUNCTION_ARGS)
+{
+	static MillStatement deletes[] = {
+		{.sql = "DELETE FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true},
+		{.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true},
+		{.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline' AND object_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true}};
+
+	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
+}
+
 Datum
 mill_drop_pipeline(PG_FUNCTION_ARGS)
 {
 	static MillStatement drop = {
-		.sql = "WITH e AS (DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline'"
-			   " AND object_id = $1)"
-			   " DELETE FROM mill_catalog.pipeline WHERE id = $1"
+		.sql = "DELETE FROM mill_catalog.pipeline WHERE id = $1"
 			   " RETURNING (SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = mark)",
 		.nargs = 1,
 		.types = {INT8OID}};
@@ -437,9 +461,8 @@ Datum
 mill_follow_marks(PG_FUNCTION_ARGS)
 {
 	static MillStatement drop = {
-		.sql = "WITH gone AS (DELETE FROM mill_catalog.pipeline p USING pg_event_trigger_dropped_objects() o"
-			   "  WHERE o.classid = 'pg_catalog.pg_type'::regclass AND o.objid = p.mark RETURNING p.id)"
-			   " DELETE FROM mill_catalog.error e USING gone WHERE e.object_kind = 'pipeline' AND e.object_id = gone.id"};
+		.sql = "DELETE FROM mill_catalog.pipeline p USING pg_event_trigger_dropped_objects() o"
+			   " WHERE o.classid = 'pg_catalog.pg_type'::regclass AND o.objid = p.mark"};
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR,

@@ -7,16 +7,20 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_proc.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "rewrite/prs2lock.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "core/catalog.h"
 #include "core/compat.h"
@@ -25,7 +29,7 @@
 
 /* A right on the whole target, or on each of its columns that come. */
 static void
-check_columns(Oid user, Oid source, Oid target, AclMode right)
+check_column_rights(Oid user, Oid source, Oid target, AclMode right)
 {
 	AttrNumber attnum = 0;
 	char *column;
@@ -51,12 +55,12 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, GetForeignServer(server)->servername);
 	if (pg_class_aclcheck(source, user, ACL_SELECT) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)), get_rel_name(source));
-	check_columns(user, source, target, ACL_INSERT);
+	check_column_rights(user, source, target, ACL_INSERT);
 	if (upsert)
 	{
 		/* ON CONFLICT DO UPDATE reads what it writes. */
-		check_columns(user, source, target, ACL_SELECT);
-		check_columns(user, source, target, ACL_UPDATE);
+		check_column_rights(user, source, target, ACL_SELECT);
+		check_column_rights(user, source, target, ACL_UPDATE);
 		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
 			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
 	}
@@ -71,6 +75,9 @@ refuse_superuser(Oid relid, const char *what)
 			 errdetail("What that role wrote would run as superuser."),
 			 errhint("Create the pipeline as that role, give the relation to a superuser, or set mill.superuser_any_target.")));
 }
+
+static void check_written(Oid relid);
+static void check_read(Oid relid);
 
 /* The relations that a view's own query names. */
 static List *
@@ -91,7 +98,68 @@ relations_of_view(Oid view)
 	return relations;
 }
 
-/* Defaults, checks and triggers run for whatever a row is written to. */
+/* A trigger may be anybody's who was granted TRIGGER. */
+static void
+check_triggers(Relation rel)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &rel->trigdesc->triggers[i];
+		HeapTuple function = SearchSysCache1(PROCOID, ObjectIdGetDatum(trigger->tgfoid));
+		Oid owner = HeapTupleIsValid(function) ? ((Form_pg_proc) GETSTRUCT(function))->proowner : InvalidOid;
+
+		if (HeapTupleIsValid(function))
+			ReleaseSysCache(function);
+		if (!superuser_arg(owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("a superuser's pipeline cannot write into \"%s\", whose trigger \"%s\" calls another role's function",
+							RelationGetRelationName(rel), trigger->tgname),
+					 errdetail("What that role wrote would run as superuser."),
+					 errhint("Create the pipeline as that role, give the function to a superuser, or set mill.superuser_any_target.")));
+	}
+}
+
+/* What a rule does instead, or besides. */
+static void
+check_action(Relation rel, const Query *action)
+{
+	int index = 0;
+	ListCell *lc;
+
+	foreach (lc, action->rtable)
+	{
+		const RangeTblEntry *rte = lfirst(lc);
+
+		index++;
+		if (rte->rtekind != RTE_RELATION || rte->relid == RelationGetRelid(rel))
+			continue;
+		if (index == action->resultRelation)
+			check_written(rte->relid);
+		else
+			check_read(rte->relid);
+	}
+}
+
+/* Triggers and rules of a relation that is written to. */
+static void
+check_fired(Oid relid)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+
+	check_triggers(rel);
+	for (int i = 0; rel->rd_rules && i < rel->rd_rules->numLocks; i++)
+	{
+		const RewriteRule *rule = rel->rd_rules->rules[i];
+		ListCell *lc;
+
+		foreach (lc, rule->event == CMD_SELECT ? NIL : rule->actions)
+			check_action(rel, lfirst(lc));
+	}
+	table_close(rel, NoLock);
+}
+
+/* Defaults, checks, triggers and rules run for whatever a row is written to. */
 static void
 check_written(Oid relid)
 {
@@ -101,6 +169,7 @@ check_written(Oid relid)
 	check_stack_depth();
 	if (!superuser_arg(mill_relation_owner(relid)))
 		refuse_superuser(relid, "write into");
+	check_fired(relid);
 	if (kind == RELKIND_VIEW)
 	{
 		foreach (lc, relations_of_view(relid))
@@ -112,6 +181,7 @@ check_written(Oid relid)
 		{
 			if (!superuser_arg(mill_relation_owner(lfirst_oid(lc))))
 				refuse_superuser(lfirst_oid(lc), "write into");
+			check_fired(lfirst_oid(lc));
 		}
 	}
 }

@@ -27,7 +27,6 @@
 #include "access/relation.h"
 #include "access/sysattr.h"
 #include "access/table.h"
-#include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -42,10 +41,6 @@
 #include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
-#include "storage/lmgr.h"
-#include "storage/proc.h"
-#include "storage/procarray.h"
-#include "storage/sinvaladt.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -56,6 +51,8 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
+#include "core/lock.h"
+#include "core/query.h"
 #include "ingest/rights.h"
 #include "ingest/source.h"
 
@@ -93,7 +90,7 @@ collect_streams(Node *node, void *context)
 }
 
 static void
-refuse(const char *what)
+refuse_source(const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -102,54 +99,23 @@ refuse(const char *what)
 			 errhint(ROWWISE_HINT)));
 }
 
-/* Is range table entry rti below the nullable side of an outer join? */
-static bool
-is_nullable(Node *node, int rti, bool nullable)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, RangeTblRef))
-		return nullable && ((RangeTblRef *) node)->rtindex == rti;
-	if (IsA(node, FromExpr))
-	{
-		ListCell *lc;
-
-		foreach (lc, ((FromExpr *) node)->fromlist)
-		{
-			if (is_nullable(lfirst(lc), rti, nullable))
-				return true;
-		}
-		return false;
-	}
-	if (IsA(node, JoinExpr))
-	{
-		JoinExpr *join = (JoinExpr *) node;
-		bool left = join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL;
-		bool right = join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL;
-
-		return is_nullable(join->larg, rti, nullable || left) ||
-			   is_nullable(join->rarg, rti, nullable || right);
-	}
-	return false;
-}
-
 static void
 check_level(const Query *query)
 {
 	if (query->commandType != CMD_SELECT || query->hasModifyingCTE)
-		refuse("data-modifying statements");
+		refuse_source("data-modifying statements");
 	if (query->setOperations)
-		refuse("set operations (UNION, INTERSECT, EXCEPT)");
+		refuse_source("set operations (UNION, INTERSECT, EXCEPT)");
 	if (query->hasAggs || query->groupClause || query->groupingSets || query->havingQual)
-		refuse("aggregates or GROUP BY");
+		refuse_source("aggregates or GROUP BY");
 	if (query->hasWindowFuncs)
-		refuse("window functions");
+		refuse_source("window functions");
 	if (query->distinctClause)
-		refuse("DISTINCT");
+		refuse_source("DISTINCT");
 	if (query->limitCount || query->limitOffset)
-		refuse("LIMIT or OFFSET");
+		refuse_source("LIMIT or OFFSET");
 	if (query->rowMarks)
-		refuse("FOR UPDATE or FOR SHARE");
+		refuse_source("FOR UPDATE or FOR SHARE");
 }
 
 /*
@@ -179,8 +145,8 @@ add_ordinal(Query *query)
 			continue;
 
 		check_level(query);
-		if (is_nullable((Node *) query->jointree, rti, false))
-			refuse("its stream on the nullable side of an outer join");
+		if (mill_is_nullable((Node *) query->jointree, rti, false))
+			refuse_source("its stream on the nullable side of an outer join");
 		if (rte->rtekind == RTE_SUBQUERY)
 			rte->eref->colnames = lappend(rte->eref->colnames, makeString("ordinal"));
 		ordinal = makeVar(rti, attno, TIDOID, -1, InvalidOid, 0);
@@ -309,7 +275,7 @@ open_key_index(Relation target, Oid key_index)
 
 /* Find the key's columns among those that the source delivers. */
 static void
-find_keys(MillWriteSpec *spec, Relation target, Oid key_index)
+find_key_columns(MillWriteSpec *spec, Relation target, Oid key_index)
 {
 	Relation index = open_key_index(target, key_index);
 
@@ -365,6 +331,7 @@ check_kinds(Relation source, Relation target)
 static bool
 is_delete(ItemPointer ordinal, void *batch)
 {
+	Assert(ItemPointerGetBlockNumber(ordinal) < ((MillBatch *) batch)->count);
 	return ((MillBatch *) batch)->deletes[ItemPointerGetBlockNumber(ordinal)];
 }
 
@@ -402,19 +369,23 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 	MemoryContext old = MemoryContextSwitchTo(context);
 	PreparedSource *prepared = palloc0(sizeof(PreparedSource));
 	MillSource *result = &prepared->source;
-	Relation source = relation_open(source_oid, AccessShareLock);
-	Relation target = relation_open(target_oid, AccessShareLock);
+	Relation source;
+	Relation target;
 	List *streams = NIL;
 	Query *query;
 
 	mill_require_owner(owner);
-	mill_pipeline_check_superuser(owner, source_oid, target_oid);
+	mill_lock_relation(source_oid, AccessShareLock);
+	mill_lock_relation(target_oid, AccessShareLock);
+	source = relation_open(source_oid, NoLock);
+	target = relation_open(target_oid, NoLock);
 	if (!callbacks_registered)
 	{
 		CacheRegisterRelcacheCallback(count_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(PROCOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(TYPEOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, count_syscache_invalidation, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHOID, count_syscache_invalidation, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_syscache_invalidation, (Datum) 0);
@@ -423,6 +394,7 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 	prepared->seen = invalidations;
 
 	check_kinds(source, target);
+	mill_pipeline_check_superuser(owner, source_oid, target_oid);
 	query = select_all(source);
 	result->context = context;
 	result->spec.target = target_oid;
@@ -431,7 +403,7 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 	result->spec.upsert = upsert;
 	result->spec.is_delete = is_delete;
 	if (upsert)
-		find_keys(&result->spec, target, key_index);
+		find_key_columns(&result->spec, target, key_index);
 
 	query = linitial_node(Query, QueryRewrite(query));
 	collect_streams((Node *) query, &streams);
@@ -442,7 +414,7 @@ mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_
 						RelationGetRelationName(source), list_length(streams)),
 				 errhint("Give each stream a pipeline of its own.")));
 	if (add_ordinal(query) == 0)
-		refuse("its stream in a subquery expression or a WITH query");
+		refuse_source("its stream in a subquery expression or a WITH query");
 	result->stream = mill_stream_load(linitial_oid(streams));
 	result->spec.source = BlessTupleDesc(ExecCleanTypeFromTL(query->targetList));
 	result->plan = pg_plan_query(query, "pg_mill source", CURSOR_OPT_NO_SCROLL, NULL);
@@ -459,70 +431,20 @@ mill_source_is_valid(const MillSource *source)
 	return ((const PreparedSource *) source)->seen == invalidations;
 }
 
-/* Who holds a lock that conflicts with this one; the first of several. */
-static char *
-lock_conflict(Oid relid, LOCKMODE mode)
-{
-	LOCKTAG tag;
-	VirtualTransactionId *holders;
-	PGPROC *holder;
-	char *relation = get_rel_name(relid);
-
-	SET_LOCKTAG_RELATION(tag, IsSharedRelation(relid) ? InvalidOid : MyDatabaseId, relid);
-	holders = GetLockConflicts(&tag, mode, NULL);
-	if (!VirtualTransactionIdIsValid(holders[0]))
-		return psprintf("another process asks for a lock on relation \"%s\"", relation ? relation : "?");
-	holder = mill_holder_process(holders[0]);
-	return holder && holder->pid != 0
-			   ? psprintf("process %d holds a lock on relation \"%s\"", holder->pid, relation ? relation : "?")
-			   : psprintf("a prepared transaction holds a lock on relation \"%s\"", relation ? relation : "?");
-}
-
-/*
- * Calls the function for each lock on a relation that a batch needs, until it
- * returns false: the result is that relation, else InvalidOid.
- */
-static Oid
-each_lock(const MillSource *source, bool (*lock)(Oid relid, LOCKMODE mode), LOCKMODE *refused)
+bool
+mill_source_lock(MillSource *source)
 {
 	ListCell *lc;
 
-	*refused = RowExclusiveLock;
-	if (!lock(source->spec.target, *refused))
-		return source->spec.target;
+	Assert(IsTransactionState());
+	mill_lock_relation(source->spec.target, RowExclusiveLock);
 	foreach (lc, source->plan->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 
-		*refused = rte->rellockmode;
-		if (rte->rtekind == RTE_RELATION && !lock(rte->relid, *refused))
-			return rte->relid;
+		if (rte->rtekind == RTE_RELATION)
+			mill_lock_relation(rte->relid, rte->rellockmode);
 	}
-	return InvalidOid;
-}
-
-static bool
-lock_waiting(Oid relid, LOCKMODE mode)
-{
-	LockRelationOid(relid, mode);
-	return true;
-}
-
-char *
-mill_source_lock_conflict(const MillSource *source)
-{
-	LOCKMODE mode;
-	Oid relid = each_lock(source, ConditionalLockRelationOid, &mode);
-
-	return OidIsValid(relid) ? lock_conflict(relid, mode) : NULL;
-}
-
-bool
-mill_source_lock(MillSource *source)
-{
-	LOCKMODE mode;
-
-	(void) each_lock(source, lock_waiting, &mode);
 	AcceptInvalidationMessages();
 	return mill_source_is_valid(source);
 }

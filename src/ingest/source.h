@@ -41,10 +41,4 @@ extern bool mill_source_is_valid(const MillSource *source);
  */
 extern bool mill_source_lock(MillSource *source);
 
-/*
- * As much of mill_source_lock as can be had without waiting.  NULL, or, in
- * words, which relation's lock is not free and who holds it.
- */
-extern char *mill_source_lock_conflict(const MillSource *source);
-
 #endif

@@ -75,7 +75,7 @@ conditions_text(ForeignScanState *node, const MillScan *scan, bool partitions, E
 }
 
 static void
-explain(ForeignScanState *node, ExplainState *es)
+explain_scan(ForeignScanState *node, ExplainState *es)
 {
 	MillScan *scan = (MillScan *) node->fdw_state;
 
@@ -101,7 +101,7 @@ mill_kafka_handler(PG_FUNCTION_ARGS)
 	routine->IterateForeignScan = mill_fdw_iterate;
 	routine->ReScanForeignScan = mill_fdw_rescan;
 	routine->EndForeignScan = mill_fdw_end;
-	routine->ExplainForeignScan = explain;
+	routine->ExplainForeignScan = explain_scan;
 	routine->ImportForeignSchema = mill_fdw_import;
 	PG_RETURN_POINTER(routine);
 }

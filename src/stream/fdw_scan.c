@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
+#include "core/error.h"
 #include "stream/fdw.h"
 
 /* How long brokers may be out of reach before a query gives up. */
@@ -121,8 +122,8 @@ delete_as(MillTombstone tombstone, MillDecodeError *error)
 
 /* Decode the scan's message with this function, and settle what a delete is. */
 static MillVerdict
-take(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
-	 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error), MillDecodeError *error)
+take_verdict(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
+			 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error), MillDecodeError *error)
 {
 	MillVerdict verdict = MILL_DELETE;
 
@@ -144,11 +145,12 @@ note_error(MillBatch *batch, int ordinal, const MillDecodeError *error)
 	copy->detail = error->detail ? MemoryContextStrdup(batch->context, error->detail) : NULL;
 	copy->hint = error->hint ? MemoryContextStrdup(batch->context, error->hint) : NULL;
 	copy->column = error->column ? MemoryContextStrdup(batch->context, error->column) : NULL;
+	Assert(error->message && error->sqlerrcode != 0);
 	batch->errors[ordinal] = copy;
 }
 
 static TupleTableSlot *
-next_bound(MillScan *scan, TupleTableSlot *slot)
+next_bound_row(MillScan *scan, TupleTableSlot *slot)
 {
 	MillBatch *batch = scan->batch;
 
@@ -166,7 +168,7 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 		scan->messages++;
 
 		batch->decoder = scan->decoder;
-		verdict = take(scan, slot, batch->tombstone, decode, &error);
+		verdict = take_verdict(scan, slot, batch->tombstone, decode, &error);
 		batch->decoder = NULL;
 		batch->deletes[ordinal] = verdict == MILL_DELETE;
 		if (verdict == MILL_BAD)
@@ -184,7 +186,7 @@ next_bound(MillScan *scan, TupleTableSlot *slot)
 
 /* A partition's position is known; has it come to the end of its range? */
 static void
-take_end(MillScan *scan, const char *payload)
+take_range_end(MillScan *scan, const char *payload)
 {
 	int32 partition;
 	int64 position;
@@ -213,7 +215,7 @@ take_end(MillScan *scan, const char *payload)
 }
 
 static void
-take_event(MillScan *scan, const MillFrame *frame)
+take_scan_event(MillScan *scan, const MillFrame *frame)
 {
 	MemoryContext old = MemoryContextSwitchTo(scan->reading);
 	MillGatewayEvent event = mill_gateway_event(frame);
@@ -302,10 +304,10 @@ next_message(MillScan *scan)
 				scan->short_since = 0;
 				break;
 			case MILL_REPLY_END:
-				take_end(scan, mill_frame_payload(frame));
+				take_range_end(scan, mill_frame_payload(frame));
 				break;
 			case MILL_REPLY_EVENT:
-				take_event(scan, frame);
+				take_scan_event(scan, frame);
 				break;
 			default:
 				/* new watermarks and partitions: this scan's end is fixed */
@@ -334,7 +336,8 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
 /*
  * Decode, where on_error is 'skip': some types' input functions raise an
  * error instead of reporting one, and only a subtransaction contains that.  It
- * has ended when we return or raise.
+ * has ended when we return or raise.  Whatever its SQLSTATE, such an error is
+ * the message's.
  */
 static MillVerdict
 decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
@@ -356,7 +359,6 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	}
 	PG_CATCH();
 	{
-		int category = ERRCODE_TO_CATEGORY(geterrcode());
 		ErrorData *raised;
 
 		MemoryContextSwitchTo(context);
@@ -365,7 +367,7 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		if (category != ERRCODE_DATA_EXCEPTION && category != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		if (mill_error_is_environment(raised->sqlerrcode))
 			ReThrowError(raised);
 		FreeErrorData(raised);
 	}
@@ -384,7 +386,7 @@ next_row(MillScan *scan, TupleTableSlot *slot)
 	while (next_message(scan))
 	{
 		MillDecodeError error = {0};
-		MillVerdict verdict = take(scan, slot, stream->tombstone, skip ? decode_contained : decode, &error);
+		MillVerdict verdict = take_verdict(scan, slot, stream->tombstone, skip ? decode_contained : decode, &error);
 
 		if (verdict == MILL_ROW || verdict == MILL_DELETE)
 			return slot;
@@ -417,7 +419,7 @@ mill_fdw_iterate(ForeignScanState *node)
 		else
 			mill_fdw_open_topic(node, scan);
 	}
-	return scan->batch ? next_bound(scan, slot) : next_row(scan, slot);
+	return scan->batch ? next_bound_row(scan, slot) : next_row(scan, slot);
 }
 
 /* Walker of mill_stream_bind. */
@@ -431,7 +433,10 @@ bind_scans(PlanState *node, void *batch)
 		MillScan *scan = castNode(ForeignScanState, node)->fdw_state;
 
 		if (scan->stream->layout.relid == ((MillBatch *) batch)->stream)
+		{
+			Assert(!scan->opened);
 			scan->batch = batch;
+		}
 	}
 	return planstate_tree_walker(node, bind_scans, batch);
 }
@@ -439,6 +444,8 @@ bind_scans(PlanState *node, void *batch)
 void
 mill_stream_bind(PlanState *query, MillBatch *batch)
 {
+	Assert(0 <= batch->first && batch->first <= batch->last && batch->last <= batch->count);
+	Assert(batch->errors && batch->deletes);
 	(void) bind_scans(query, batch);
 }
 

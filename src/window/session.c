@@ -27,15 +27,9 @@ typedef struct SessionState
 } SessionState;
 
 static int64
-get_time(Datum value, MillTimeType type)
+time_of(Datum value, MillTimeType type)
 {
 	return type == MILL_TIME_DATE ? (int64) DatumGetDateADT(value) : DatumGetInt64(value);
-}
-
-static Datum
-time_datum(MillTimeType type, int64 value)
-{
-	return type == MILL_TIME_DATE ? DateADTGetDatum((DateADT) value) : Int64GetDatum(value);
 }
 
 /* A gap in what the type counts: microseconds, days, or plain numbers. */
@@ -106,9 +100,9 @@ session_start(FunctionCallInfo fcinfo, MillTimeType type)
 	gap = gap_units(gap_datum, type);
 	WinSetMarkPosition(window, WinGetCurrentPosition(window));
 	at_datum = WinGetFuncArgCurrent(window, 0, &null);
-	if (null || !mill_window_finite(type, get_time(at_datum, type)))
+	if (null || !mill_window_finite(type, time_of(at_datum, type)))
 		PG_RETURN_NULL();
-	at = get_time(at_datum, type);
+	at = time_of(at_datum, type);
 	if (state->open && at < state->last)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -118,7 +112,7 @@ session_start(FunctionCallInfo fcinfo, MillTimeType type)
 		state->start = at;
 	state->last = at;
 	state->open = true;
-	return time_datum(type, state->start);
+	return mill_time_datum(type, state->start);
 }
 
 /* The later of the state and the event's time plus the gap: when the session would end. */
@@ -128,18 +122,18 @@ session_end(FunctionCallInfo fcinfo, MillTimeType type)
 	int64 end;
 
 	refuse_null_gap(PG_ARGISNULL(2));
-	if (PG_ARGISNULL(1) || !mill_window_finite(type, get_time(PG_GETARG_DATUM(1), type)))
+	if (PG_ARGISNULL(1) || !mill_window_finite(type, time_of(PG_GETARG_DATUM(1), type)))
 	{
 		if (PG_ARGISNULL(0))
 			PG_RETURN_NULL();
 		return PG_GETARG_DATUM(0);
 	}
-	if (pg_add_s64_overflow(get_time(PG_GETARG_DATUM(1), type), gap_units(PG_GETARG_DATUM(2), type), &end) ||
+	if (pg_add_s64_overflow(time_of(PG_GETARG_DATUM(1), type), gap_units(PG_GETARG_DATUM(2), type), &end) ||
 		!mill_window_in_range(type, end))
 		mill_window_out_of_range(type);
 	if (!PG_ARGISNULL(0))
-		end = Max(end, get_time(PG_GETARG_DATUM(0), type));
-	return time_datum(type, end);
+		end = Max(end, time_of(PG_GETARG_DATUM(0), type));
+	return mill_time_datum(type, end);
 }
 
 #define SESSION_FUNCTIONS(name, type)                 \

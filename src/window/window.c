@@ -141,6 +141,13 @@ mill_window_finite(MillTimeType type, int64 value)
 	return true;
 }
 
+/* A value in what its type counts, as a datum of that type. */
+Datum
+mill_time_datum(MillTimeType type, int64 value)
+{
+	return type == MILL_TIME_DATE ? DateADTGetDatum((DateADT) value) : Int64GetDatum(value);
+}
+
 /* Whether a value is one of its type. */
 bool
 mill_window_in_range(MillTimeType type, int64 value)
@@ -255,6 +262,7 @@ mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
 				 errhint("Write for example \"1 day\" or \"7 days\" or \"1 month\".")));
 	windows->slide = width_units(type, windows->kind, slide);
 	windows->size = width_units(type, windows->kind, size);
+	Assert(windows->slide > 0 && windows->size > 0);
 	windows->rest = 0;
 	windows->zone = type == MILL_TIME_TIMESTAMPTZ && windows->kind != MILL_WIDTH_FIXED ? zone : NULL;
 	if (origin != NULL)

@@ -3,15 +3,14 @@
  *		Windows over time: widths, panes, and which windows hold an instant.
  *
  * Windows are [k * slide, k * slide + size) from an origin, for each whole k.
- * They are counted in units: microseconds (local ones for days in a time
- * zone), days of a date, months, or plain numbers.
+ * They are counted in units: microseconds (local ones for days in a zone), days
+ * of a date, months, or plain numbers.
  */
 #ifndef MILL_WINDOW_WINDOW_H
 #define MILL_WINDOW_WINDOW_H
 
 #include "datatype/timestamp.h"
 #include "pgtime.h"
-
 typedef enum MillWidthKind
 {
 	MILL_WIDTH_FIXED, /* hours and less: always as long */
@@ -42,6 +41,7 @@ extern MillWidthKind mill_width_kind(const Interval *size);
 extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
 extern int64 mill_pane_width_int(int64 slide, int64 size);
 extern _Noreturn void mill_window_out_of_range(MillTimeType type);
+extern Datum mill_time_datum(MillTimeType type, int64 value);
 extern bool mill_window_in_range(MillTimeType type, int64 value);
 extern bool mill_window_finite(MillTimeType type, int64 value);
 extern void mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide, const Interval *size,

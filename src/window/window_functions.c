@@ -44,12 +44,6 @@ get_time(FunctionCallInfo fcinfo, int argument, MillTimeType type)
 	return type == MILL_TIME_DATE ? (int64) PG_GETARG_DATEADT(argument) : PG_GETARG_INT64(argument);
 }
 
-static inline Datum
-time_datum(MillTimeType type, int64 value)
-{
-	return type == MILL_TIME_DATE ? DateADTGetDatum((DateADT) value) : Int64GetDatum(value);
-}
-
 static void
 refuse_null(FunctionCallInfo fcinfo, int argument, const char *what)
 {
@@ -175,7 +169,7 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 	if (cache->windows.kind == MILL_WIDTH_FIXED)
 	{
 		unit = mill_window_floor(&cache->windows, value);
-		return time_datum(type, mill_window_value(&cache->windows, unit, end ? cache->windows.size : 0));
+		return mill_time_datum(type, mill_window_value(&cache->windows, unit, end ? cache->windows.size : 0));
 	}
 	if (value < cache->start || value >= cache->end)
 	{
@@ -184,7 +178,7 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 		cache->start = mill_window_value(&cache->windows, unit, 0);
 		cache->end = mill_window_value(&cache->windows, unit, cache->windows.size);
 	}
-	return time_datum(type, end ? cache->end : cache->start);
+	return mill_time_datum(type, end ? cache->end : cache->start);
 }
 
 /* The end of the window that starts at a time: also of a hop, whose starts are not aligned to its size. */
@@ -207,7 +201,7 @@ window_end(FunctionCallInfo fcinfo, MillTimeType type)
 		cache->end = mill_window_value(&cache->windows, mill_window_start_unit(&cache->windows, value),
 									   cache->windows.size);
 	}
-	return time_datum(type, cache->end);
+	return mill_time_datum(type, cache->end);
 }
 
 /* All windows that a time is in, by their start. */
@@ -242,8 +236,8 @@ hop(FunctionCallInfo fcinfo, MillTimeType type)
 
 		CHECK_FOR_INTERRUPTS();
 		start = mill_window_value(windows, last, -count * windows->slide);
-		values[0] = time_datum(type, start);
-		values[1] = time_datum(type, mill_window_value(windows, last, windows->size - count * windows->slide));
+		values[0] = mill_time_datum(type, start);
+		values[1] = mill_time_datum(type, mill_window_value(windows, last, windows->size - count * windows->slide));
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

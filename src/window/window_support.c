@@ -26,7 +26,7 @@
 
 /* The constant an argument is; NULL when it is none, or null. */
 static Const *
-constant_argument(List *arguments, int n)
+constant_operand(List *arguments, int n)
 {
 	Node *argument = n < list_length(arguments) ? list_nth(arguments, n) : NULL;
 
@@ -57,7 +57,7 @@ width_of(const Interval *width, MillWidthKind *kind)
 static int64
 constant_width(List *arguments, int n, MillWidthKind *kind)
 {
-	Const *width = constant_argument(arguments, n);
+	Const *width = constant_operand(arguments, n);
 
 	*kind = MILL_WIDTH_FIXED;
 	if (width == NULL)
@@ -75,7 +75,7 @@ zone_is_fine(List *arguments, int n)
 
 	if (n >= list_length(arguments) || is_null_constant(arguments, n))
 		return true;
-	zone = constant_argument(arguments, n);
+	zone = constant_operand(arguments, n);
 	return zone != NULL && mill_zone_lookup(TextDatumGetCString(zone->constvalue), true) != NULL;
 }
 
@@ -106,7 +106,7 @@ simplify(FuncExpr *call, char *replacement)
 	List *arguments = call->args;
 	MillWidthKind kind;
 	int64 width = constant_width(arguments, 1, &kind);
-	Const *origin = constant_argument(arguments, 2);
+	Const *origin = constant_operand(arguments, 2);
 	int64 origin_value = call->funcresulttype == INT8OID ? 0 : 2 * USECS_PER_DAY;
 	Oid function;
 

@@ -89,7 +89,7 @@ index_fits(Relation index, const MillWriteSpec *spec)
 
 /* The target's unique index on the keys, locked; NULL where there is none. */
 static Relation
-open_key_index(Relation target, const MillWriteSpec *spec)
+open_unique_index(Relation target, const MillWriteSpec *spec)
 {
 	List *oids;
 	ListCell *cell;
@@ -181,7 +181,7 @@ MillUpsert *
 mill_upsert_begin(Relation target, const MillWriteSpec *spec)
 {
 	MillUpsert *upsert = palloc0_object(MillUpsert);
-	Relation index = open_key_index(target, spec);
+	Relation index = open_unique_index(target, spec);
 
 	upsert->target = target;
 	upsert->spec = spec;

@@ -164,6 +164,9 @@ mill_writer_begin(const MillWriteSpec *spec)
 		elog(ERROR, "rows of a writer have %d columns, not %d and an ordinal",
 			 spec->source->natts, spec->ncolumns);
 
+	Assert(IsTransactionState() && ActiveSnapshotSet());
+	Assert(!spec->upsert || (spec->nkeys > 0 && spec->is_delete));
+	Assert(!spec->guard || spec->upsert);
 	writer->receiver.receiveSlot = receive_row;
 	writer->receiver.rStartup = receive_start;
 	writer->receiver.rShutdown = receive_end;

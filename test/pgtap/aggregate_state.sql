@@ -1,3 +1,5 @@
+-- Room: aggregate.
+--
 -- Partial states of aggregates, and the hash of group keys. What is expected is
 -- what PostgreSQL makes of the same rows with the aggregate itself. Rows are
 -- random; PGOPTIONS='-c mill_test.seed=0.5' repeats a run with the seed it printed.

@@ -1,6 +1,8 @@
+-- Room: all.
+--
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(35);
+SELECT plan(36);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
@@ -9,6 +11,7 @@ FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wai
 
 SELECT columns_are('mill', 'errors',
     '{object_kind,object_name,sqlstate,message,detail,hint,context,at,retry_at,occurrences}'::name[]);
+SELECT columns_are('mill', 'workers', '{kind,object,worker_no,state,reason,since,pid,failures,retry_at}'::name[]);
 SELECT columns_are('mill', 'dead_letters',
     '{id,pipeline,topic,partition,kafka_offset,key,value,headers,produced_at,sqlstate,message,detail,hint,column_name,created_at,retried_at}'::name[]);
 SELECT columns_are('mill', 'lag',

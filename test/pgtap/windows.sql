@@ -1,3 +1,5 @@
+-- Room: window.
+--
 -- Windows and sessions: arithmetic against tables of known answers, local time
 -- against what AT TIME ZONE shows every 15 minutes, sessions against plain SQL.
 SET TimeZone = 'UTC';

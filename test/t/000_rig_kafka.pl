@@ -1,3 +1,5 @@
+# Room: the rig.
+#
 # The rig itself on a real Kafka: the producer's account is exactly what is in the
 # topic, also with aborted transactions and a broker killed under it. Every other
 # test of exactly-once holds the product against this account.

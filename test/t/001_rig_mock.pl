@@ -1,3 +1,5 @@
+# Room: the rig.
+#
 # The rig itself on the embedded broker: what is produced is what is there, and
 # the faults that quick tests need can be made.
 

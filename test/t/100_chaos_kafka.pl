@@ -1,3 +1,5 @@
+# Room: ingest.
+#
 # Exactly once under kill -9. Two pipelines read a topic of a three-broker Kafka
 # while the test, by the seed that it prints (SEED), kills gateways, workers and
 # the postmaster, stops the server in immediate mode, terminates backends, kills

@@ -1,3 +1,5 @@
+# Room: ingest.
+#
 # Offsets on a real Kafka: gaps, ends, positions, what was removed, what came
 # back shorter, large messages, and the ways in which a pipeline stops and goes
 # on. Each part has a topic and a pipeline of its own. CASES n is the line of

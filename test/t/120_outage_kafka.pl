@@ -1,3 +1,5 @@
+# Room: broker, gateway.
+#
 # Brokers that are away, and brokers that refuse us. A pipeline waits without a
 # transaction, says why, and goes on by itself; what is secret is not told.
 # CASES n is the line of the table in test/README.md.

@@ -1,3 +1,5 @@
+# Room: gateway.
+#
 # SCRAM: with Kafka 3.9.2 it works with any librdkafka; Kafka 4 refuses what
 # librdkafka before 2.6.1 sends (its issue 4895), and the error says so.
 

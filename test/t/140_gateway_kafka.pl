@@ -1,3 +1,5 @@
+# Room: broker, gateway.
+#
 # What Kafka refuses, what does not go together with it, and a broker that hangs.
 # The findings' mark begins each test's name.
 

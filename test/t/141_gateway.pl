@@ -1,3 +1,5 @@
+# Room: broker, gateway.
+#
 # Gateways that die, hang, or meet odd messages, on the embedded broker. The
 # findings' mark begins each test's name.
 

@@ -1,3 +1,5 @@
+# Room: gateway, ingest.
+#
 # Messages that are larger than they look, and fetches that unpack to more than a
 # gateway may have. The findings' mark begins each test's name.
 

@@ -1,3 +1,5 @@
+# Room: write.
+#
 # What becomes of a batch in the target: the same as of its rows in so many
 # INSERTs. Each case goes through both writers. The oracle is Postgres: a
 # PL/pgSQL loop inserts message after message into a twin of the target and notes

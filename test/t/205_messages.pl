@@ -1,3 +1,5 @@
+# Room: decode, ingest.
+#
 # Messages that are no rows: exactly the bad ones become dead letters, null and
 # empty keys and values are four things, the last change of a key counts.
 

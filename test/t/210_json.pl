@@ -1,3 +1,5 @@
+# Room: decode.
+#
 # JSON: the stream accepts and rejects exactly what jsonb does, apart from its
 # limits, and gives the same values.
 

@@ -1,3 +1,5 @@
+# Room: ingest, core.
+#
 # DDL on what a pipeline uses while it runs, DDL on its database, and the loss
 # of the processes that look after it.
 

@@ -1,3 +1,5 @@
+# Room: core, ingest.
+#
 # A copy is not the original: standby, dump and restore, template.
 
 use strict;

@@ -1,3 +1,5 @@
+# Room: all.
+#
 # The documents tell the truth: README's quick start and examples/clicks.sql run
 # as they stand, and the reference is what the catalog has.
 

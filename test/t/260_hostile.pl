@@ -1,3 +1,5 @@
+# Room: all.
+#
 # Nobody gains: what a role wrote is run as that role or not at all, whoever calls
 # which function of ours, gives a command that our event triggers follow, or writes to
 # a table with an aggregate. Everything hostile reports in the server's log as whom it ran.
@@ -180,7 +182,7 @@ my @commands = (
 	q[INSERT INTO at.c VALUES ('2026-02-01', 3)], q[ALTER TABLE at.c DETACH PARTITION at.c3], q[ALTER TABLE at.c ATTACH PARTITION at.c3 FOR VALUES IN (3)],
 	q[DROP TABLE at.c3], q[ALTER TABLE at.c ADD COLUMN note text], q[CREATE TEMP TABLE x (a int)], q[CREATE TABLE su.other (a int)],
 	q[ALTER TABLE su.t ADD COLUMN note text], q[ALTER VIEW at.v RENAME COLUMN n TO m], q[ALTER VIEW at.v RENAME COLUMN m TO n],
-	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.dead_letters], q[TRUNCATE at.c]);
+	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.workers, mill.dead_letters], q[TRUNCATE at.c]);
 sql('GRANT CREATE ON SCHEMA su TO nob');
 foreach my $command (@commands)
 {
@@ -225,7 +227,7 @@ $holder->quit;
 
 like(run_as('att', q[CREATE TABLE at.p (k int, v int) PARTITION BY LIST (k);
 	CREATE TABLE at.q (k int, v int); CREATE VIEW at.qv AS SELECT k, count(*) FROM at.q GROUP BY 1; SELECT mill.materialize('at.qv'); ALTER TABLE at.p ATTACH PARTITION at.q FOR VALUES IN (1)]),
-	qr/do not support the partition "q" as base table/, 'a table with aggregates of its own does not become a partition');
+	qr/do not support the partition "q" as base table|trigger "mill_\w+" prevents table "q" from becoming a partition/, 'a table with aggregates of its own does not become a partition');
 
 # ---- S10: a superuser's pipeline ----
 
@@ -234,6 +236,19 @@ foreach my $try ([ 'su.p', 'a partition of another role' ], [ 'su.behind', 'a ta
 	my ($target, $what) = @$try;
 
 	like(run_as($super, "SELECT mill.create_pipeline('s', 'su.s', '$target')"), qr/a superuser's pipeline cannot write into/, "S10: CASES 54: $what is refused");
+}
+# what a rule or a trigger on his own table leads to
+run_as($super, q[CREATE TABLE su.ruled (k int, d int); CREATE RULE r AS ON INSERT TO su.ruled DO ALSO INSERT INTO at.u VALUES (new.k, new.d);
+	CREATE VIEW su.instead AS SELECT k, d FROM su.ruled; CREATE RULE r AS ON INSERT TO su.instead DO INSTEAD INSERT INTO at.u VALUES (new.k, new.d);
+	CREATE TABLE su.reading (k int, d int); CREATE RULE r AS ON INSERT TO su.reading DO ALSO INSERT INTO su.ruled SELECT k, d FROM at.sv;
+	CREATE TABLE su.lent (k int, d int); GRANT TRIGGER ON su.lent TO att; GRANT USAGE ON SCHEMA su TO att]);
+run_as('att', 'CREATE TRIGGER t BEFORE INSERT ON su.lent FOR EACH ROW EXECUTE FUNCTION at.trig()');
+foreach my $try ([ 'su.ruled', 'write into "u"', 'a rule that inserts besides' ], [ 'su.instead', 'write into "u"', 'a rule that inserts instead' ],
+	[ 'su.reading', 'write into "u"|read "sv"', 'a rule that reads' ], [ 'su.lent', 'write into "lent", whose trigger "t" calls another role\'s function', 'a trigger' ])
+{
+	my ($target, $told, $what) = @$try;
+
+	like(run_as($super, "SELECT mill.create_pipeline('s', 'su.s', '$target')"), qr/a superuser's pipeline cannot (?:$told)/, "S10: CASES 54: $what of another role is refused");
 }
 like(run_as($super, q[SELECT mill.create_pipeline('s', 'at.sv', 'su.own')]), qr/a superuser's pipeline cannot read "sv", which belongs to another role/, 'S10: a view of another role is refused');
 is(run_as($super, q[SELECT mill.create_pipeline('s', 'su.s', 'su.own') > 0]), 't', 'S10: his own table is not');

@@ -1,3 +1,5 @@
+# Room: core.
+#
 # Few background workers, much to do: who waits gets its turn, whatever database
 # and kind it is of, and says what it waits for.
 

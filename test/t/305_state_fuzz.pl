@@ -1,3 +1,5 @@
+# Room: aggregate.
+#
 # Stored states of aggregates are bytes that anybody may hand to the functions of
 # schema mill: whatever they are, the server refuses them or computes something.
 # For FUZZ_SECONDS (5), states of all aggregates that have any are changed, by the

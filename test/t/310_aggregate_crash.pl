@@ -1,3 +1,5 @@
+# Room: aggregate.
+#
 # Continuous aggregates under violence. Writers (pgbench) change two tables with
 # aggregates of every kind while the test, by the seed that it prints (SEED), kills
 # with -9 fold workers, writers and the postmaster, and stops the server in immediate

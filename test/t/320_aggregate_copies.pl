@@ -1,3 +1,5 @@
+# Room: aggregate.
+#
 # Continuous aggregates on whole servers: dump and restore, CREATE DATABASE ...
 # TEMPLATE, standby and promotion, logical replication, DROP DATABASE, DROP EXTENSION,
 # prepared transactions over a restart, a crash with deltas that wait. Wherever the

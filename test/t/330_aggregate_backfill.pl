@@ -1,3 +1,5 @@
+# Room: aggregate.
+#
 # A table with a history is materialized while four writers insert, update and delete:
 # the view is what its query gives at every moment, before, while and after it is
 # filled; mill.aggregates tells how far it is; the worker or the whole server may die in
