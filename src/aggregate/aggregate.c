@@ -28,6 +28,8 @@
 
 #include "aggregate/internal.h"
 
+bool mill_following = false;
+
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
 	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.relations"
@@ -40,7 +42,8 @@ oid_list(Datum array)
 	Datum *values;
 	int count;
 
-	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &values, NULL, &count);
+	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &values,
+					  NULL, &count);
 	for (int i = 0; i < count; i++)
 		oids = lappend_oid(oids, DatumGetObjectId(values[i]));
 	return oids;
@@ -54,7 +57,8 @@ oid_array(List *oids)
 
 	foreach (lc, oids)
 		values[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
-	return PointerGetDatum(construct_array(values, list_length(oids), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	return PointerGetDatum(
+		construct_array(values, list_length(oids), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
 /* A row of SPI's result, in the current memory context. */
@@ -95,27 +99,26 @@ read_rows(MillStatement *statement, Datum argument)
 MillAggregate *
 mill_aggregate_of_view(Oid view, bool missing_ok)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = $1",
-		.nargs = 1,
-		.types = {OIDOID}};
+	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+										" WHERE a.view = $1",
+								 .nargs = 1,
+								 .types = {OIDOID}};
 	List *rows = read_rows(&read, ObjectIdGetDatum(view));
 
 	if (rows == NIL && !missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("\"%s\" is not a continuous aggregate", get_rel_name(view)),
-				 errhint("Make it one with mill.materialize.")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("\"%s\" is not a continuous aggregate", get_rel_name(view)),
+						errhint("Make it one with mill.materialize.")));
 	return rows ? linitial(rows) : NULL;
 }
 
 MillAggregate *
 mill_aggregate_by_id(int64 id)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+										" WHERE a.id = $1",
+								 .nargs = 1,
+								 .types = {INT8OID}};
 	List *rows = read_rows(&read, Int64GetDatum(id));
 
 	return rows ? linitial(rows) : NULL;
@@ -125,10 +128,10 @@ mill_aggregate_by_id(int64 id)
 List *
 mill_aggregates_of_owner(Oid owner)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE c.relowner = $1 ORDER BY a.id",
-		.nargs = 1,
-		.types = {OIDOID}};
+	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+										" WHERE c.relowner = $1 ORDER BY a.id",
+								 .nargs = 1,
+								 .types = {OIDOID}};
 
 	return read_rows(&read, ObjectIdGetDatum(owner));
 }
@@ -137,10 +140,11 @@ mill_aggregates_of_owner(Oid owner)
 List *
 mill_aggregates_among(List *relations)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) ORDER BY a.id",
-		.nargs = 1,
-		.types = {OIDARRAYOID}};
+	static MillStatement read =
+		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+				" WHERE a.view = ANY ($1) OR a.definition = ANY ($1) ORDER BY a.id",
+		 .nargs = 1,
+		 .types = {OIDARRAYOID}};
 
 	return read_rows(&read, oid_array(relations));
 }
@@ -149,12 +153,13 @@ mill_aggregates_among(List *relations)
 List *
 mill_aggregates_touching(List *relations)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
-			   /* a table with aggregates of its own may have become a partition of one of them */
-			   " OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
-		.nargs = 1,
-		.types = {OIDARRAYOID}};
+	static MillStatement read =
+		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+				" WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
+				/* a table with aggregates of its own may have become a partition of one of them */
+				" OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
+		 .nargs = 1,
+		 .types = {OIDARRAYOID}};
 
 	return read_rows(&read, oid_array(relations));
 }
@@ -163,10 +168,11 @@ mill_aggregates_touching(List *relations)
 List *
 mill_aggregates_of_partitions(List *relations)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.relations && $1 AND a.base_table = ANY (a.relations) ORDER BY a.id",
-		.nargs = 1,
-		.types = {OIDARRAYOID}};
+	static MillStatement read =
+		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+				" WHERE a.relations && $1 AND a.base_table = ANY (a.relations) ORDER BY a.id",
+		 .nargs = 1,
+		 .types = {OIDARRAYOID}};
 
 	return read_rows(&read, oid_array(relations));
 }
@@ -190,11 +196,11 @@ mill_base_of(Oid relid)
 List *
 mill_aggregates_of_base(Oid base)
 {
-	static MillStatement read = {
-		.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM " WHERE a.base_table = $1 ORDER BY a.id",
-		.nargs = 1,
-		.types = {OIDOID},
-		.current_snapshot = true};
+	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+										" WHERE a.base_table = $1 ORDER BY a.id",
+								 .nargs = 1,
+								 .types = {OIDOID},
+								 .current_snapshot = true};
 	List *rows;
 
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -207,10 +213,10 @@ mill_aggregates_of_base(Oid base)
 void
 mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
 {
-	static MillStatement set = {
-		.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",
-		.nargs = 4,
-		.types = {INT8OID, BOOLOID, BOOLOID, TEXTOID}};
+	static MillStatement set =
+		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",
+		 .nargs = 4,
+		 .types = {INT8OID, BOOLOID, BOOLOID, TEXTOID}};
 	Datum values[4] = {Int64GetDatum(id), BoolGetDatum(live), BoolGetDatum(filled),
 					   backfill_until ? CStringGetTextDatum(backfill_until) : (Datum) 0};
 
@@ -221,10 +227,10 @@ mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
 void
 mill_aggregate_note_relations(int64 id, List *relations)
 {
-	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.aggregate SET relations = $2 WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, OIDARRAYOID}};
+	static MillStatement note =
+		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2 WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, OIDARRAYOID}};
 	Datum values[2] = {Int64GetDatum(id), oid_array(relations)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
@@ -243,7 +249,9 @@ lock_of(int64 id)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)), (Oid) id, 0);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId,
+					   get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)),
+					   (Oid) id, 0);
 	return tag;
 }
 
@@ -272,9 +280,8 @@ mill_relation_name(Oid relid)
 	char *name = get_rel_name(relid);
 
 	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
 }
 

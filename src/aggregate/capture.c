@@ -77,7 +77,8 @@ forget_relation(Datum arg, Oid relid)
 	hash_seq_init(&status, captured_relations);
 	while ((captured = hash_seq_search(&status)) != NULL)
 	{
-		if (!OidIsValid(relid) || captured->relid == relid || list_member_oid(captured->relations, relid))
+		if (!OidIsValid(relid) || captured->relid == relid ||
+			list_member_oid(captured->relations, relid))
 			captured->valid = false;
 	}
 }
@@ -92,9 +93,12 @@ forget_all(Datum arg, int cache, uint32 hash)
 static void
 remember_nothing_yet(void)
 {
-	HASHCTL control = {.keysize = sizeof(Oid), .entrysize = sizeof(Captured), .hcxt = TopMemoryContext};
+	HASHCTL control = {.keysize = sizeof(Oid),
+					   .entrysize = sizeof(Captured),
+					   .hcxt = TopMemoryContext};
 
-	captured_relations = hash_create("pg_mill captured relations", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	captured_relations = hash_create("pg_mill captured relations", 32, &control,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(forget_relation, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
@@ -155,7 +159,8 @@ add_follower(void *arg)
 	captured->relations = lappend_oid(captured->relations, aggregate->definition);
 	captured->relations = lappend_oid(captured->relations, aggregate->delta);
 	foreach (lc, d->base_level->rtable)
-		captured->relations = lappend_oid(captured->relations, ((RangeTblEntry *) lfirst(lc))->relid);
+		captured->relations = lappend_oid(captured->relations,
+										  ((RangeTblEntry *) lfirst(lc))->relid);
 	MemoryContextSwitchTo(before);
 }
 
@@ -179,7 +184,8 @@ capture_of(Oid relid)
 		return captured;
 
 	release(captured);
-	captured->context = AllocSetContextCreate(TopMemoryContext, "pg_mill captured relation", ALLOCSET_SMALL_SIZES);
+	captured->context = AllocSetContextCreate(TopMemoryContext, "pg_mill captured relation",
+											  ALLOCSET_SMALL_SIZES);
 	/* Set first: what changes while we look makes it false again. */
 	captured->valid = true;
 	PG_TRY();
@@ -227,19 +233,23 @@ append_deltas(void *arg)
 		SPIPlanPtr plan = SPI_prepare(follower->statements[change], 0, NULL);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\": %s", follower->statements[change], SPI_result_code_string(SPI_result));
+			elog(ERROR, "could not prepare \"%s\": %s", follower->statements[change],
+				 SPI_result_code_string(SPI_result));
 		follower->plans[change] = plan;
 	}
 	code = SPI_execute_plan(follower->plans[change], NULL, NULL, false, 0);
 	if (code != SPI_OK_INSERT)
-		elog(ERROR, "unexpected result of \"%s\": %s", follower->statements[change], SPI_result_code_string(code));
+		elog(ERROR, "unexpected result of \"%s\": %s", follower->statements[change],
+			 SPI_result_code_string(code));
 }
 
 /* Run one statement of an aggregate over the registered transition tables. */
 static void
 follow(Follower *follower, Change change)
 {
-	ErrorContextCallback context = {.previous = error_context_stack, .callback = add_context, .arg = follower->aggregate};
+	ErrorContextCallback context = {.previous = error_context_stack,
+									.callback = add_context,
+									.arg = follower->aggregate};
 	Following following = {follower, change};
 
 	error_context_stack = &context;
@@ -301,11 +311,13 @@ capture_statement(TriggerData *trigger)
 	Tuplestorestate *new = trigger->tg_newtable;
 	TriggerEvent event = trigger->tg_event;
 
-	if ((old == NULL || tuplestore_tuple_count(old) == 0) && (new == NULL || tuplestore_tuple_count(new) == 0))
+	if ((old == NULL || tuplestore_tuple_count(old) == 0) &&
+		(new == NULL || tuplestore_tuple_count(new) == 0))
 		return;
 	capture(trigger->tg_relation,
-			TRIGGER_FIRED_BY_INSERT(event) ? CHANGE_INSERT : TRIGGER_FIRED_BY_UPDATE(event) ? CHANGE_UPDATE
-																							: CHANGE_DELETE,
+			TRIGGER_FIRED_BY_INSERT(event)	 ? CHANGE_INSERT
+			: TRIGGER_FIRED_BY_UPDATE(event) ? CHANGE_UPDATE
+											 : CHANGE_DELETE,
 			old, new);
 }
 
@@ -315,8 +327,9 @@ capture_row(TriggerData *trigger)
 {
 	TriggerEvent event = trigger->tg_event;
 	HeapTuple old = TRIGGER_FIRED_BY_INSERT(event) ? NULL : trigger->tg_trigtuple;
-	HeapTuple new = TRIGGER_FIRED_BY_INSERT(event) ? trigger->tg_trigtuple : TRIGGER_FIRED_BY_UPDATE(event) ? trigger->tg_newtuple
-																											: NULL;
+	HeapTuple new = TRIGGER_FIRED_BY_INSERT(event)	 ? trigger->tg_trigtuple
+					: TRIGGER_FIRED_BY_UPDATE(event) ? trigger->tg_newtuple
+													 : NULL;
 	Tuplestorestate *old_rows = NULL;
 	Tuplestorestate *new_rows = NULL;
 
@@ -324,8 +337,10 @@ capture_row(TriggerData *trigger)
 		tuplestore_puttuple(old_rows = tuplestore_begin_heap(true, false, work_mem), old);
 	if (new)
 		tuplestore_puttuple(new_rows = tuplestore_begin_heap(true, false, work_mem), new);
-	capture(trigger->tg_relation, old == NULL ? CHANGE_INSERT : new == NULL ? CHANGE_DELETE
-																			: CHANGE_UPDATE,
+	capture(trigger->tg_relation,
+			old == NULL	  ? CHANGE_INSERT
+			: new == NULL ? CHANGE_DELETE
+						  : CHANGE_UPDATE,
 			old_rows, new_rows);
 	if (old_rows)
 		tuplestore_end(old_rows);
@@ -347,11 +362,13 @@ capture_whole(void *arg)
 	const WholeRelation *whole = arg;
 	const MillAggregate *a = whole->aggregate;
 	MillDefinition *d = mill_definition(a->definition);
-	const char *statement = (whole->add ? mill_sql_insert : mill_sql_delete)(d, mill_aggregate_tables(a), mill_relation_name(whole->relid));
+	const char *statement = (whole->add ? mill_sql_insert
+										: mill_sql_delete)(d, mill_aggregate_tables(a),
+														   mill_relation_name(whole->relid));
 	SPIPlanPtr plan = SPI_prepare(statement, 0, NULL);
 
-	if (plan == NULL ||
-		SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot, false, true, 0) != SPI_OK_INSERT)
+	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
+											 false, true, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(SPI_result));
 }
 
@@ -375,7 +392,9 @@ empty_aggregate(void *arg)
 {
 	const MillAggregate *a = arg;
 
-	mill_execute(psprintf("TRUNCATE %s, %s", mill_relation_name(a->delta), mill_relation_name(a->state)), SPI_OK_UTILITY);
+	mill_execute(psprintf("TRUNCATE %s, %s", mill_relation_name(a->delta),
+						  mill_relation_name(a->state)),
+				 SPI_OK_UTILITY);
 }
 
 static void
@@ -407,9 +426,8 @@ mill_maintain_aggregates(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function mill.maintain_aggregates was not called by a trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("function mill.maintain_aggregates was not called by a trigger")));
 	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
 		capture_row(trigger);
 	else if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
@@ -434,8 +452,9 @@ fire_all_triggers_of_merge(PlanState *plan)
 	if (plan == NULL || !IsA(plan, ModifyTableState) || merge->operation != CMD_MERGE)
 		return;
 	target = merge->rootResultRelInfo->ri_RelationDesc;
-	if ((merge->mt_merge_subcommands & MERGE_UPDATE) == 0 || target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE ||
-		target->trigdesc == NULL || !OidIsValid(get_trigger_oid(RelationGetRelid(target), "mill_insert", true)))
+	if ((merge->mt_merge_subcommands & MERGE_UPDATE) == 0 ||
+		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || target->trigdesc == NULL ||
+		!OidIsValid(get_trigger_oid(RelationGetRelid(target), "mill_insert", true)))
 		return;
 	merge->mt_merge_subcommands |= MERGE_INSERT | MERGE_DELETE;
 }

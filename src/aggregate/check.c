@@ -29,15 +29,6 @@
 
 #include "aggregate/definition.h"
 
-void
-mill_refuse(const char *what, const char *hint)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("continuous aggregates do not support %s", what),
-			 hint ? errhint("%s", hint) : 0));
-}
-
 /* The relation itself: a plain view that can be replaced. */
 void
 mill_check_view(Oid view)
@@ -48,11 +39,13 @@ mill_check_view(Oid view)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a view", RelationGetRelationName(rel)),
-				 errhint("Write the aggregate as a view: CREATE VIEW ... AS SELECT ... GROUP BY ...; then materialize it.")));
+				 errhint(
+					 "Write the aggregate as a view: CREATE VIEW ... AS SELECT ... GROUP BY ...; then materialize it.")));
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		mill_refuse("temporary views", "Create an ordinary view over an ordinary table.");
 	if (RelationHasSecurityInvoker(rel))
-		mill_refuse("views with security_invoker", "Use ALTER VIEW ... RESET (security_invoker), and GRANT on the view.");
+		mill_refuse("views with security_invoker",
+					"Use ALTER VIEW ... RESET (security_invoker), and GRANT on the view.");
 	relation_close(rel, NoLock);
 }
 
@@ -88,7 +81,8 @@ mill_check_base(Oid base)
 		mill_refuse(psprintf("the partition \"%s\" as base table", name),
 					"Aggregate the partitioned table, with a condition if need be.");
 	/* relhassubclass stays set when the last child is gone. */
-	if (rel->relkind == RELKIND_RELATION && rel->relhassubclass && find_inheritance_children(base, NoLock) != NIL)
+	if (rel->relkind == RELKIND_RELATION && rel->relhassubclass &&
+		find_inheritance_children(base, NoLock) != NIL)
 		mill_refuse(psprintf("the table \"%s\" with children that inherit from it", name),
 					"Use declarative partitioning.");
 	ReleaseSysCache(tuple);
@@ -101,7 +95,8 @@ check_table(Oid relid)
 	Relation rel = table_open(relid, AccessShareLock);
 
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		mill_refuse(psprintf("the temporary table \"%s\"", RelationGetRelationName(rel)), "Use a permanent table.");
+		mill_refuse(psprintf("the temporary table \"%s\"", RelationGetRelationName(rel)),
+					"Use a permanent table.");
 	if (rel->rd_rel->relrowsecurity)
 		mill_refuse(psprintf("the table \"%s\" with row security", RelationGetRelationName(rel)),
 					"What a group holds would depend on who looks. Grant rights on the view instead.");
@@ -140,7 +135,8 @@ check_clauses(const Query *q)
 	if (q->commandType != CMD_SELECT)
 		mill_refuse("anything but SELECT", NULL);
 	if (q->setOperations)
-		mill_refuse("UNION, INTERSECT and EXCEPT", "Make a view for each part, and a plain view of their union.");
+		mill_refuse("UNION, INTERSECT and EXCEPT",
+					"Make a view for each part, and a plain view of their union.");
 	if (q->hasRecursive)
 		mill_refuse("WITH RECURSIVE", "Write plain joins.");
 	if (q->cteList)
@@ -150,7 +146,8 @@ check_clauses(const Query *q)
 	if (q->distinctClause)
 		mill_refuse("DISTINCT", "Use GROUP BY.");
 	if (q->limitCount || q->limitOffset)
-		mill_refuse("LIMIT and OFFSET", "Limit the query that reads the view, or make a second view over it.");
+		mill_refuse("LIMIT and OFFSET",
+					"Limit the query that reads the view, or make a second view over it.");
 	if (q->sortClause)
 		mill_refuse("ORDER BY", "Sort in the query that reads the view.");
 	if (q->rowMarks)
@@ -189,7 +186,8 @@ find_volatile(Node *node, void *context)
 		return false;
 	if (check_functions_in_node(node, is_too_volatile, search))
 		return true;
-	if (IsA(node, NextValueExpr) || (IsA(node, SQLValueFunction) && search->allowed != PROVOLATILE_STABLE))
+	if (IsA(node, NextValueExpr) ||
+		(IsA(node, SQLValueFunction) && search->allowed != PROVOLATILE_STABLE))
 		return true;
 	if (IsA(node, Query))
 		return query_tree_walker((Query *) node, find_volatile, search, 0);
@@ -205,8 +203,11 @@ check_immutable(Node *node, const char *where)
 	if (!find_volatile(node, &search))
 		return;
 	if (!OidIsValid(search.found))
-		mill_refuse(psprintf("CURRENT_TIMESTAMP and the like in %s", where), "Filter by time in the query that reads the view.");
-	mill_refuse(psprintf("the %s function %s in %s", func_volatile(search.found) == PROVOLATILE_STABLE ? "stable" : "volatile", format_procedure(search.found), where),
+		mill_refuse(psprintf("CURRENT_TIMESTAMP and the like in %s", where),
+					"Filter by time in the query that reads the view.");
+	mill_refuse(psprintf("the %s function %s in %s",
+						 func_volatile(search.found) == PROVOLATILE_STABLE ? "stable" : "volatile",
+						 format_procedure(search.found), where),
 				func_volatile(search.found) == PROVOLATILE_STABLE
 					? "Its result may depend on settings, such as the time zone. Use an immutable one, for example with AT TIME ZONE."
 					: "Use functions that give the same result each time.");
@@ -240,7 +241,8 @@ check_expressions(const MillDefinition *d, Query *level)
 		}
 	}
 	foreach (lc, level->groupClause)
-		check_immutable((Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr, "GROUP BY");
+		check_immutable((Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr,
+						"GROUP BY");
 }
 
 /* Arguments of aggregates; what is around them is computed by each reader. */
@@ -268,13 +270,16 @@ check_output(Query *q)
 
 	check_arguments((Node *) q->targetList, NULL);
 	check_arguments(q->havingQual, NULL);
-	if ((find_volatile((Node *) q->targetList, &search) || find_volatile(q->havingQual, &search)) && OidIsValid(search.found))
-		mill_refuse(psprintf("the volatile function %s in the select list", format_procedure(search.found)),
+	if ((find_volatile((Node *) q->targetList, &search) || find_volatile(q->havingQual, &search)) &&
+		OidIsValid(search.found))
+		mill_refuse(psprintf("the volatile function %s in the select list",
+							 format_procedure(search.found)),
 					"Call it in the query that reads the view.");
 	if (q->constraintDeps)
 		mill_refuse("columns that are only known by a primary key", "Add each column to GROUP BY.");
 	if (!q->hasAggs && q->groupClause == NIL)
-		mill_refuse("a view without aggregates", "There is nothing to maintain: the plain view is as fast as it gets.");
+		mill_refuse("a view without aggregates",
+					"There is nothing to maintain: the plain view is as fast as it gets.");
 }
 
 /* An inner query of sessions: one window function, of the grouping's keys. */
@@ -288,9 +293,11 @@ check_session(const MillDefinition *d)
 	int sessions = 0;
 
 	if (inner->hasAggs || inner->groupClause || inner->havingQual)
-		mill_refuse("aggregates inside the query that finds the sessions", "Aggregate in the outer query.");
+		mill_refuse("aggregates inside the query that finds the sessions",
+					"Aggregate in the outer query.");
 	if (d->query->jointree->quals)
-		mill_refuse("WHERE outside of the query that finds the sessions", "Filter inside of it: rows that are filtered out later would still make sessions.");
+		mill_refuse("WHERE outside of the query that finds the sessions",
+					"Filter inside of it: rows that are filtered out later would still make sessions.");
 	foreach (lc, inner->targetList)
 	{
 		Node *expr = (Node *) ((TargetEntry *) lfirst(lc))->expr;
@@ -300,13 +307,16 @@ check_session(const MillDefinition *d)
 		else
 			check_immutable(expr, "the query that finds the sessions");
 		if (!IsA(expr, WindowFunc) && contain_window_function(expr))
-			mill_refuse("window functions inside expressions", "Select mill.session_start(...) as a column of its own.");
+			mill_refuse("window functions inside expressions",
+						"Select mill.session_start(...) as a column of its own.");
 	}
 	if (list_length(inner->windowClause) != 1 || sessions != 1)
-		mill_refuse("window functions", "Only one mill.session_start(...) OVER (PARTITION BY ... ORDER BY time) can be maintained.");
+		mill_refuse("window functions",
+					"Only one mill.session_start(...) OVER (PARTITION BY ... ORDER BY time) can be maintained.");
 	order = list_length(window->orderClause) == 1 ? linitial(window->orderClause) : NULL;
 	if (order == NULL || !equal(get_sortgroupclause_expr(order, inner->targetList), d->time))
-		mill_refuse("sessions in another order than that of their event time", "Write OVER (PARTITION BY ... ORDER BY the event time).");
+		mill_refuse("sessions in another order than that of their event time",
+					"Write OVER (PARTITION BY ... ORDER BY the event time).");
 }
 
 /* The grouping outside of sessions must be their partition. */
@@ -325,17 +335,20 @@ check_session_keys(const MillDefinition *d)
 		ListCell *cell;
 
 		if (IsA(var, Var))
-			inner = (Node *) ((TargetEntry *) list_nth(d->base_level->targetList, var->varattno - 1))->expr;
+			inner = (Node *) ((TargetEntry *) list_nth(d->base_level->targetList, var->varattno - 1))
+						->expr;
 		if (OidIsValid(mill_function_of_ours(inner, "session_start")))
 			continue;
 		foreach (cell, window->partitionClause)
 			found |= equal(get_sortgroupclause_expr(lfirst(cell), d->base_level->targetList), inner);
 		if (!found)
-			mill_refuse("sessions that are grouped by more than they are partitioned by", "Use the same columns in PARTITION BY and GROUP BY.");
+			mill_refuse("sessions that are grouped by more than they are partitioned by",
+						"Use the same columns in PARTITION BY and GROUP BY.");
 		keys++;
 	}
 	if (keys != list_length(window->partitionClause))
-		mill_refuse("sessions that are partitioned by more than they are grouped by", "Use the same columns in PARTITION BY and GROUP BY.");
+		mill_refuse("sessions that are partitioned by more than they are grouped by",
+					"Use the same columns in PARTITION BY and GROUP BY.");
 }
 
 static void
@@ -345,13 +358,16 @@ check_joins(const MillDefinition *d)
 	int rti = 0;
 
 	if (mill_is_nullable((Node *) d->base_level->jointree, d->base_rti, false))
-		mill_refuse("an outer join whose optional side is the base table", "Put the base table on the left of LEFT JOIN.");
+		mill_refuse("an outer join whose optional side is the base table",
+					"Put the base table on the left of LEFT JOIN.");
 	foreach (lc, d->base_level->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
 
-		if (++rti != d->base_rti && rte->rtekind == RTE_RELATION && rte->inFromCl && rte->relid == d->base)
-			mill_refuse("a join of the base table with itself", "Only rows of one side arrive at a time.");
+		if (++rti != d->base_rti && rte->rtekind == RTE_RELATION && rte->inFromCl &&
+			rte->relid == d->base)
+			mill_refuse("a join of the base table with itself",
+						"Only rows of one side arrive at a time.");
 	}
 }
 
@@ -379,7 +395,8 @@ check_hop(const MillDefinition *d)
 	foreach (lc, d->keys)
 		used |= uses_window(((MillTypedExpr *) lfirst(lc))->expr, (void *) d);
 	if (used)
-		mill_refuse("columns of mill.hop in WHERE, in GROUP BY expressions or inside aggregates", "Use window_start and window_end in the select list, GROUP BY and HAVING.");
+		mill_refuse("columns of mill.hop in WHERE, in GROUP BY expressions or inside aggregates",
+					"Use window_start and window_end in the select list, GROUP BY and HAVING.");
 }
 
 /* The query as a whole, when window and levels are known. */

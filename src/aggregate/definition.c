@@ -27,25 +27,6 @@
 #include "aggregate/definition.h"
 #include "window/window.h"
 
-/* The function's oid if the node calls mill.<name>, else InvalidOid. */
-Oid
-mill_function_of_ours(Node *node, const char *name)
-{
-	Oid function = InvalidOid;
-	char *schema;
-
-	if (node && IsA(node, FuncExpr))
-		function = ((FuncExpr *) node)->funcid;
-	else if (node && IsA(node, WindowFunc))
-		function = ((WindowFunc *) node)->winfnoid;
-	else if (node && IsA(node, Aggref))
-		function = ((Aggref *) node)->aggfnoid;
-	if (!OidIsValid(function) || strcmp(get_func_name(function), name) != 0)
-		return InvalidOid;
-	schema = get_namespace_name(get_func_namespace(function));
-	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
-}
-
 /* Columns that an expression uses, looked up through joins. */
 typedef struct ColumnSearch
 {
@@ -99,11 +80,13 @@ base_of_time(const MillDefinition *d)
 		Var *var = lfirst(lc);
 
 		if (rti != 0 && rti != var->varno)
-			mill_refuse("an event time that comes from two tables", "The time of a window must be computed from columns of one table.");
+			mill_refuse("an event time that comes from two tables",
+						"The time of a window must be computed from columns of one table.");
 		rti = var->varno;
 	}
 	if (rti == 0)
-		mill_refuse("an event time without a column", "The first argument of the window must be a column of the base table.");
+		mill_refuse("an event time without a column",
+					"The first argument of the window must be a column of the base table.");
 	return rti;
 }
 
@@ -143,7 +126,8 @@ static Node *
 constant_argument(Node *node, const char *what)
 {
 	if (!IsA(node, Const))
-		mill_refuse(psprintf("a window whose %s is not a constant", what), "Write the width as a literal, for example '5 minutes'.");
+		mill_refuse(psprintf("a window whose %s is not a constant", what),
+					"Write the width as a literal, for example '5 minutes'.");
 	return node;
 }
 
@@ -178,7 +162,8 @@ read_window_function(MillDefinition *d, FuncExpr *call)
 	for_each_from(lc, args, next)
 		d->alignment = lappend(d->alignment, constant_argument(lfirst(lc), "origin or time zone"));
 	if (((Const *) d->size)->constisnull || (d->slide && ((Const *) d->slide)->constisnull))
-		mill_refuse("a window whose width is null", "For example: mill.tumble(clicked_at, '5 minutes').");
+		mill_refuse("a window whose width is null",
+					"For example: mill.tumble(clicked_at, '5 minutes').");
 	check_zone(d);
 }
 
@@ -244,7 +229,8 @@ find_session(MillDefinition *d)
 		d->time_type = exprType(d->time);
 		d->size = constant_argument(lsecond(call->args), "gap");
 		if (((Const *) d->size)->constisnull)
-			mill_refuse("a session whose gap is null", "For example: mill.session_start(clicked_at, '30 minutes').");
+			mill_refuse("a session whose gap is null",
+						"For example: mill.session_start(clicked_at, '30 minutes').");
 		return;
 	}
 }
@@ -256,12 +242,15 @@ find_base(MillDefinition *d)
 	ListCell *lc;
 	int tables = 0;
 
-	d->base_rti = d->time ? base_of_time(d) : leftmost_table(d->base_level, (Node *) d->base_level->jointree);
+	d->base_rti = d->time ? base_of_time(d)
+						  : leftmost_table(d->base_level, (Node *) d->base_level->jointree);
 	if (d->base_rti == 0)
-		mill_refuse("a view without a base table", "There is nothing whose changes could be followed.");
+		mill_refuse("a view without a base table",
+					"There is nothing whose changes could be followed.");
 	rte = rt_fetch(d->base_rti, d->base_level->rtable);
 	if (rte->rtekind != RTE_RELATION)
-		mill_refuse("an event time that is not a column of a table", "The time of a window must come from the base table itself.");
+		mill_refuse("an event time that is not a column of a table",
+					"The time of a window must come from the base table itself.");
 	d->base = rte->relid;
 	mill_check_base(d->base);
 	foreach (lc, d->base_level->rtable)
@@ -289,7 +278,8 @@ find_base_columns(MillDefinition *d)
 		if (var->varno != d->base_rti)
 			continue;
 		if (var->varattno <= 0)
-			mill_refuse(var->varattno == 0 ? "a whole row of the base table" : "a system column of the base table",
+			mill_refuse(var->varattno == 0 ? "a whole row of the base table"
+										   : "a system column of the base table",
 						"Name the columns that the view needs.");
 		used = bms_add_member(used, var->varattno);
 	}
@@ -297,37 +287,6 @@ find_base_columns(MillDefinition *d)
 		d->base_columns = lappend(d->base_columns, get_attname(d->base, attno, false));
 	if (d->time && IsA(d->time, Var) && ((Var *) d->time)->varno == d->base_rti)
 		d->time_column = get_attname(d->base, ((Var *) d->time)->varattno, false);
-}
-
-static MillTypedExpr *
-make_column(const char *name, Node *expr)
-{
-	MillTypedExpr *column = palloc0(sizeof(MillTypedExpr));
-
-	column->name = pstrdup(name);
-	column->expr = expr;
-	column->type = exprType(expr);
-	column->typmod = exprTypmod(expr);
-	column->collation = exprCollation(expr);
-	return column;
-}
-
-/* The number of an expression among the inputs of aggregates, from 1. */
-MillTypedExpr *
-mill_add_argument(MillDefinition *d, Node *expr)
-{
-	ListCell *lc;
-	MillTypedExpr *column;
-
-	foreach (lc, d->arguments)
-	{
-		column = lfirst(lc);
-		if (equal(column->expr, expr))
-			return column;
-	}
-	column = make_column(psprintf("a%d", list_length(d->arguments) + 1), expr);
-	d->arguments = lappend(d->arguments, column);
-	return column;
 }
 
 /* Is this expression a column of the window itself? */
@@ -345,32 +304,22 @@ is_window_column(const MillDefinition *d, Node *expr)
 	return OidIsValid(mill_function_of_ours((Node *) entry->expr, "session_start"));
 }
 
-bool
-mill_is_key(const MillDefinition *d, const char *name)
-{
-	ListCell *lc;
-
-	foreach (lc, d->keys)
-	{
-		if (strcmp(((MillTypedExpr *) lfirst(lc))->name, name) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Names that our own columns have: these, and a1, a2, ... and m1, m2, ... */
 static bool
 is_reserved(const char *name)
 {
-	static const char *const ours[] = {"pane", "row_count", "stale", "key_hash", "written_at", "first_at", "last_at",
-									   "event_time", "island", "window_start", "window_end", "session_start", NULL};
+	static const char *const ours[] = {"pane",		 "row_count",	 "stale",	   "key_hash",
+									   "written_at", "first_at",	 "last_at",	   "event_time",
+									   "island",	 "window_start", "window_end", "session_start",
+									   NULL};
 
 	for (int i = 0; ours[i]; i++)
 	{
 		if (strcmp(ours[i], name) == 0)
 			return true;
 	}
-	return (name[0] == 'a' || name[0] == 'm') && name[1] != '\0' && strspn(name + 1, "0123456789") == strlen(name + 1);
+	return (name[0] == 'a' || name[0] == 'm') && name[1] != '\0' &&
+		   strspn(name + 1, "0123456789") == strlen(name + 1);
 }
 
 static void
@@ -391,10 +340,11 @@ find_keys(MillDefinition *d)
 		}
 		if (entry->resjunk || name == NULL || is_reserved(name) || mill_is_key(d, name))
 			name = psprintf("key_%d", list_length(d->keys) + 1);
-		d->keys = lappend(d->keys, make_column(name, (Node *) entry->expr));
+		d->keys = lappend(d->keys, mill_typed_column(name, (Node *) entry->expr));
 	}
 	if (d->window == MILL_WINDOW_SESSION && !windowed)
-		mill_refuse("sessions that are not grouped by their start", "Add session_start to GROUP BY.");
+		mill_refuse("sessions that are not grouped by their start",
+					"Add session_start to GROUP BY.");
 	if (d->window != MILL_WINDOW_NONE && !windowed)
 		mill_refuse("a window that is not grouped by", "Add window_start to GROUP BY.");
 	d->ungrouped = d->window == MILL_WINDOW_NONE && d->keys == NIL;
@@ -402,7 +352,9 @@ find_keys(MillDefinition *d)
 	{
 		/* One group of all rows still needs a key to be found by. */
 		d->made_key = true;
-		d->keys = list_make1(make_column("only_group", (Node *) makeConst(INT4OID, -1, InvalidOid, 4, Int32GetDatum(0), false, true)));
+		d->keys = list_make1(
+			mill_typed_column("only_group", (Node *) makeConst(INT4OID, -1, InvalidOid, 4,
+															   Int32GetDatum(0), false, true)));
 	}
 }
 
@@ -429,9 +381,13 @@ pane_width(const MillDefinition *d)
 	Const *width = copyObject((Const *) d->size);
 
 	if (d->time_type == INT8OID)
-		width->constvalue = Int64GetDatum(mill_pane_width_int(DatumGetInt64(((Const *) d->slide)->constvalue), DatumGetInt64(width->constvalue)));
+		width->constvalue = Int64GetDatum(
+			mill_pane_width_int(DatumGetInt64(((Const *) d->slide)->constvalue),
+								DatumGetInt64(width->constvalue)));
 	else
-		width->constvalue = IntervalPGetDatum(mill_pane_width(DatumGetIntervalP(((Const *) d->slide)->constvalue), DatumGetIntervalP(width->constvalue)));
+		width->constvalue = IntervalPGetDatum(
+			mill_pane_width(DatumGetIntervalP(((Const *) d->slide)->constvalue),
+							DatumGetIntervalP(width->constvalue)));
 	return (Node *) width;
 }
 

@@ -92,19 +92,22 @@ typedef struct MillDefinition
 	MillClass class;
 } MillDefinition;
 
+/* parts.c */
+extern _Noreturn void mill_refuse(const char *what, const char *hint);
+extern Oid mill_function_of_ours(Node *node, const char *name);
+extern MillTypedExpr *mill_typed_column(const char *name, Node *expr);
+extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
+extern bool mill_is_key(const MillDefinition *d, const char *name);
+
 /* check.c */
 extern void mill_check_view(Oid view);
 extern void mill_check_query(const MillDefinition *d);
 extern void mill_check_definition(const MillDefinition *d);
 extern void mill_check_base(Oid base);
-extern _Noreturn void mill_refuse(const char *what, const char *hint);
 
 /* definition.c */
 extern MillDefinition *mill_definition(Oid view);
 extern MillDefinition *mill_definition_of(Oid view);
-extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
-extern bool mill_is_key(const MillDefinition *d, const char *name);
-extern Oid mill_function_of_ours(Node *node, const char *name);
 
 /* measure.c */
 extern void mill_add_measures(MillDefinition *d);

@@ -49,7 +49,8 @@ mill_gap(Oid time_type, const Const *gap)
 	if (time_type == DATEOID)
 		return psprintf("%d", width->day + (int) (width->time / USECS_PER_DAY));
 	/* Days of a gap are 24 hours, wherever the clocks change. */
-	return psprintf("'" INT64_FORMAT " microseconds'::interval", width->time + width->day * USECS_PER_DAY);
+	return psprintf("'" INT64_FORMAT " microseconds'::interval",
+					width->time + width->day * USECS_PER_DAY);
 }
 
 /* A range table entry that is written as a bare name with these columns. */
@@ -128,7 +129,9 @@ relation_columns(Oid relid)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 
-		names = lappend(names, makeString(attribute->attisdropped ? "" : pstrdup(NameStr(attribute->attname))));
+		names = lappend(names,
+						makeString(attribute->attisdropped ? ""
+														   : pstrdup(NameStr(attribute->attname))));
 	}
 	table_close(rel, NoLock);
 	return names;
@@ -138,7 +141,9 @@ static void
 add_target(Query *query, Node *expr, const char *name)
 {
 	query->targetList = lappend(query->targetList,
-								makeTargetEntry((Expr *) copyObject(expr), list_length(query->targetList) + 1, pstrdup(name), false));
+								makeTargetEntry((Expr *) copyObject(expr),
+												list_length(query->targetList) + 1, pstrdup(name),
+												false));
 }
 
 static Node *
@@ -154,13 +159,15 @@ hop_to_panes(const MillDefinition *d, Query *query)
 	RangeTblEntry *rte = rt_fetch(d->window_rti, query->rtable);
 	RangeTblFunction *entry = linitial(rte->functions);
 	FuncExpr *call = (FuncExpr *) entry->funcexpr;
-	List *args = list_concat(list_make2(copyObject(d->time), copyObject(d->pane)), copyObject(d->alignment));
+	List *args = list_concat(list_make2(copyObject(d->time), copyObject(d->pane)),
+							 copyObject(d->alignment));
 	Oid types[4];
 	ListCell *lc;
 
 	foreach (lc, args)
 		types[foreach_current_index(lc)] = exprType(lfirst(lc));
-	call->funcid = LookupFuncName(list_make2(makeString("mill"), makeString("tumble")), list_length(args), types, false);
+	call->funcid = LookupFuncName(list_make2(makeString("mill"), makeString("tumble")),
+								  list_length(args), types, false);
 	call->args = args;
 }
 
@@ -172,8 +179,8 @@ session_time(const MillDefinition *d, Query *query)
 	Query *inner = rte->subquery;
 	int number = list_length(inner->targetList) + 1;
 
-	inner->targetList = lappend(inner->targetList,
-								makeTargetEntry((Expr *) copyObject(d->time), number, "mill_time", false));
+	inner->targetList = lappend(inner->targetList, makeTargetEntry((Expr *) copyObject(d->time),
+																   number, "mill_time", false));
 	rte->eref->colnames = lappend(rte->eref->colnames, makeString("mill_time"));
 	if (rte->alias)
 		rte->alias->colnames = NIL;
@@ -188,7 +195,8 @@ session_column(const MillDefinition *d)
 
 	foreach (lc, d->base_level->targetList)
 	{
-		if (OidIsValid(mill_function_of_ours((Node *) ((TargetEntry *) lfirst(lc))->expr, "session_start")))
+		if (OidIsValid(mill_function_of_ours((Node *) ((TargetEntry *) lfirst(lc))->expr,
+											 "session_start")))
 			return foreach_current_index(lc) + 1;
 	}
 	elog(ERROR, "session_start not found");
@@ -222,9 +230,11 @@ mill_rows(const MillDefinition *d)
 		add_target(query, window_variable(d, 1), "pane");
 	}
 	foreach (lc, d->keys)
-		add_target(query, ((MillTypedExpr *) lfirst(lc))->expr, ((MillTypedExpr *) lfirst(lc))->name);
+		add_target(query, ((MillTypedExpr *) lfirst(lc))->expr,
+				   ((MillTypedExpr *) lfirst(lc))->name);
 	foreach (lc, d->arguments)
-		add_target(query, ((MillTypedExpr *) lfirst(lc))->expr, ((MillTypedExpr *) lfirst(lc))->name);
+		add_target(query, ((MillTypedExpr *) lfirst(lc))->expr,
+				   ((MillTypedExpr *) lfirst(lc))->name);
 	query->groupClause = NIL;
 	query->havingQual = NULL;
 	query->hasAggs = false;
@@ -249,8 +259,7 @@ to_groups(Node *node, void *argument)
 {
 	OutputContext *context = argument;
 	const MillDefinition *d = context->d;
-	int before = d->window == MILL_WINDOW_NONE ? 0 : d->window == MILL_WINDOW_SESSION ? 1
-																					  : 2;
+	int before = d->window == MILL_WINDOW_NONE ? 0 : d->window == MILL_WINDOW_SESSION ? 1 : 2;
 	ListCell *lc;
 
 	if (node == NULL)
@@ -274,7 +283,8 @@ to_groups(Node *node, void *argument)
 		foreach (lc, d->measures)
 		{
 			if (equal(((MillMeasure *) lfirst(lc))->call, node))
-				return group_variable(before + list_length(d->keys) + foreach_current_index(lc) + 1, node);
+				return group_variable(before + list_length(d->keys) + foreach_current_index(lc) + 1,
+									  node);
 		}
 	}
 	return expression_tree_mutator(node, to_groups, context);
@@ -315,7 +325,8 @@ mill_outer(const MillDefinition *d, const char *groups)
 			add_target(query, to_groups((Node *) entry->expr, &context), entry->resname);
 	}
 	query->jointree->quals = to_groups(d->query->havingQual, &context);
-	return psprintf("WITH mill_groups AS NOT MATERIALIZED (\n%s\n)\n%s", groups, pg_get_querydef(query, false));
+	return psprintf("WITH mill_groups AS NOT MATERIALIZED (\n%s\n)\n%s", groups,
+					pg_get_querydef(query, false));
 }
 
 /* An operator by its qualified name. */
@@ -329,7 +340,8 @@ operator_name(Oid operator)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for operator %u", operator);
 	form = (Form_pg_operator) GETSTRUCT(tuple);
-	name = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)), NameStr(form->oprname));
+	name = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					NameStr(form->oprname));
 	ReleaseSysCache(tuple);
 	return name;
 }
@@ -344,9 +356,9 @@ mill_equality(const char *left, const char *right, Oid type)
 	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_EQ_OPR);
 
 	if (!OidIsValid(entry->eq_opr))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("could not identify an equality operator for type %s", format_type_be(type))));
-	return psprintf("(%s %s %s OR %s IS NULL AND %s IS NULL)", left,
-					operator_name(entry->eq_opr), right, left, right);
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("could not identify an equality operator for type %s",
+							   format_type_be(type))));
+	return psprintf("(%s %s %s OR %s IS NULL AND %s IS NULL)", left, operator_name(entry->eq_opr),
+					right, left, right);
 }

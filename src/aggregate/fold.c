@@ -87,7 +87,8 @@ ready_condition(const MillAggregate *a, const MillDefinition *d)
 		return NULL;
 	if (a->backfill_until == NULL)
 		return "false";
-	return psprintf("pane >= %s::%s", quote_literal_cstr(a->backfill_until), format_type_be(d->time_type));
+	return psprintf("pane >= %s::%s", quote_literal_cstr(a->backfill_until),
+					format_type_be(d->time_type));
 }
 
 /* A fold or a fill, and what came of it. */
@@ -122,7 +123,8 @@ fold(void *arg)
 		if (!isnull)
 			delete_groups(t, places);
 	}
-	if (d->class != MILL_INVERTIBLE && has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
+	if (d->class != MILL_INVERTIBLE &&
+		has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
 	{
 		execute_limited(mill_sql_renew(d, t, ready), RENEW_LIMIT);
 		work->result += DatumGetInt64(mill_value(0, 1, NULL));
@@ -169,7 +171,9 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 	initStringInfo(&row);
 	if (from)
 	{
-		const char *start = by_start ? bound(d, from) : psprintf("mill.window_start(%s%s)", bound(d, from), d->pane_args);
+		const char *start = by_start
+								? bound(d, from)
+								: psprintf("mill.window_start(%s%s)", bound(d, from), d->pane_args);
 
 		appendStringInfo(&pane, "pane >= %s", start);
 		if (column)
@@ -180,7 +184,9 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 		appendStringInfo(&pane, "%spane < %s", from ? " AND " : "", bound(d, until));
 		/* Windows of a hop overlap: those that start before may end long after. */
 		if (column && !by_start)
-			appendStringInfo(&row, "%s%s < mill.window_end(mill.window_start(%s%s)%s)", row.len ? " AND " : "", column, bound(d, until), d->pane_args, d->pane_args);
+			appendStringInfo(&row, "%s%s < mill.window_end(mill.window_start(%s%s)%s)",
+							 row.len ? " AND " : "", column, bound(d, until), d->pane_args,
+							 d->pane_args);
 	}
 	*panes = pane.len ? pane.data : NULL;
 	*rows = row.len ? row.data : NULL;

@@ -92,12 +92,12 @@ task_of(int64 id)
 static void
 note_fold(int64 id, int64 taken, bool more)
 {
-	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.aggregate_progress SET folds = folds + 1, deltas_folded = deltas_folded + $2, behind = $3,"
-			   " deltas_per_second = $2 / greatest(EXTRACT(epoch FROM clock_timestamp() - coalesce(last_fold_at, clock_timestamp() - interval '1 second')), 0.001)::float8,"
-			   " last_fold_at = clock_timestamp() WHERE aggregate_id = $1",
-		.nargs = 3,
-		.types = {INT8OID, INT8OID, BOOLOID}};
+	static MillStatement note =
+		{.sql = "UPDATE mill_catalog.aggregate_progress SET folds = folds + 1, deltas_folded = deltas_folded + $2, behind = $3,"
+				" deltas_per_second = $2 / greatest(EXTRACT(epoch FROM clock_timestamp() - coalesce(last_fold_at, clock_timestamp() - interval '1 second')), 0.001)::float8,"
+				" last_fold_at = clock_timestamp() WHERE aggregate_id = $1",
+		 .nargs = 3,
+		 .types = {INT8OID, INT8OID, BOOLOID}};
 	Datum values[3] = {Int64GetDatum(id), Int64GetDatum(taken), BoolGetDatum(more)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
@@ -106,10 +106,10 @@ note_fold(int64 id, int64 taken, bool more)
 static void
 note_fill(int64 id, int64 groups)
 {
-	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.aggregate_progress SET fill_steps = fill_steps + 1, groups_filled = groups_filled + $2 WHERE aggregate_id = $1",
-		.nargs = 2,
-		.types = {INT8OID, INT8OID}};
+	static MillStatement note =
+		{.sql = "UPDATE mill_catalog.aggregate_progress SET fill_steps = fill_steps + 1, groups_filled = groups_filled + $2 WHERE aggregate_id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, INT8OID}};
 	Datum values[2] = {Int64GetDatum(id), Int64GetDatum(groups)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
@@ -136,7 +136,8 @@ finds_by_time(const MillDefinition *d)
 		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
 		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
 
-		if (index->indisvalid && index->indkey.values[0] == column && heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+		if (index->indisvalid && index->indkey.values[0] == column &&
+			heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
 			found = true;
 		ReleaseSysCache(tuple);
 	}
@@ -192,12 +193,14 @@ next_bound(const MillAggregate *a, const MillDefinition *d)
 		return NULL;
 	column = quote_identifier(d->time_column);
 	type = format_type_be(d->time_type);
-	until = a->backfill_until ? psprintf("%s::%s", quote_literal_cstr(a->backfill_until), type) : "b.high";
-	next.sql = psprintf("SELECT n.bound FROM (SELECT min(%s) AS low, max(%s) AS high FROM %s WHERE %s) b,\n"
-						" LATERAL (SELECT mill.window_start((%s - (b.high - b.low) / %d)::%s%s) AS bound) n WHERE n.bound > b.low",
-						column, column, mill_relation_name(a->base),
-						d->time_type == INT8OID ? "true" : psprintf("isfinite(%s)", column),
-						until, steps, type, d->pane_args);
+	until = a->backfill_until ? psprintf("%s::%s", quote_literal_cstr(a->backfill_until), type)
+							  : "b.high";
+	next.sql =
+		psprintf("SELECT n.bound FROM (SELECT min(%s) AS low, max(%s) AS high FROM %s WHERE %s) b,\n"
+				 " LATERAL (SELECT mill.window_start((%s - (b.high - b.low) / %d)::%s%s) AS bound) n WHERE n.bound > b.low",
+				 column, column, mill_relation_name(a->base),
+				 d->time_type == INT8OID ? "true" : psprintf("isfinite(%s)", column), until, steps,
+				 type, d->pane_args);
 	mill_as_owner(a->owner, read_next_bound, &next);
 	return next.bound;
 }
@@ -298,7 +301,8 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN || error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
+			error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		EmitErrorReport();
 		FlushErrorState();
@@ -324,7 +328,8 @@ serve_fold(Task *task, const MillAggregate *a, const char *name)
 
 	task->pending = false;
 	task->due = start + a->fold_interval_ms * INT64CONST(1000);
-	while (more && !mill_worker_should_stop() && !TimestampDifferenceExceeds(start, mill_now(), 2000))
+	while (more && !mill_worker_should_stop() &&
+		   !TimestampDifferenceExceeds(start, mill_now(), 2000))
 		more = try(FOLD, task, a, name);
 	/* Behind: go on when the others had their turn. */
 	if (more)
@@ -412,7 +417,8 @@ round_of_work(bool look_everywhere, bool *waits)
 static void
 fold_body(int64 object_id, int worker_no)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round",
+												  ALLOCSET_DEFAULT_SIZES);
 	TimestampTz swept = 0;
 	TimestampTz busy_at = mill_now();
 

@@ -39,15 +39,12 @@
 PG_FUNCTION_INFO_V1(mill_follow_drop);
 PG_FUNCTION_INFO_V1(mill_follow_ddl);
 
-bool mill_following = false;
-
 static void
 require_event(FunctionCallInfo fcinfo)
 {
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function was not called by an event trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("this function was not called by an event trigger")));
 }
 
 /* The oids in the first column of a statement's result. */
@@ -67,10 +64,11 @@ static void
 refuse_dropped_triggers(void)
 {
 	static MillStatement read = {
-		.sql = "SELECT to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2]))::oid"
-			   " FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger'"
-			   " AND o.address_names[3] IN ('mill_insert', 'mill_update', 'mill_delete', 'mill_truncate', 'mill_replica')"
-			   " AND to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2])) IS NOT NULL"};
+		.sql =
+			"SELECT to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2]))::oid"
+			" FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger'"
+			" AND o.address_names[3] IN ('mill_insert', 'mill_update', 'mill_delete', 'mill_truncate', 'mill_replica')"
+			" AND to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2])) IS NOT NULL"};
 	ListCell *lc;
 
 	foreach (lc, read_oids(&read))
@@ -78,11 +76,10 @@ refuse_dropped_triggers(void)
 		List *aggregates = mill_aggregates_of_base(mill_base_of(lfirst_oid(lc)));
 
 		if (aggregates)
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop a trigger that continuous aggregate \"%s\" needs",
-							get_rel_name(((MillAggregate *) linitial(aggregates))->view)),
-					 errhint("Make it a plain view with mill.dematerialize, or drop it.")));
+			ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+							errmsg("cannot drop a trigger that continuous aggregate \"%s\" needs",
+								   get_rel_name(((MillAggregate *) linitial(aggregates))->view)),
+							errhint("Make it a plain view with mill.dematerialize, or drop it.")));
 	}
 }
 
@@ -130,8 +127,10 @@ refuse_replaced_views(List *relations)
 
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot replace the query of continuous aggregate \"%s\"", get_rel_name(a->view)),
-				 errhint("Materialize another view and call mill.replace_aggregate, or call mill.dematerialize first.")));
+				 errmsg("cannot replace the query of continuous aggregate \"%s\"",
+						get_rel_name(a->view)),
+				 errhint(
+					 "Materialize another view and call mill.replace_aggregate, or call mill.dematerialize first.")));
 	}
 }
 
@@ -141,10 +140,12 @@ follow_owner(const MillAggregate *a)
 {
 	const char *owner;
 
-	if (a->owner == mill_relation_owner(a->state) && a->owner == mill_relation_owner(a->delta) && a->owner == mill_relation_owner(a->definition))
+	if (a->owner == mill_relation_owner(a->state) && a->owner == mill_relation_owner(a->delta) &&
+		a->owner == mill_relation_owner(a->definition))
 		return;
 	owner = quote_identifier(GetUserNameFromId(a->owner, false));
-	mill_execute_ddl(psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
+	mill_execute_ddl(
+		psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
 	mill_base_changed(a->base);
@@ -219,7 +220,8 @@ follow_partitions(const MillAggregate *a)
 		if (is_partition_of(lfirst_oid(lc), a->base))
 			relations = list_append_unique_oid(relations, lfirst_oid(lc));
 	}
-	if (list_length(relations) != list_length(a->relations) || list_difference_oid(relations, a->relations) != NIL)
+	if (list_length(relations) != list_length(a->relations) ||
+		list_difference_oid(relations, a->relations) != NIL)
 		mill_aggregate_note_relations(a->id, relations);
 }
 

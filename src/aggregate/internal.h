@@ -27,7 +27,8 @@ extern void mill_lock_base_and_view(Oid base, Oid view);
 
 /* fold.c: in a transaction, holding the aggregate's lock */
 extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more);
-extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until);
+extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from,
+					   const char *until);
 
 /* capture.c */
 extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
@@ -40,7 +41,7 @@ extern void mill_aggregate_start(MillAggregate *a, const MillDefinition *d);
 extern void mill_aggregate_restart(MillAggregate *a);
 extern void mill_aggregate_forget(const MillAggregate *a);
 
-/* follow.c: true while our own commands change what users may not */
+/* aggregate.c: true while our own commands change what users may not */
 extern bool mill_following;
 
 #endif

@@ -67,7 +67,8 @@ make_hash_call(FmgrInfo *flinfo, int number)
 	function = MemoryContextAlloc(flinfo->fn_mcxt, sizeof(FmgrInfo));
 	fmgr_info_cxt(entry->hash_extended_proc, function, flinfo->fn_mcxt);
 	call = MemoryContextAllocZero(flinfo->fn_mcxt, SizeForFunctionCallInfo(2));
-	InitFunctionCallInfoData(*call, function, 2, argument_collation(flinfo, number, type), NULL, NULL);
+	InitFunctionCallInfoData(*call, function, 2, argument_collation(flinfo, number, type), NULL,
+							 NULL);
 	call->args[0].isnull = false;
 	call->args[1].value = Int64GetDatum(0); /* the seed */
 	call->args[1].isnull = false;
@@ -80,10 +81,9 @@ make_call_site(FunctionCallInfo fcinfo)
 	CallSite *site;
 
 	if (get_fn_expr_variadic(fcinfo->flinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("key_hash does not take its arguments as a VARIADIC array"),
-				 errhint("Write the values one by one.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("key_hash does not take its arguments as a VARIADIC array"),
+						errhint("Write the values one by one.")));
 	site = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt,
 							  offsetof(CallSite, calls) + PG_NARGS() * sizeof(FunctionCallInfo));
 	site->count = PG_NARGS();

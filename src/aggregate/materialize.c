@@ -53,7 +53,8 @@ require_read_committed(const char *function)
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("%s cannot run in a transaction of isolation level REPEATABLE READ or SERIALIZABLE", function),
+				 errmsg("%s cannot run in a transaction of isolation level REPEATABLE READ or SERIALIZABLE",
+						function),
 				 errhint("Call it in a transaction of its own.")));
 }
 
@@ -77,14 +78,16 @@ is_small(Oid base)
 static void
 insert_row(MillAggregate *a, Interval *fold_interval)
 {
-	static MillStatement insert = {
-		.sql = "WITH a AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, with_indexes, fold_interval, backfill, live)"
-			   "  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false) RETURNING id)"
-			   " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM a RETURNING aggregate_id",
-		.nargs = 8,
-		.types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID}};
-	Datum values[8] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base), ObjectIdGetDatum(a->definition),
-					   ObjectIdGetDatum(a->state), ObjectIdGetDatum(a->delta), BoolGetDatum(a->with_indexes),
+	static MillStatement insert =
+		{.sql =
+			 "WITH a AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, with_indexes, fold_interval, backfill, live)"
+			 "  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false) RETURNING id)"
+			 " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM a RETURNING aggregate_id",
+		 .nargs = 8,
+		 .types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID}};
+	Datum values[8] = {ObjectIdGetDatum(a->view),		 ObjectIdGetDatum(a->base),
+					   ObjectIdGetDatum(a->definition),	 ObjectIdGetDatum(a->state),
+					   ObjectIdGetDatum(a->delta),		 BoolGetDatum(a->with_indexes),
 					   IntervalPGetDatum(fold_interval), BoolGetDatum(a->backfill)};
 
 	mill_run(&insert, SPI_OK_INSERT_RETURNING, values, NULL);
@@ -97,10 +100,9 @@ check_fold_interval(const Interval *interval)
 	int64 span = interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
 
 	if (span < 0 || span > USECS_PER_HOUR)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"fold_interval\" is outside of its range 0 .. 1 hour"),
-				 errhint("For example: fold_interval => '1 second'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("argument \"fold_interval\" is outside of its range 0 .. 1 hour"),
+						errhint("For example: fold_interval => '1 second'.")));
 }
 
 /* The caller must own the view and be allowed to put triggers on its table. */
@@ -163,10 +165,9 @@ mill_materialize(PG_FUNCTION_ARGS)
 	check_rights(a.view, InvalidOid);
 	SPI_connect();
 	if (mill_aggregate_of_view(a.view, true))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("\"%s\" is a continuous aggregate already", get_rel_name(a.view)),
-				 errhint("To change what it computes, use mill.replace_aggregate.")));
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+						errmsg("\"%s\" is a continuous aggregate already", get_rel_name(a.view)),
+						errhint("To change what it computes, use mill.replace_aggregate.")));
 	a.base = mill_definition_of(a.view)->base;
 	check_rights(a.view, a.base);
 	mill_lock_base_and_view(a.base, a.view);
@@ -192,15 +193,15 @@ mill_materialize(PG_FUNCTION_ARGS)
 Datum
 mill_aggregate_deleted(PG_FUNCTION_ARGS)
 {
-	static MillStatement deletes[] = {
-		{.sql = "DELETE FROM mill_catalog.aggregate_progress WHERE aggregate_id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true},
-		{.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'aggregate' AND object_id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true}};
+	static MillStatement deletes[] =
+		{{.sql = "DELETE FROM mill_catalog.aggregate_progress WHERE aggregate_id = $1",
+		  .nargs = 1,
+		  .types = {INT8OID},
+		  .latest_snapshot = true},
+		 {.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'aggregate' AND object_id = $1",
+		  .nargs = 1,
+		  .types = {INT8OID},
+		  .latest_snapshot = true}};
 
 	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
 }
@@ -208,10 +209,9 @@ mill_aggregate_deleted(PG_FUNCTION_ARGS)
 static void
 delete_row(int64 id)
 {
-	static MillStatement delete = {
-		.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement delete = {.sql = "DELETE FROM mill_catalog.aggregate WHERE id = $1",
+								   .nargs = 1,
+								   .types = {INT8OID}};
 	Datum value = Int64GetDatum(id);
 
 	mill_run(&delete, SPI_OK_DELETE, &value, NULL);
@@ -371,10 +371,9 @@ mill_refresh(PG_FUNCTION_ARGS)
 static void
 swap_rows(const MillAggregate *old, const MillAggregate *new)
 {
-	static MillStatement update = {
-		.sql = "UPDATE mill_catalog.aggregate SET view = $2 WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, OIDOID}};
+	static MillStatement update = {.sql = "UPDATE mill_catalog.aggregate SET view = $2 WHERE id = $1",
+								   .nargs = 2,
+								   .types = {INT8OID, OIDOID}};
 	Datum values[2] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view)};
 
 	delete_row(old->id);
@@ -393,18 +392,16 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	old = lock_aggregate(PG_GETARG_OID(0), true);
 	new = lock_aggregate(PG_GETARG_OID(1), true);
 	if (old->id == new->id)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));
 	if (!new->live)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"%s\" is still being filled", get_rel_name(new->view)),
-				 errhint("Wait until mill.aggregates shows it live.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("\"%s\" is still being filled", get_rel_name(new->view)),
+						errhint("Wait until mill.aggregates shows it live.")));
 	if (old->owner != new->owner)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view), get_rel_name(new->view))));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view),
+							   get_rel_name(new->view))));
 	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
 	swap_rows(old, new);

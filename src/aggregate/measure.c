@@ -37,7 +37,8 @@ typedef struct Measuring
 } Measuring;
 
 static MillAccumulator *
-add_accumulator(Measuring *w, const char *stem, Oid type, Oid collation, char *partial, const char *combine, const char *zero)
+add_accumulator(Measuring *w, const char *stem, Oid type, Oid collation, char *partial,
+				const char *combine, const char *zero)
 {
 	MillAccumulator *a;
 	ListCell *lc;
@@ -45,7 +46,8 @@ add_accumulator(Measuring *w, const char *stem, Oid type, Oid collation, char *p
 	foreach (lc, w->d->accumulators)
 	{
 		a = lfirst(lc);
-		if (strcmp(a->partial, partial) == 0 && a->column.type == type && a->column.collation == collation)
+		if (strcmp(a->partial, partial) == 0 && a->column.type == type &&
+			a->column.collation == collation)
 		{
 			w->m->accumulators = list_append_unique_ptr(w->m->accumulators, a);
 			return a;
@@ -80,7 +82,8 @@ static const char *
 add_count(Measuring *w)
 {
 	return add_accumulator(w, "count", INT8OID, InvalidOid,
-						   psprintf("count(%s)%s", argument(w, 0), w->filter), "sum(%s)::bigint", "0")
+						   psprintf("count(%s)%s", argument(w, 0), w->filter), "sum(%s)::bigint",
+						   "0")
 		->column.name;
 }
 
@@ -94,7 +97,9 @@ measure_count(Measuring *w)
 	else if (w->filter[0] == '\0')
 		count = "row_count";
 	else
-		count = add_accumulator(w, "count", INT8OID, InvalidOid, psprintf("count(*)%s", w->filter), "sum(%s)::bigint", "0")->column.name;
+		count = add_accumulator(w, "count", INT8OID, InvalidOid, psprintf("count(*)%s", w->filter),
+								"sum(%s)::bigint", "0")
+					->column.name;
 	/* Of no rows at all there is no stored value. */
 	w->m->final = w->d->ungrouped ? psprintf("coalesce(%s, 0)", count) : pstrdup(count);
 }
@@ -107,7 +112,8 @@ filter_and(Measuring *w, const char *condition)
 {
 	if (w->filter[0] == '\0')
 		return psprintf(" FILTER (WHERE %s)", condition);
-	return psprintf(" FILTER (WHERE %s AND %s)", mill_add_argument(w->d, (Node *) w->m->call->aggfilter)->name, condition);
+	return psprintf(" FILTER (WHERE %s AND %s)",
+					mill_add_argument(w->d, (Node *) w->m->call->aggfilter)->name, condition);
 }
 
 /*
@@ -119,10 +125,12 @@ static const char *
 add_specials(Measuring *w)
 {
 	const char *a = argument(w, 0);
-	char *partial = psprintf("coalesce(sum(CASE WHEN %s = 'NaN' THEN 1::numeric WHEN %s > 0 THEN 1e18 ELSE 1e36 END)%s, 0)", a, a,
-							 filter_and(w, psprintf("NOT (" FINITE ")", a, a)));
+	char *partial =
+		psprintf("coalesce(sum(CASE WHEN %s = 'NaN' THEN 1::numeric WHEN %s > 0 THEN 1e18 ELSE 1e36 END)%s, 0)",
+				 a, a, filter_and(w, psprintf("NOT (" FINITE ")", a, a)));
 
-	return add_accumulator(w, "specials", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+	return add_accumulator(w, "specials", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
+		->column.name;
 }
 
 /* A value of finite inputs, unless there were others. */
@@ -151,19 +159,24 @@ add_sum(Measuring *w, Oid type, bool average)
 	{
 		case INT2OID:
 		case INT4OID:
-			return add_accumulator(w, "sum", INT8OID, InvalidOid, partial, "sum(%s)::bigint", "0")->column.name;
+			return add_accumulator(w, "sum", INT8OID, InvalidOid, partial, "sum(%s)::bigint", "0")
+				->column.name;
 		case INT8OID:
-			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
+				->column.name;
 		case NUMERICOID:
 			partial = psprintf("coalesce(sum(%s)%s, 0)", a, filter_and(w, psprintf(FINITE, a, a)));
-			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
+				->column.name;
 		case FLOAT4OID:
 		case FLOAT8OID:
 			/* Subtraction would leave rounding errors behind. */
 			w->m->class = MILL_INSERT_ONLY;
 			if (average && type == FLOAT4OID)
 				partial = psprintf("coalesce(sum(%s::float8)%s, 0)", a, w->filter);
-			return add_accumulator(w, "sum", average ? FLOAT8OID : type, InvalidOid, partial, "sum(%s)", NULL)->column.name;
+			return add_accumulator(w, "sum", average ? FLOAT8OID : type, InvalidOid, partial,
+								   "sum(%s)", NULL)
+				->column.name;
 		case INTERVALOID:
 			partial = psprintf("coalesce(sum(%s)%s, '0')", a, w->filter);
 			sum = add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::interval");
@@ -172,7 +185,8 @@ add_sum(Measuring *w, Oid type, bool average)
 			return sum->column.name;
 		case MONEYOID:
 			partial = psprintf("coalesce(sum(%s)%s, '0')", a, w->filter);
-			return add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::money")->column.name;
+			return add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::money")
+				->column.name;
 		default:
 			return NULL;
 	}
@@ -184,7 +198,8 @@ measure_sum(Measuring *w, Oid type)
 	const char *sum = add_sum(w, type, false);
 
 	if (sum)
-		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w), type == NUMERICOID ? with_specials(w, sum) : sum);
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w),
+							   type == NUMERICOID ? with_specials(w, sum) : sum);
 	return sum != NULL;
 }
 
@@ -203,7 +218,8 @@ measure_avg(Measuring *w, Oid type)
 	{
 		char *value = psprintf("%s::numeric / %s::numeric", sum, count);
 
-		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", count, type == NUMERICOID ? with_specials(w, value) : value);
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", count,
+							   type == NUMERICOID ? with_specials(w, value) : value);
 	}
 	return true;
 }
@@ -229,13 +245,16 @@ measure_variance(Measuring *w, Oid type, const char *name)
 	n = add_count(w);
 	q = add_accumulator(w, "squares", NUMERICOID, InvalidOid,
 						psprintf("coalesce(sum(%s::numeric * %s::numeric)%s, 0)", a, a,
-								 type == NUMERICOID ? filter_and(w, psprintf(FINITE, a, a)) : w->filter),
+								 type == NUMERICOID ? filter_and(w, psprintf(FINITE, a, a))
+													: w->filter),
 						"sum(%s)", "0")
 			->column.name;
-	quotient = psprintf("greatest(%s * %s - %s::numeric * %s, 0) / (%s::numeric * %s)", n, q, s, s, n,
-						population ? n : psprintf("(%s - 1)", n));
+	quotient = psprintf("greatest(%s * %s - %s::numeric * %s, 0) / (%s::numeric * %s)", n, q, s, s,
+						n, population ? n : psprintf("(%s - 1)", n));
 	if (root)
-		quotient = psprintf("(SELECT round(sqrt(v + 0e-40), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))", quotient);
+		quotient =
+			psprintf("(SELECT round(sqrt(v + 0e-40), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))",
+					 quotient);
 	if (type == NUMERICOID)
 		quotient = psprintf("CASE WHEN %s = 0 THEN %s ELSE 'NaN' END", add_specials(w), quotient);
 	w->m->final = psprintf("CASE WHEN %s > %d THEN %s END", n, population ? 0 : 1, quotient);
@@ -247,7 +266,8 @@ measure_extreme(Measuring *w, const char *name)
 {
 	w->m->class = MILL_INSERT_ONLY;
 	w->m->final = add_accumulator(w, name, w->m->column.type, w->m->column.collation,
-								  psprintf("%s(%s)%s", name, argument(w, 0), w->filter), psprintf("%s(%%s)", name), NULL)
+								  psprintf("%s(%s)%s", name, argument(w, 0), w->filter),
+								  psprintf("%s(%%s)", name), NULL)
 					  ->column.name;
 }
 
@@ -274,9 +294,13 @@ measure_session_end(Measuring *w)
 	TargetEntry *inner;
 
 	if (w->d->window != MILL_WINDOW_SESSION)
-		mill_refuse("mill.session_end without sessions", "Group by mill.session_start of an inner query.");
-	inner = IsA(var, Var) && var->varattno > 0 ? list_nth(w->d->base_level->targetList, var->varattno - 1) : NULL;
-	if (inner == NULL || !equal(inner->expr, w->d->time) || !equal(gap->expr, w->d->size) || w->filter[0])
+		mill_refuse("mill.session_end without sessions",
+					"Group by mill.session_start of an inner query.");
+	inner = IsA(var, Var) && var->varattno > 0
+				? list_nth(w->d->base_level->targetList, var->varattno - 1)
+				: NULL;
+	if (inner == NULL || !equal(inner->expr, w->d->time) || !equal(gap->expr, w->d->size) ||
+		w->filter[0])
 		mill_refuse("mill.session_end that differs from mill.session_start",
 					"Give both the same event time and the same gap, and no FILTER.");
 	w->m->class = MILL_INSERT_ONLY;
@@ -295,7 +319,8 @@ is_combinable(Oid function)
 		elog(ERROR, "cache lookup failed for aggregate %u", function);
 	form = (Form_pg_aggregate) GETSTRUCT(tuple);
 	result = OidIsValid(form->aggcombinefn) &&
-			 (form->aggtranstype != INTERNALOID || (OidIsValid(form->aggserialfn) && mill_state_has_check(form->aggdeserialfn)));
+			 (form->aggtranstype != INTERNALOID ||
+			  (OidIsValid(form->aggserialfn) && mill_state_has_check(form->aggdeserialfn)));
 	ReleaseSysCache(tuple);
 	return result;
 }
@@ -309,10 +334,12 @@ measure_state(Measuring *w)
 
 	w->m->class = MILL_INSERT_ONLY;
 	state = add_accumulator(w, "state", BYTEAOID, InvalidOid,
-							psprintf("mill.partial_state(%s%s)%s", function, all_arguments(w), w->filter),
+							psprintf("mill.partial_state(%s%s)%s", function, all_arguments(w),
+									 w->filter),
 							psprintf("mill.combine_state(%s, %%s)", function), NULL)
 				->column.name;
-	w->m->final = psprintf("mill.final_state(%s, %s, NULL::%s)", function, state, format_type_be_qualified(w->m->column.type));
+	w->m->final = psprintf("mill.final_state(%s, %s, NULL::%s)", function, state,
+						   format_type_be_qualified(w->m->column.type));
 }
 
 static Node *
@@ -338,7 +365,9 @@ measure_recompute(Measuring *w)
 	ListCell *lc;
 
 	if (contain_var_clause((Node *) call->aggdirectargs))
-		mill_refuse(psprintf("a direct argument of %s that is not a constant", format_procedure(call->aggfnoid)), NULL);
+		mill_refuse(psprintf("a direct argument of %s that is not a constant",
+							 format_procedure(call->aggfnoid)),
+					NULL);
 	foreach (lc, call->args)
 	{
 		TargetEntry *entry = lfirst(lc);
@@ -368,11 +397,15 @@ is_one_of(const char *name, const char *const *names)
 static bool
 measure_core(Measuring *w)
 {
-	static const char *const extremes[] = {"min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor", NULL};
-	static const char *const variances[] = {"var_pop", "var_samp", "variance", "stddev_pop", "stddev_samp", "stddev", NULL};
+	static const char *const extremes[] = {"min",	  "max",	"bool_and", "bool_or", "every",
+										   "bit_and", "bit_or", "bit_xor",	NULL};
+	static const char *const variances[] = {"var_pop",	   "var_samp", "variance", "stddev_pop",
+											"stddev_samp", "stddev",   NULL};
 	Aggref *call = w->m->call;
 	const char *name = get_func_name(call->aggfnoid);
-	Oid type = list_length(call->args) == 1 ? exprType((Node *) ((TargetEntry *) linitial(call->args))->expr) : InvalidOid;
+	Oid type = list_length(call->args) == 1
+				   ? exprType((Node *) ((TargetEntry *) linitial(call->args))->expr)
+				   : InvalidOid;
 
 	if (get_func_namespace(call->aggfnoid) != PG_CATALOG_NAMESPACE)
 		return false;
@@ -399,7 +432,8 @@ depends_on_order(Oid function)
 {
 	static const char *const names[] = {"string_agg", "array_agg", "xmlagg", "any_value", NULL};
 
-	return get_func_namespace(function) == PG_CATALOG_NAMESPACE && is_one_of(get_func_name(function), names);
+	return get_func_namespace(function) == PG_CATALOG_NAMESPACE &&
+		   is_one_of(get_func_name(function), names);
 }
 
 static void
@@ -418,7 +452,8 @@ add_measure(MillDefinition *d, Aggref *call)
 	d->measures = lappend(d->measures, m);
 
 	if (call->aggfilter)
-		w.filter = psprintf(" FILTER (WHERE %s)", mill_add_argument(d, (Node *) call->aggfilter)->name);
+		w.filter = psprintf(" FILTER (WHERE %s)",
+							mill_add_argument(d, (Node *) call->aggfilter)->name);
 	if (OidIsValid(mill_function_of_ours((Node *) call, "session_end")))
 		measure_session_end(&w);
 	else if (call->aggdistinct || call->aggkind != AGGKIND_NORMAL || call->aggvariadic ||

@@ -62,7 +62,8 @@ choose_name(Oid view, const char *what)
 			return name;
 		if (try > 100)
 			elog(ERROR, "could not find a name for %s", what);
-		stem = try == 0 ? psprintf("%s.%s", get_namespace_name(get_rel_namespace(view)), get_rel_name(view))
+		stem = try == 0 ? psprintf("%s.%s", get_namespace_name(get_rel_namespace(view)),
+								   get_rel_name(view))
 						: psprintf("%d.%s", try, get_rel_name(view));
 	}
 }
@@ -76,7 +77,8 @@ created(const char *name)
 static void
 give_to(const char *kind, Oid relid, Oid owner)
 {
-	mill_execute_ddl(psprintf("ALTER %s %s OWNER TO %s", kind, mill_relation_name(relid), quote_identifier(GetUserNameFromId(owner, false))));
+	mill_execute_ddl(psprintf("ALTER %s %s OWNER TO %s", kind, mill_relation_name(relid),
+							  quote_identifier(GetUserNameFromId(owner, false))));
 }
 
 /* An index with a key on each column that readers select groups by. */
@@ -87,12 +89,14 @@ create_indexes(const MillAggregate *a, const MillDefinition *d)
 	const char *time = d->window == MILL_WINDOW_SESSION ? ", first_at" : "";
 	ListCell *lc;
 
-	mill_execute_ddl(psprintf("CREATE UNIQUE INDEX ON %s (%s%s) NULLS NOT DISTINCT", state, mill_sql_group(d, ""), time));
+	mill_execute_ddl(psprintf("CREATE UNIQUE INDEX ON %s (%s%s) NULLS NOT DISTINCT", state,
+							  mill_sql_group(d, ""), time));
 	mill_execute_ddl(psprintf("CREATE INDEX ON %s (key_hash)", state));
 	if (!a->with_indexes || d->window == MILL_WINDOW_NONE || d->window == MILL_WINDOW_SESSION)
 		return;
 	foreach (lc, d->keys)
-		mill_execute_ddl(psprintf("CREATE INDEX ON %s (%s, pane)", state, quote_identifier(((MillTypedExpr *) lfirst(lc))->name)));
+		mill_execute_ddl(psprintf("CREATE INDEX ON %s (%s, pane)", state,
+								  quote_identifier(((MillTypedExpr *) lfirst(lc))->name)));
 }
 
 /* What an aggregate's objects are made of, written by its owner with all names qualified. */
@@ -120,19 +124,23 @@ write_texts(void *arg)
 void
 mill_objects_create(MillAggregate *a, const MillDefinition *d)
 {
-	char *names[3] = {choose_name(a->view, "def"), choose_name(a->view, "state"), choose_name(a->view, "delta")};
+	char *names[3] = {choose_name(a->view, "def"), choose_name(a->view, "state"),
+					  choose_name(a->view, "delta")};
 	Texts texts = {.aggregate = a, .d = d};
 	const char *columns;
 
 	mill_as_owner(a->owner, write_texts, &texts);
 	columns = texts.columns;
-	mill_execute_ddl(psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), texts.query));
+	mill_execute_ddl(
+		psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), texts.query));
 	/* Groups that are hot are updated in place, as long as their page has room. */
-	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)", quote_identifier(names[1]), columns));
-	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
-							  " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0,"
-							  " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
-							  quote_identifier(names[2]), columns));
+	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)",
+							  quote_identifier(names[1]), columns));
+	mill_execute_ddl(
+		psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
+				 " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0,"
+				 " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
+				 quote_identifier(names[2]), columns));
 	CommandCounterIncrement();
 	a->definition = created(names[0]);
 	a->state = created(names[1]);
@@ -173,7 +181,8 @@ view_options(Oid view)
 		{
 			DefElem *option = lfirst(lc);
 
-			appendStringInfo(&text, "%s%s = %s", text.len ? ", " : " WITH (", quote_identifier(option->defname),
+			appendStringInfo(&text, "%s%s = %s", text.len ? ", " : " WITH (",
+							 quote_identifier(option->defname),
 							 option->arg ? quote_literal_cstr(strVal(option->arg)) : "true");
 		}
 		appendStringInfoChar(&text, ')');
@@ -192,10 +201,13 @@ mill_view_replace(Oid view, const char *query)
 	/* The view's own column names, which may have been changed. */
 	initStringInfo(&names);
 	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
-		appendStringInfo(&names, "%s%s", i ? ", " : "", quote_identifier(NameStr(TupleDescAttr(RelationGetDescr(rel), i)->attname)));
+		appendStringInfo(&names, "%s%s", i ? ", " : "",
+						 quote_identifier(
+							 NameStr(TupleDescAttr(RelationGetDescr(rel), i)->attname)));
 	table_close(rel, NoLock);
 
-	mill_execute_ddl(psprintf("CREATE OR REPLACE VIEW %s (%s)%s AS %s", mill_relation_name(view), names.data, view_options(view), query));
+	mill_execute_ddl(psprintf("CREATE OR REPLACE VIEW %s (%s)%s AS %s", mill_relation_name(view),
+							  names.data, view_options(view), query));
 }
 
 static void
@@ -229,10 +241,10 @@ mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d)
 bool
 mill_has_trigger(Oid relid, const char *name)
 {
-	static MillStatement find = {
-		.sql = "SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgfoid = 'mill.maintain_aggregates()'::regprocedure",
-		.nargs = 2,
-		.types = {OIDOID, TEXTOID}};
+	static MillStatement find =
+		{.sql = "SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgfoid = 'mill.maintain_aggregates()'::regprocedure",
+		 .nargs = 2,
+		 .types = {OIDOID, TEXTOID}};
 	Datum values[2] = {ObjectIdGetDatum(relid), CStringGetTextDatum(name)};
 
 	return mill_run(&find, SPI_OK_SELECT, values, NULL) > 0;
@@ -242,14 +254,16 @@ static void
 create_trigger(Oid relid, const char *name, const char *when, const char *tables)
 {
 	if (!mill_has_trigger(relid, name))
-		mill_execute_ddl(psprintf("CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION mill.maintain_aggregates()",
-								  name, when, mill_relation_name(relid), tables));
+		mill_execute_ddl(
+			psprintf("CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION mill.maintain_aggregates()",
+					 name, when, mill_relation_name(relid), tables));
 }
 
 static void
 alter_trigger(Oid relid, const char *name, const char *when)
 {
-	mill_execute_ddl(psprintf("ALTER TABLE %s ENABLE %s TRIGGER %s", mill_relation_name(relid), when, name));
+	mill_execute_ddl(
+		psprintf("ALTER TABLE %s ENABLE %s TRIGGER %s", mill_relation_name(relid), when, name));
 }
 
 /*
@@ -263,10 +277,14 @@ alter_trigger(Oid relid, const char *name, const char *when)
 void
 mill_triggers_create_on(Oid relid, bool root)
 {
-	create_trigger(relid, "mill_insert", "AFTER INSERT", "REFERENCING NEW TABLE AS mill_new FOR EACH STATEMENT");
-	create_trigger(relid, "mill_update", "AFTER UPDATE", "REFERENCING OLD TABLE AS mill_old NEW TABLE AS mill_new FOR EACH STATEMENT");
-	create_trigger(relid, "mill_delete", "AFTER DELETE", "REFERENCING OLD TABLE AS mill_old FOR EACH STATEMENT");
-	create_trigger(relid, "mill_truncate", root ? "AFTER TRUNCATE" : "BEFORE TRUNCATE", "FOR EACH STATEMENT");
+	create_trigger(relid, "mill_insert", "AFTER INSERT",
+				   "REFERENCING NEW TABLE AS mill_new FOR EACH STATEMENT");
+	create_trigger(relid, "mill_update", "AFTER UPDATE",
+				   "REFERENCING OLD TABLE AS mill_old NEW TABLE AS mill_new FOR EACH STATEMENT");
+	create_trigger(relid, "mill_delete", "AFTER DELETE",
+				   "REFERENCING OLD TABLE AS mill_old FOR EACH STATEMENT");
+	create_trigger(relid, "mill_truncate", root ? "AFTER TRUNCATE" : "BEFORE TRUNCATE",
+				   "FOR EACH STATEMENT");
 	alter_trigger(relid, "mill_truncate", "ALWAYS");
 	if (root)
 	{
@@ -288,7 +306,8 @@ mill_triggers_create(Oid base)
 void
 mill_triggers_drop_on(Oid relid)
 {
-	static const char *const names[] = {"mill_insert", "mill_update", "mill_delete", "mill_truncate", "mill_replica"};
+	static const char *const names[] = {"mill_insert", "mill_update", "mill_delete",
+										"mill_truncate", "mill_replica"};
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
@@ -329,7 +348,8 @@ lock_for_a_moment(Oid base, Oid view)
 	volatile bool locked = true;
 	int level = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
@@ -372,7 +392,8 @@ mill_lock_base_and_view(Oid base, Oid view)
 	LockRelationOid(base, AccessShareLock);
 	while (!lock_for_a_moment(base, view))
 	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000, MILL_WAIT_EVENT);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000,
+						 MILL_WAIT_EVENT);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -57,7 +57,8 @@ comparable_columns(TupleDesc desc)
 		Oid type = TupleDescAttr(desc, i)->atttypid;
 		bool ordered = OidIsValid(lookup_type_cache(type, TYPECACHE_LT_OPR)->lt_opr);
 
-		appendStringInfo(&text, "%sr.c%d%s AS c%d", i ? ", " : "", i + 1, ordered ? "" : "::text", i + 1);
+		appendStringInfo(&text, "%sr.c%d%s AS c%d", i ? ", " : "", i + 1, ordered ? "" : "::text",
+						 i + 1);
 	}
 	return text.data;
 }
@@ -111,7 +112,8 @@ json_of_row(TupleDesc desc)
 	initStringInfo(&text);
 	appendStringInfoString(&text, "jsonb_build_object(");
 	for (int i = 0; i < desc->natts; i++)
-		appendStringInfo(&text, "%s%s, x.c%d", i ? ", " : "", quote_literal_cstr(NameStr(TupleDescAttr(desc, i)->attname)), i + 1);
+		appendStringInfo(&text, "%s%s, x.c%d", i ? ", " : "",
+						 quote_literal_cstr(NameStr(TupleDescAttr(desc, i)->attname)), i + 1);
 	appendStringInfoChar(&text, ')');
 	return text.data;
 }
@@ -135,9 +137,8 @@ verify_query(const MillAggregate *a)
 					"SELECT 'aggregate', %s FROM only_a x WHERE NOT EXISTS (SELECT FROM only_d y WHERE %s)\n"
 					"UNION ALL\n"
 					"SELECT 'definition', %s FROM only_d x WHERE NOT EXISTS (SELECT FROM only_a y WHERE %s)",
-					columns, mill_relation_name(a->view), names,
-					columns, mill_relation_name(a->definition), names,
-					json, rounding, json, rounding);
+					columns, mill_relation_name(a->view), names, columns,
+					mill_relation_name(a->definition), names, json, rounding, json, rounding);
 }
 
 static void
@@ -145,7 +146,8 @@ compare(void *arg)
 {
 	/* The caller's snapshot, for both sides. */
 	if (SPI_execute(verify_query(arg), true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not compare \"%s\" with its definition", get_rel_name(((MillAggregate *) arg)->view));
+		elog(ERROR, "could not compare \"%s\" with its definition",
+			 get_rel_name(((MillAggregate *) arg)->view));
 }
 
 /* SPI's result to a function's result. */
@@ -197,9 +199,15 @@ collect(Node *node, void *context)
 			continue;
 		in->class = Max(in->class, (int) m->class);
 		if (m->accumulators == NIL)
-			in->stored = list_append_unique(in->stored, makeString(in->d->window == MILL_WINDOW_SESSION && strcmp(m->final, "row_count") != 0 ? "last_at" : "row_count"));
+			in->stored = list_append_unique(in->stored,
+											makeString(in->d->window == MILL_WINDOW_SESSION &&
+															   strcmp(m->final, "row_count") != 0
+														   ? "last_at"
+														   : "row_count"));
 		foreach (cell, m->accumulators)
-			in->stored = list_append_unique(in->stored, makeString(((MillAccumulator *) lfirst(cell))->column.name));
+			in->stored = list_append_unique(in->stored,
+											makeString(
+												((MillAccumulator *) lfirst(cell))->column.name));
 		return false;
 	}
 	foreach (lc, in->d->keys)
@@ -213,7 +221,9 @@ collect(Node *node, void *context)
 		}
 	}
 	if (IsA(node, Var) && in->d->window_rti && ((Var *) node)->varno == in->d->window_rti)
-		in->stored = list_append_unique(in->stored, makeString(in->d->window == MILL_WINDOW_SESSION ? "first_at" : "pane"));
+		in->stored = list_append_unique(in->stored,
+										makeString(in->d->window == MILL_WINDOW_SESSION ? "first_at"
+																						: "pane"));
 	return expression_tree_walker(node, collect, in);
 }
 
@@ -225,7 +235,8 @@ array_of_names(List *names)
 
 	foreach (lc, names)
 		values[foreach_current_index(lc)] = CStringGetTextDatum(strVal(lfirst(lc)));
-	return PointerGetDatum(construct_array(values, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
+	return PointerGetDatum(
+		construct_array(values, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 /* How the view's time is divided, in words; NULL without a window. */
@@ -242,8 +253,10 @@ describe_panes(const MillDefinition *d)
 			return psprintf("one pane for each window of %s", mill_constant(d->size));
 		case MILL_WINDOW_HOP:
 			if (d->by_window)
-				return psprintf("one pane for each window of %s every %s", mill_constant(d->size), mill_constant(d->slide));
-			return psprintf("panes of %s, windows of %s every %s", mill_constant(d->pane), mill_constant(d->size), mill_constant(d->slide));
+				return psprintf("one pane for each window of %s every %s", mill_constant(d->size),
+								mill_constant(d->slide));
+			return psprintf("panes of %s, windows of %s every %s", mill_constant(d->pane),
+							mill_constant(d->size), mill_constant(d->slide));
 	}
 	return NULL;
 }
@@ -350,7 +363,9 @@ Datum
 mill_require_live(PG_FUNCTION_ARGS)
 {
 	Oid state = PG_GETARG_OID(0);
-	Relation rel = table_open(get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)), AccessShareLock);
+	Relation rel = table_open(get_relname_relid("aggregate",
+												get_namespace_oid("mill_catalog", false)),
+							  AccessShareLock);
 	AttrNumber state_column = get_attnum(RelationGetRelid(rel), "state_table");
 	AttrNumber live_column = get_attnum(RelationGetRelid(rel), "live");
 	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
@@ -372,7 +387,8 @@ mill_require_live(PG_FUNCTION_ARGS)
 	if (!live)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not read continuous aggregate of \"%s\": it went live after this transaction's snapshot", get_rel_name(state)),
+				 errmsg("could not read continuous aggregate of \"%s\": it went live after this transaction's snapshot",
+						get_rel_name(state)),
 				 errhint("The transaction might succeed if retried.")));
 	PG_RETURN_BOOL(true);
 }

@@ -183,7 +183,8 @@ mill_sql_same_group(const MillDefinition *d, const char *left, const char *right
 		const char *name = quote_identifier(key->name);
 
 		appendStringInfo(&text, "%s%s", text.len ? " AND " : "",
-						 mill_equality(psprintf("%s.%s", left, name), psprintf("%s.%s", right, name), key->type));
+						 mill_equality(psprintf("%s.%s", left, name),
+									   psprintf("%s.%s", right, name), key->type));
 	}
 	return text.data;
 }
@@ -214,7 +215,8 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 	if (d->window == MILL_WINDOW_SESSION)
 	{
 		/* NULL and infinite times are in no session: their first_at is NULL. */
-		appendStringInfoString(&text, "first_at, CASE WHEN first_at IS NOT NULL THEN max(event_time) END AS last_at, ");
+		appendStringInfoString(&text,
+							   "first_at, CASE WHEN first_at IS NOT NULL THEN max(event_time) END AS last_at, ");
 		group = psprintf("first_at, %s", mill_sql_keys(d, ""));
 		appendStringInfoString(&text, mill_sql_keys(d, ""));
 	}
@@ -227,7 +229,8 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 
 		appendStringInfo(&text, ", %s AS %s", a->partial, quote_identifier(a->column.name));
 	}
-	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", mill_rows(d), where ? " WHERE " : "", where ? where : "", group);
+	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", mill_rows(d),
+					 where ? " WHERE " : "", where ? where : "", group);
 	return text.data;
 }
 
@@ -262,15 +265,19 @@ mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key)
 	{
 		const char *column = quote_identifier(d->time_column);
 
-		from = psprintf("%s WHERE %s >= %s.pane AND %s < mill.window_end(%s.pane%s)", t->base, column, key, column, key, d->pane_args);
+		from = psprintf("%s WHERE %s >= %s.pane AND %s < mill.window_end(%s.pane%s)", t->base,
+						column, key, column, key, d->pane_args);
 	}
-	return psprintf("%s\n %s", mill_sql_source(d, from), mill_sql_partial(d, mill_sql_same_group(d, "r", key)));
+	return psprintf("%s\n %s", mill_sql_source(d, from),
+					mill_sql_partial(d, mill_sql_same_group(d, "r", key)));
 }
 
 static void
 add_definition(StringInfo text, const MillTypedExpr *column)
 {
-	appendStringInfo(text, "%s%s %s", text->len ? ", " : "", quote_identifier(column->name), format_type_extended(column->type, column->typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	appendStringInfo(text, "%s%s %s", text->len ? ", " : "", quote_identifier(column->name),
+					 format_type_extended(column->type, column->typmod,
+										  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 	if (OidIsValid(column->collation) && column->collation != get_typcollation(column->type))
 		appendStringInfo(text, " COLLATE %s", generate_collation_name(column->collation));
 }
@@ -284,7 +291,8 @@ mill_sql_columns(const MillDefinition *d)
 
 	initStringInfo(&text);
 	if (d->window == MILL_WINDOW_SESSION)
-		appendStringInfo(&text, "first_at %s, last_at %s", format_type_be(d->time_type), format_type_be(d->time_type));
+		appendStringInfo(&text, "first_at %s, last_at %s", format_type_be(d->time_type),
+						 format_type_be(d->time_type));
 	else if (d->window != MILL_WINDOW_NONE)
 		appendStringInfo(&text, "pane %s NOT NULL", format_type_be(d->time_type));
 	foreach (lc, d->keys)
@@ -292,6 +300,8 @@ mill_sql_columns(const MillDefinition *d)
 	appendStringInfoString(&text, ", row_count bigint NOT NULL DEFAULT 0");
 	foreach (lc, d->accumulators)
 		add_definition(&text, &((MillAccumulator *) lfirst(lc))->column);
-	appendStringInfo(&text, ", key_hash bigint NOT NULL GENERATED ALWAYS AS (mill.key_hash(%s)) STORED", mill_sql_group(d, ""));
+	appendStringInfo(&text,
+					 ", key_hash bigint NOT NULL GENERATED ALWAYS AS (mill.key_hash(%s)) STORED",
+					 mill_sql_group(d, ""));
 	return text.data;
 }

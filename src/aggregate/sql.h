@@ -25,7 +25,8 @@ typedef struct MillTables
  * before each column, $s.stored.  $1 stays.  A part that is not given is an
  * error at once.  t may be NULL if no table is named.
  */
-extern char *mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...) __attribute__((sentinel));
+extern char *mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...)
+	__attribute__((sentinel));
 #define MILL_END ((const char *) NULL)
 
 /* Parts of statements. */
@@ -51,7 +52,8 @@ extern char *mill_sql_view(const MillDefinition *d, const MillTables *t);
 extern char *mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready);
 extern char *mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready);
 extern char *mill_sql_clear(const MillTables *t, const char *range);
-extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range, const char *base_range);
+extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,
+						   const char *base_range);
 
 /* sql_session.c: the same for sessions */
 extern char *mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale);

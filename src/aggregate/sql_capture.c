@@ -24,7 +24,8 @@ is_comparable(List *columns)
 
 	foreach (lc, columns)
 	{
-		if (!OidIsValid(lookup_type_cache(((MillTypedExpr *) lfirst(lc))->type, TYPECACHE_LT_OPR)->lt_opr))
+		if (!OidIsValid(
+				lookup_type_cache(((MillTypedExpr *) lfirst(lc))->type, TYPECACHE_LT_OPR)->lt_opr))
 			return false;
 	}
 	return true;
@@ -51,7 +52,9 @@ side(const MillDefinition *d, const char *from)
 static char *
 mark(const MillDefinition *d, const MillTables *t, const char *rows)
 {
-	return mill_sql(d, t, "INSERT INTO $delta ($group, stale)\nSELECT DISTINCT $group, true FROM $rows r", "rows", rows, MILL_END);
+	return mill_sql(d, t,
+					"INSERT INTO $delta ($group, stale)\nSELECT DISTINCT $group, true FROM $rows r",
+					"rows", rows, MILL_END);
 }
 
 /* The partial results of rows. */
@@ -87,7 +90,8 @@ mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class == MILL_RECOMPUTE)
 		return mark(d, t, side(d, from));
-	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from), MILL_END);
+	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from),
+					MILL_END);
 }
 
 /* For rows that go: mill_old, or a partition that is emptied. */
@@ -96,7 +100,8 @@ mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class != MILL_INVERTIBLE)
 		return mark(d, t, side(d, from));
-	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from), MILL_END);
+	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from),
+					MILL_END);
 }
 
 /* Old and new partial results of each group in one row, none if they cancel out. */
@@ -107,10 +112,12 @@ difference(const MillDefinition *d, const MillTables *t)
 	ListCell *lc;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, mill_sql(d, t,
-										   "INSERT INTO $delta ($stored)\nSELECT $group, $combined\n"
-										   "FROM (($old)\n UNION ALL\n ($new)) u\nGROUP BY $group\nHAVING sum(row_count) <> 0",
-										   "old", negative(d, OLD_ROWS), "new", partial(d, NEW_ROWS), MILL_END));
+	appendStringInfoString(&text,
+						   mill_sql(d, t,
+									"INSERT INTO $delta ($stored)\nSELECT $group, $combined\n"
+									"FROM (($old)\n UNION ALL\n ($new)) u\nGROUP BY $group\nHAVING sum(row_count) <> 0",
+									"old", negative(d, OLD_ROWS), "new", partial(d, NEW_ROWS),
+									MILL_END));
 	foreach (lc, d->accumulators)
 	{
 		MillAccumulator *a = lfirst(lc);
@@ -133,6 +140,8 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 	old = side(d, OLD_ROWS);
 	new = side(d, NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
-		return mark(d, t, mill_sql(d, t, "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))", "old", old, "new", new, MILL_END));
+		return mark(d, t,
+					mill_sql(d, t, "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))",
+							 "old", old, "new", new, MILL_END));
 	return mark(d, t, mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
 }

@@ -35,7 +35,9 @@ static char *
 not_stale(const MillDefinition *d, const MillTables *t)
 {
 	/* the second condition tells the planner that marks are few */
-	return mill_sql(d, t, "d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)", MILL_END);
+	return mill_sql(d, t,
+					"d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)",
+					MILL_END);
 }
 
 /*
@@ -47,17 +49,18 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 {
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_fold_sessions(d, t);
-	return mill_sql(d, t,
-					"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(\n"
-					"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh LIMIT $1)) RETURNING $stored, key_hash),\n"
-					"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
-					"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
-					"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
-					"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count)\n"
-					"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0) FROM put",
-					"ready", ready ? ready : "true",
-					"fresh", d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t),
-					"replacement", replacement(d), MILL_END);
+	return mill_sql(
+		d, t,
+		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(\n"
+		"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh LIMIT $1)) RETURNING $stored, key_hash),\n"
+		"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
+		"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
+		"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
+		"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count)\n"
+		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0) FROM put",
+		"ready", ready ? ready : "true", "fresh",
+		d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t), "replacement", replacement(d),
+		MILL_END);
 }
 
 /*
@@ -71,8 +74,9 @@ mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready)
 
 	if (d->window == MILL_WINDOW_SESSION)
 		/* Taken and put anew: a unique index minds only the living. */
-		put = "gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k RETURNING 1),\n"
-			  "put AS (INSERT INTO $state ($stored) SELECT $stored FROM fresh WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)\n";
+		put =
+			"gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k RETURNING 1),\n"
+			"put AS (INSERT INTO $state ($stored) SELECT $stored FROM fresh WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)\n";
 	else
 		put = "gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k\n"
 			  "  AND NOT EXISTS (SELECT FROM fresh f WHERE $f_is_k) RETURNING 1),\n"
@@ -84,10 +88,12 @@ mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready)
 					"fresh AS MATERIALIZED (SELECT $b.stored FROM stale k, LATERAL ($computed) b),\n"
 					"$put"
 					"SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)",
-					"ready", ready ? ready : "true",
-					"d_is_k", mill_sql_same_group(d, "d", "k"),
-					"computed", mill_sql_fresh(d, t, "k"),
-					"put", mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k", mill_sql_same_group(d, "f", "k"), "replacement", replacement(d), MILL_END), MILL_END);
+					"ready", ready ? ready : "true", "d_is_k", mill_sql_same_group(d, "d", "k"),
+					"computed", mill_sql_fresh(d, t, "k"), "put",
+					mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k",
+							 mill_sql_same_group(d, "f", "k"), "replacement", replacement(d),
+							 MILL_END),
+					MILL_END);
 }
 
 /* Remove the state of some panes, or all. */
@@ -102,7 +108,8 @@ mill_sql_clear(const MillTables *t, const char *range)
  * cleared of them, and drop their deltas.  One row: groups put.
  */
 char *
-mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range, const char *base_range)
+mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,
+			  const char *base_range)
 {
 	const char *from = base_range ? psprintf("%s WHERE %s", t->base, base_range) : t->base;
 
@@ -110,7 +117,6 @@ mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range, c
 					"WITH taken AS (DELETE FROM $delta WHERE $range RETURNING 1),\n"
 					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($source\n$partial) f RETURNING 1)\n"
 					"SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM taken)",
-					"range", range ? range : "true",
-					"source", mill_sql_source(d, from),
-					"partial", mill_sql_partial(d, range), MILL_END);
+					"range", range ? range : "true", "source", mill_sql_source(d, from), "partial",
+					mill_sql_partial(d, range), MILL_END);
 }

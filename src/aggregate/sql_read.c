@@ -40,7 +40,8 @@ pieces(const MillDefinition *d, const MillTables *t)
 	return mill_sql(d, t,
 					"SELECT $s.stored$never_stale FROM $state s WHERE s.key_hash IN (SELECT d.key_hash FROM $delta d)\n"
 					"  UNION ALL\n  SELECT $d.stored$perhaps_stale FROM $delta d",
-					"never_stale", marks ? ", false AS stale" : "", "perhaps_stale", marks ? ", d.stale" : "", MILL_END);
+					"never_stale", marks ? ", false AS stale" : "", "perhaps_stale",
+					marks ? ", d.stale" : "", MILL_END);
 }
 
 static char *
@@ -54,8 +55,10 @@ touched(const MillDefinition *d, const MillTables *t)
 						"d_is_s", mill_sql_same_group(d, "d", "s"), MILL_END);
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_islands(d, pieces(d, t), true);
-	return mill_sql(d, t, "SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
-					"pieces", pieces(d, t), "sound", d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "", MILL_END);
+	return mill_sql(d, t,
+					"SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
+					"pieces", pieces(d, t), "sound",
+					d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "", MILL_END);
 }
 
 /*
@@ -83,8 +86,10 @@ groups(const MillDefinition *d, const MillTables *t)
 	if (d->class != MILL_INVERTIBLE)
 		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
-		return mill_sql(d, t, "SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
-						"comma", d->keys ? ", " : "", "groups", text.data, "hop_args", d->hop_args, MILL_END);
+		return mill_sql(d, t,
+						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
+						"comma", d->keys ? ", " : "", "groups", text.data, "hop_args", d->hop_args,
+						MILL_END);
 	return text.data;
 }
 
@@ -116,18 +121,21 @@ mill_sql_view(const MillDefinition *d, const MillTables *t)
 	if (d->window == MILL_WINDOW_SESSION)
 		appendStringInfo(&text, "first_at AS session_start%s", d->keys || d->measures ? ", " : "");
 	else if (d->window != MILL_WINDOW_NONE)
-		appendStringInfo(&text, "pane AS window_start, mill.window_end(pane%s) AS window_end%s", d->window_args, d->keys || d->measures ? ", " : "");
+		appendStringInfo(&text, "pane AS window_start, mill.window_end(pane%s) AS window_end%s",
+						 d->window_args, d->keys || d->measures ? ", " : "");
 	appendStringInfoString(&text, mill_sql_keys(d, ""));
 	foreach (lc, d->measures)
 	{
 		MillMeasure *m = lfirst(lc);
 
-		appendStringInfo(&text, "%s%s AS %s", d->keys || lc != list_head(d->measures) ? ", " : "", final_value(d, t, m), m->column.name);
+		appendStringInfo(&text, "%s%s AS %s", d->keys || lc != list_head(d->measures) ? ", " : "",
+						 final_value(d, t, m), m->column.name);
 	}
 	if (d->ungrouped)
 		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
 	else
 		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
-	appendStringInfo(&text, "\n WHERE mill.require_live(%s::regclass)", quote_literal_cstr(t->state));
+	appendStringInfo(&text, "\n WHERE mill.require_live(%s::regclass)",
+					 quote_literal_cstr(t->state));
 	return mill_outer(d, text.data);
 }

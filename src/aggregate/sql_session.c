@@ -28,8 +28,11 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
 					"     ORDER BY first_at, last_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS starts$stale\n"
 					"   FROM ($fragments) f) f WHERE $wanted) f\n"
 					" GROUP BY $keys, first_at IS NULL, island",
-					"gap", d->gap, "fragments", fragments,
-					"stale", skip_stale ? mill_sql(d, NULL, ", bool_or(stale) OVER (PARTITION BY $keys) AS stale", MILL_END) : "",
+					"gap", d->gap, "fragments", fragments, "stale",
+					skip_stale
+						? mill_sql(d, NULL, ", bool_or(stale) OVER (PARTITION BY $keys) AS stale",
+								   MILL_END)
+						: "",
 					"wanted", skip_stale ? "NOT stale" : "true", MILL_END);
 }
 
@@ -41,16 +44,19 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
 char *
 mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 {
-	const char *fragments = mill_sql(d, t, "SELECT $stored FROM taken UNION ALL SELECT $stored FROM near", MILL_END);
+	const char *fragments = mill_sql(d, t,
+									 "SELECT $stored FROM taken UNION ALL SELECT $stored FROM near",
+									 MILL_END);
 
-	return mill_sql(d, t,
-					"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM $delta d\n"
-					"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1) LIMIT $1))\n"
-					"  RETURNING $stored, key_hash),\n"
-					"near AS (DELETE FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
-					"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
-					"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
-					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
-					"SELECT (SELECT count(*) FROM taken), NULL::tid[], (SELECT count(*) FROM put)",
-					"gap", d->gap, "islands", mill_sql_islands(d, fragments, false), MILL_END);
+	return mill_sql(
+		d, t,
+		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM $delta d\n"
+		"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1) LIMIT $1))\n"
+		"  RETURNING $stored, key_hash),\n"
+		"near AS (DELETE FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
+		"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
+		"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
+		"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
+		"SELECT (SELECT count(*) FROM taken), NULL::tid[], (SELECT count(*) FROM put)",
+		"gap", d->gap, "islands", mill_sql_islands(d, fragments, false), MILL_END);
 }

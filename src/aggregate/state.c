@@ -60,9 +60,8 @@ static Oid
 aggregate_argument(FunctionCallInfo fcinfo, int number)
 {
 	if (PG_ARGISNULL(number))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the aggregate must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("the aggregate must not be null")));
 	return PG_GETARG_OID(number);
 }
 
@@ -88,10 +87,9 @@ find_by_arguments(FunctionCallInfo fcinfo, Oid oid)
 	if (found != NULL)
 		return found;
 	if (get_fn_expr_variadic(fcinfo->flinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("partial_state does not take its arguments as a VARIADIC array"),
-				 errhint("Write the aggregate's arguments one by one.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("partial_state does not take its arguments as a VARIADIC array"),
+						errhint("Write the aggregate's arguments one by one.")));
 	for (int i = 2; i < PG_NARGS(); i++)
 		types[i - 2] = get_fn_expr_argtype(fcinfo->flinfo, i);
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
@@ -107,7 +105,8 @@ find_by_header(FunctionCallInfo fcinfo, Oid oid, const StateHeader *header)
 	StateAggregate *found = site->aggregates;
 	MemoryContext old;
 
-	while (found != NULL && (found->oid != oid || found->no_header || !mill_state_same_header(&found->header, header)))
+	while (found != NULL && (found->oid != oid || found->no_header ||
+							 !mill_state_same_header(&found->header, header)))
 		found = found->next;
 	if (found != NULL)
 		return found;
@@ -158,7 +157,8 @@ group_state(FunctionCallInfo fcinfo, StateAggregate *aggregate, MemoryContext co
 		if (state->aggregate != aggregate)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("states of different aggregates, types or collations cannot be combined")));
+					 errmsg(
+						 "states of different aggregates, types or collations cannot be combined")));
 		return state;
 	}
 	old = MemoryContextSwitchTo(context);
@@ -166,7 +166,8 @@ group_state(FunctionCallInfo fcinfo, StateAggregate *aggregate, MemoryContext co
 	state->aggregate = aggregate;
 	state->is_null = state->no_value = aggregate->initial_is_null;
 	if (!aggregate->initial_is_null)
-		state->value = datumCopy(aggregate->initial, aggregate->state_by_value, aggregate->state_length);
+		state->value = datumCopy(aggregate->initial, aggregate->state_by_value,
+								 aggregate->state_length);
 	MemoryContextSwitchTo(old);
 	return state;
 }
@@ -219,7 +220,8 @@ advance(PartialState *state, FunctionCallInfo call, MemoryContext context)
 		{
 			MemoryContext old = MemoryContextSwitchTo(context);
 
-			state->value = datumCopy(call->args[1].value, aggregate->state_by_value, aggregate->state_length);
+			state->value = datumCopy(call->args[1].value, aggregate->state_by_value,
+									 aggregate->state_length);
 			state->is_null = state->no_value = false;
 			MemoryContextSwitchTo(old);
 			return;
@@ -309,7 +311,8 @@ mill_combine_state_add(PG_FUNCTION_ARGS)
 	call->args[1].value = (Datum) 0;
 	call->args[1].isnull = true;
 	if ((header.flags & MILL_STATE_NULL) == 0)
-		call->args[1].value = read_value(aggregate, &payload, fcinfo->context, &call->args[1].isnull);
+		call->args[1].value = read_value(aggregate, &payload, fcinfo->context,
+										 &call->args[1].isnull);
 	advance(state, call, context);
 	PG_RETURN_POINTER(state);
 }
@@ -341,7 +344,8 @@ mill_state_bytes(PG_FUNCTION_ARGS)
 	payload = DatumGetByteaPP(FunctionCallInvoke(call));
 	if (call->isnull)
 		PG_RETURN_NULL();
-	PG_RETURN_BYTEA_P(mill_state_write(&aggregate->header, false, VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload)));
+	PG_RETURN_BYTEA_P(mill_state_write(&aggregate->header, false, VARDATA_ANY(payload),
+									   VARSIZE_ANY_EXHDR(payload)));
 }
 
 /*
@@ -380,7 +384,8 @@ load_state(FunctionCallInfo fcinfo, Node *node, Oid result_type, Datum *value, b
 		aggregate = find_by_result(fcinfo, oid, result_type);
 		*is_null = aggregate->initial_is_null;
 		if (!*is_null)
-			*value = datumCopy(aggregate->initial, aggregate->state_by_value, aggregate->state_length);
+			*value = datumCopy(aggregate->initial, aggregate->state_by_value,
+							   aggregate->state_length);
 		return aggregate;
 	}
 	mill_state_read(PG_GETARG_BYTEA_PP(1), &header, &payload);
@@ -403,7 +408,9 @@ finalize(StateAggregate *aggregate, Node *node, Datum value, bool is_null, bool 
 	if (call->flinfo->fn_strict && (is_null || call->nargs > 1))
 		return (Datum) 0;
 	call->context = node;
-	call->args[0].value = is_null ? value : MakeExpandedObjectReadOnly(value, false, aggregate->state_length);
+	call->args[0].value = is_null
+							  ? value
+							  : MakeExpandedObjectReadOnly(value, false, aggregate->state_length);
 	call->args[0].isnull = is_null;
 	call->isnull = false;
 	result = FunctionCallInvoke(call);
@@ -430,7 +437,8 @@ mill_final_state(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("aggregate %s returns type %s, not %s", format_procedure(aggregate->oid),
 						format_type_be(aggregate->result_type), format_type_be(result_type)),
-				 errhint("Write NULL::%s as the third argument.", format_type_be(aggregate->result_type))));
+				 errhint("Write NULL::%s as the third argument.",
+						 format_type_be(aggregate->result_type))));
 	value = finalize(aggregate, (Node *) node, value, is_null, &is_null);
 	MemoryContextSwitchTo(old);
 	if (!is_null)

@@ -53,7 +53,8 @@ typedef struct StateAggregate
 } StateAggregate;
 
 /* state_format.c */
-extern bytea *mill_state_write(const StateHeader *header, bool is_null, const char *payload, int length);
+extern bytea *mill_state_write(const StateHeader *header, bool is_null, const char *payload,
+							   int length);
 extern void mill_state_read(bytea *state, StateHeader *header, StringInfo payload);
 extern bool mill_state_same_header(const StateHeader *a, const StateHeader *b);
 extern void mill_state_damaged(const char *detail);

@@ -48,8 +48,7 @@ refuse_state(const char *detail)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 			 errmsg("stored aggregate state has an invalid value"),
-			 errdetail_internal("%s", detail),
-			 errhint("Run mill.refresh to compute it anew.")));
+			 errdetail_internal("%s", detail), errhint("Run mill.refresh to compute it anew.")));
 }
 
 /* The next bytes as a number, most significant byte first. */
@@ -118,7 +117,8 @@ static void
 check_int128(StringInfo from)
 {
 	/* 2^127 */
-	static const int16 limit[INT128_WEIGHT + 1] = {170, 1411, 8346, 469, 2317, 3168, 7303, 7158, 8410, 5728};
+	static const int16 limit[INT128_WEIGHT + 1] = {170,	 1411, 8346, 469,  2317,
+												   3168, 7303, 7158, 8410, 5728};
 	StringInfoData again = *from;
 	int count, weight;
 

@@ -31,9 +31,9 @@
 #define FIXED_LENGTH 8
 #define CHECKSUM_AT 4
 #define NAMED(flags) (((flags) & (MILL_STATE_TYPES | MILL_STATE_COLLATION)) != 0)
-#define KNOWN_FLAGS                                             \
-	(MILL_STATE_INTERNAL | MILL_STATE_NULL | MILL_STATE_TYPES | \
-	 MILL_STATE_COLLATION | MILL_STATE_DEFAULT_COLLATION)
+#define KNOWN_FLAGS                                                                                \
+	(MILL_STATE_INTERNAL | MILL_STATE_NULL | MILL_STATE_TYPES | MILL_STATE_COLLATION |             \
+	 MILL_STATE_DEFAULT_COLLATION)
 #define THIS_MAJOR (PG_MAJORVERSION_NUM)
 
 /* Does not return. */
@@ -41,10 +41,8 @@ void
 mill_state_damaged(const char *detail)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("stored aggregate state is damaged"),
-			 errdetail_internal("%s", detail),
-			 errhint("Run mill.refresh to compute it anew.")));
+			(errcode(ERRCODE_DATA_CORRUPTED), errmsg("stored aggregate state is damaged"),
+			 errdetail_internal("%s", detail), errhint("Run mill.refresh to compute it anew.")));
 }
 
 static pg_crc32c
@@ -96,7 +94,8 @@ check_fixed_part(const char *from, int length)
 	if (from[0] != FORMAT_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("stored aggregate state has format %d, which this version of pg_mill does not know", (uint8) from[0]),
+				 errmsg("stored aggregate state has format %d, which this version of pg_mill does not know",
+						(uint8) from[0]),
 				 errhint("Run mill.refresh to compute it anew.")));
 	memcpy(&crc, from + CHECKSUM_AT, sizeof(crc));
 	if (pg_ntoh32(crc) != checksum(from, length))
@@ -104,11 +103,11 @@ check_fixed_part(const char *from, int length)
 	if ((from[1] & ~KNOWN_FLAGS) != 0 || from[3] != 0)
 		mill_state_damaged("The header has unknown flags.");
 	if ((from[1] & MILL_STATE_INTERNAL) != 0 && (uint8) from[2] != THIS_MAJOR)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("aggregate state was stored by another major version of PostgreSQL"),
-				 errdetail("It was stored by version %d, this is version %d.", (uint8) from[2], THIS_MAJOR),
-				 errhint("Run mill.refresh to compute it anew.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("aggregate state was stored by another major version of PostgreSQL"),
+						errdetail("It was stored by version %d, this is version %d.",
+								  (uint8) from[2], THIS_MAJOR),
+						errhint("Run mill.refresh to compute it anew.")));
 }
 
 /*
@@ -154,7 +153,6 @@ mill_state_read(bytea *state, StateHeader *header, StringInfo payload)
 bool
 mill_state_same_header(const StateHeader *a, const StateHeader *b)
 {
-	return ((a->flags ^ b->flags) & ~MILL_STATE_NULL) == 0 &&
-		   a->names_length == b->names_length &&
+	return ((a->flags ^ b->flags) & ~MILL_STATE_NULL) == 0 && a->names_length == b->names_length &&
 		   (a->names_length == 0 || memcmp(a->names, b->names, a->names_length) == 0);
 }

@@ -43,10 +43,10 @@ typedef struct Lookup
 static void
 refuse_states(Oid oid, const char *reason)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("aggregate %s has no partial states that could be combined", format_procedure(oid)),
-			 errdetail_internal("%s", reason)));
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("aggregate %s has no partial states that could be combined",
+						   format_procedure(oid)),
+					errdetail_internal("%s", reason)));
 }
 
 static void
@@ -62,9 +62,11 @@ check_kind(Oid oid, const Lookup *lookup)
 		refuse_states(oid, "It has no combine function.");
 	if (form->aggtranstype == INTERNALOID &&
 		(!OidIsValid(form->aggserialfn) || !OidIsValid(form->aggdeserialfn)))
-		refuse_states(oid, "Its transition type is internal, and it has no serialize and deserialize functions.");
+		refuse_states(oid,
+					  "Its transition type is internal, and it has no serialize and deserialize functions.");
 	if (form->aggtranstype == INTERNALOID && !mill_state_has_check(form->aggdeserialfn))
-		refuse_states(oid, "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
+		refuse_states(oid,
+					  "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
 }
 
 /* The aggregate's owner needs the right to call what it is made of. */
@@ -107,15 +109,13 @@ open_lookup(Oid oid)
 
 	lookup.function_tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
 	if (!HeapTupleIsValid(lookup.function_tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("aggregate with OID %u does not exist", oid)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("aggregate with OID %u does not exist", oid)));
 	lookup.function = (Form_pg_proc) GETSTRUCT(lookup.function_tuple);
 	lookup.aggregate_tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(oid));
 	if (!HeapTupleIsValid(lookup.aggregate_tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("function %s is not an aggregate", format_procedure(oid))));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("function %s is not an aggregate", format_procedure(oid))));
 	lookup.aggregate = (Form_pg_aggregate) GETSTRUCT(lookup.aggregate_tuple);
 	check_kind(oid, &lookup);
 	check_function_rights(oid, &lookup);
@@ -159,9 +159,9 @@ resolve_arguments(StateAggregate *made, const Lookup *lookup, const Oid *given, 
 	Form_pg_proc function = lookup->function;
 
 	if (count != function->pronargs)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("wrong number of arguments for aggregate %s: %d", format_procedure(made->oid), count)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("wrong number of arguments for aggregate %s: %d",
+							   format_procedure(made->oid), count)));
 	made->argument_count = count;
 	made->result_type = resolve_type(function, given, function->prorettype);
 	for (int i = 0; i < count; i++)
@@ -171,11 +171,11 @@ resolve_arguments(StateAggregate *made, const Lookup *lookup, const Oid *given, 
 		if (type == ANYOID)
 			type = given[i];
 		if (!IsBinaryCoercible(given[i], type))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("argument %d of aggregate %s must be of type %s, not %s", i + 1,
-							format_procedure(made->oid), format_type_be(type), format_type_be(given[i])),
-					 errhint("Write a cast.")));
+			ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+							errmsg("argument %d of aggregate %s must be of type %s, not %s", i + 1,
+								   format_procedure(made->oid), format_type_be(type),
+								   format_type_be(given[i])),
+							errhint("Write a cast.")));
 		made->argument_types[i] = type;
 	}
 }
@@ -208,7 +208,8 @@ make_header(StateAggregate *made, const Lookup *lookup)
 		if (!HeapTupleIsValid(tuple))
 			elog(ERROR, "cache lookup failed for collation %u", made->collation);
 		made->header.flags |= MILL_STATE_COLLATION;
-		appendStringInfoString(&names, get_namespace_name(((Form_pg_collation) GETSTRUCT(tuple))->collnamespace));
+		appendStringInfoString(&names, get_namespace_name(
+										   ((Form_pg_collation) GETSTRUCT(tuple))->collnamespace));
 		appendStringInfoChar(&names, '\0');
 		appendStringInfoString(&names, NameStr(((Form_pg_collation) GETSTRUCT(tuple))->collname));
 		appendStringInfoChar(&names, '\0');
@@ -239,9 +240,11 @@ make_calls(StateAggregate *made, const Lookup *lookup)
 	int extra = form->aggfinalextra ? made->argument_count : 0;
 	Expr *expression;
 
-	build_aggregate_transfn_expr(made->argument_types, made->argument_count, 0, OidIsValid(lookup->function->provariadic),
-								 made->state_type, made->collation, form->aggtransfn, InvalidOid, &expression, NULL);
-	made->transition = make_call(form->aggtransfn, expression, made->argument_count + 1, made->collation);
+	build_aggregate_transfn_expr(made->argument_types, made->argument_count, 0,
+								 OidIsValid(lookup->function->provariadic), made->state_type,
+								 made->collation, form->aggtransfn, InvalidOid, &expression, NULL);
+	made->transition = make_call(form->aggtransfn, expression, made->argument_count + 1,
+								 made->collation);
 
 	build_aggregate_transfn_expr(two_states, 2, 0, false, made->state_type, made->collation,
 								 form->aggcombinefn, InvalidOid, &expression, NULL);
@@ -254,8 +257,8 @@ make_calls(StateAggregate *made, const Lookup *lookup)
 
 	if (!OidIsValid(form->aggfinalfn))
 		return;
-	build_aggregate_finalfn_expr(made->argument_types, extra + 1, made->state_type, made->result_type,
-								 made->collation, form->aggfinalfn, &expression);
+	build_aggregate_finalfn_expr(made->argument_types, extra + 1, made->state_type,
+								 made->result_type, made->collation, form->aggfinalfn, &expression);
 	made->final = make_call(form->aggfinalfn, expression, extra + 1, made->collation);
 	for (int i = 1; i <= extra; i++)
 		made->final->args[i].isnull = true;
@@ -288,8 +291,8 @@ make_transport(StateAggregate *made, const Lookup *lookup)
 static void
 make_initial(StateAggregate *made, const Lookup *lookup)
 {
-	Datum written = SysCacheGetAttr(AGGFNOID, lookup->aggregate_tuple,
-									Anum_pg_aggregate_agginitval, &made->initial_is_null);
+	Datum written = SysCacheGetAttr(AGGFNOID, lookup->aggregate_tuple, Anum_pg_aggregate_agginitval,
+									&made->initial_is_null);
 	Oid input;
 	Oid ioparam;
 
@@ -326,12 +329,13 @@ mill_state_by_arguments(Oid oid, const Oid *types, int count, Oid collation)
 	made->collation = collation;
 	resolve_arguments(made, &lookup, types, count);
 	complete(made, &lookup);
-	/* the first input becomes the transition value; strictness may have changed since CREATE AGGREGATE */
+	/* the first input becomes the transition value; strictness may have changed meanwhile */
 	if (made->transition->flinfo->fn_strict && made->initial_is_null &&
 		(count == 0 || !IsBinaryCoercible(made->argument_types[0], made->state_type)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("aggregate %s needs to have compatible input type and transition type", format_procedure(oid))));
+				 errmsg("aggregate %s needs to have compatible input type and transition type",
+						format_procedure(oid))));
 	return made;
 }
 
@@ -390,10 +394,9 @@ mill_state_by_header(Oid oid, const StateHeader *header)
 	complete(made, &lookup);
 	/* also when a name was written in another way, or one was left over */
 	if (!mill_state_same_header(&made->header, header))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("stored state is not one of aggregate %s", format_procedure(oid)),
-				 errhint("Run mill.refresh to compute it anew.")));
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("stored state is not one of aggregate %s", format_procedure(oid)),
+						errhint("Run mill.refresh to compute it anew.")));
 	return made;
 }
 
@@ -430,6 +433,7 @@ mill_state_by_result(Oid oid, Oid result_type, Oid collation)
 		(IsPolymorphicType(lookup.aggregate->aggtranstype) || lookup.aggregate->aggfinalextra))
 		ereport(ERROR,
 				(errcode(ERRCODE_INDETERMINATE_DATATYPE),
-				 errmsg("could not determine the argument types of aggregate %s without a state", format_procedure(oid))));
+				 errmsg("could not determine the argument types of aggregate %s without a state",
+						format_procedure(oid))));
 	return complete(made, &lookup);
 }

@@ -1,6 +1,9 @@
 /*
  * broker.h
  *		The Postgres side of a mill_gateway: start it, ask it, read from it.
+ *
+ * The door of the room: one gateway serves one reader.  What it is told is in
+ * properties.h, what it says of its connection in event.h.
  */
 #ifndef MILL_BROKER_BROKER_H
 #define MILL_BROKER_BROKER_H
@@ -8,10 +11,6 @@
 #include "gateway/protocol.h"
 #include "nodes/pg_list.h"
 
-/*
- * The door of the room broker: one gateway serves one reader.  Its properties
- * are made by properties.h, and what it says of its connection is told by event.h.
- */
 typedef struct MillGateway MillGateway;
 
 /*
@@ -26,13 +25,15 @@ extern void mill_gateway_end(MillGateway *gateway);
 
 /* The requests of protocol.h; each waits, interruptibly, and may ereport. */
 extern int mill_gateway_partitions(MillGateway *gateway, const char *topic, int timeout_ms);
-extern void mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, int count, int timeout_ms);
+extern void mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, int count,
+									int timeout_ms);
 extern void mill_gateway_times(MillGateway *gateway, const MillPartitionTime *times,
 							   MillPartitionOffset *offsets, int count, int timeout_ms);
 extern List *mill_gateway_topics(MillGateway *gateway, int timeout_ms);
 
 /* Stream; longer parts of messages than limit bytes may be cut, see protocol.h. */
-extern void mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count, int limit);
+extern void mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int count,
+								int limit);
 
 /*
  * The next frame if a whole one is here, else NULL; never blocks.  The frame
@@ -44,9 +45,8 @@ extern const MillFrame *mill_gateway_next(MillGateway *gateway);
 #define mill_frame_payload(frame) ((const char *) ((frame) + 1))
 
 /*
- * Wait until there is something to read, the latch is set (it is reset and
- * interrupts are served) or timeout_ms is over (-1: no limit).  True if there
- * is something to read.
+ * Wait until there is something to read (true), the latch is set (it is reset
+ * and interrupts are served) or timeout_ms is over (-1: no limit).
  */
 extern bool mill_gateway_wait(MillGateway *gateway, long timeout_ms);
 

@@ -101,14 +101,13 @@ spawn(MillGateway *gateway)
 	snprintf(path, sizeof(path), "%s/%s", pkglib_path, PROGRAM);
 	if (access(path, X_OK) != 0)
 		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not find program \"%s\": %m", path),
-				 errhint("Install pg_mill completely: \"make install\" puts it beside the library.")));
+				(errcode_for_file_access(), errmsg("could not find program \"%s\": %m", path),
+				 errhint(
+					 "Install pg_mill completely: \"make install\" puts it beside the library.")));
 
 	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not start %s: too many open files", PROGRAM)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+						errmsg("could not start %s: too many open files", PROGRAM)));
 	ReserveExternalFD();
 
 	gateway->pid = mill_gateway_spawn(path, &gateway->to, &gateway->from);
@@ -120,9 +119,8 @@ spawn(MillGateway *gateway)
 		ReleaseExternalFD();
 		ReleaseExternalFD();
 		errno = saved;
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not start %s: %m", PROGRAM)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+						errmsg("could not start %s: %m", PROGRAM)));
 	}
 }
 
@@ -196,9 +194,7 @@ raise_gone(MillGateway *gateway)
 	pid_t ended;
 
 	if (pid == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("kafka gateway was ended")));
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka gateway was ended")));
 	for (int i = 0; (ended = waitpid(pid, &status, WNOHANG)) == 0 && i < 100; i++)
 		pg_usleep(1000L);
 	if (ended == pid)
@@ -212,19 +208,23 @@ raise_gone(MillGateway *gateway)
 	if (gateway->ran_out)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("kafka gateway came to its memory limit of %d MB", (int) (MILL_GATEWAY_SPACE / (1024 * 1024))),
-				 errdetail("Compressed messages that are fetched together unpack to more than that."),
-				 errhint("Set \"fetch.message.max.bytes\" on the server to a smaller size, for example '50000'.")));
+				 errmsg("kafka gateway came to its memory limit of %d MB",
+						(int) (MILL_GATEWAY_SPACE / (1024 * 1024))),
+				 errdetail(
+					 "Compressed messages that are fetched together unpack to more than that."),
+				 errhint(
+					 "Set \"fetch.message.max.bytes\" on the server to a smaller size, for example '50000'.")));
 	if (WIFSIGNALED(status))
 		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("kafka gateway ended unexpectedly"),
-				 errdetail("It was terminated by signal %d: %s.", WTERMSIG(status), pg_strsignal(WTERMSIG(status)))));
+				(errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka gateway ended unexpectedly"),
+				 errdetail("It was terminated by signal %d: %s.", WTERMSIG(status),
+						   pg_strsignal(WTERMSIG(status)))));
 	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("kafka gateway ended unexpectedly"),
-			 WEXITSTATUS(status) == 127 ? errdetail("The program could not be executed, or a library that it needs is missing.")
-										: errdetail("It exited with status %d.", WEXITSTATUS(status))));
+			(errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka gateway ended unexpectedly"),
+			 WEXITSTATUS(status) == 127
+				 ? errdetail(
+					   "The program could not be executed, or a library that it needs is missing.")
+				 : errdetail("It exited with status %d.", WEXITSTATUS(status))));
 }
 
 bool
@@ -272,15 +272,15 @@ have_frame(MillGateway *gateway, Size *whole)
 	if (here < sizeof(MillFrame))
 		return false;
 	if (frame->version != MILL_PROTOCOL_VERSION)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("%s speaks version %d of the protocol, not %d", PROGRAM, frame->version, MILL_PROTOCOL_VERSION),
-				 errhint("Install the library and %s from one build, and restart the server.", PROGRAM)));
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+						errmsg("%s speaks version %d of the protocol, not %d", PROGRAM,
+							   frame->version, MILL_PROTOCOL_VERSION),
+						errhint("Install the library and %s from one build, and restart the server.",
+								PROGRAM)));
 	*whole = sizeof(MillFrame) + MILL_PAD(frame->length);
 	if (*whole > FRAME_LIMIT)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("frame of %zu bytes from %s is too long", *whole, PROGRAM)));
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+						errmsg("frame of %zu bytes from %s is too long", *whole, PROGRAM)));
 	return here >= *whole;
 }
 
@@ -295,7 +295,8 @@ make_room(MillGateway *gateway, Size whole)
 
 	if (gateway->consumed > 0)
 	{
-		memmove(gateway->buffer, gateway->buffer + gateway->consumed, gateway->filled - gateway->consumed);
+		memmove(gateway->buffer, gateway->buffer + gateway->consumed,
+				gateway->filled - gateway->consumed);
 		gateway->filled -= gateway->consumed;
 		gateway->consumed = 0;
 	}
@@ -342,10 +343,9 @@ note_silence(MillGateway *gateway)
 	if (gateway->silence < gateway->patience)
 		return;
 	finish(gateway);
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("kafka gateway does not respond"),
-			 errdetail("It gave no sign of life for %d seconds and was ended.", gateway->silence / 1000)));
+	ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka gateway does not respond"),
+					errdetail("It gave no sign of life for %d seconds and was ended.",
+							  gateway->silence / 1000)));
 }
 
 int
@@ -494,11 +494,10 @@ mill_gateway_event(const MillFrame *frame)
 void
 mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode)
 {
-	ereport(ERROR,
-			(errcode(event->sqlerrcode ? event->sqlerrcode : sqlerrcode),
-			 errmsg_internal("%s", event->message),
-			 event->detail ? errdetail_internal("%s", event->detail) : 0,
-			 event->hint ? errhint("%s", event->hint) : 0));
+	ereport(ERROR, (errcode(event->sqlerrcode ? event->sqlerrcode : sqlerrcode),
+					errmsg_internal("%s", event->message),
+					event->detail ? errdetail_internal("%s", event->detail) : 0,
+					event->hint ? errhint("%s", event->hint) : 0));
 }
 
 /* Wait for the answer to a request, which has this long. */
@@ -519,9 +518,9 @@ receive_reply(MillGateway *gateway, uint8 type, Size shortest, int timeout_ms)
 		mill_gateway_raise(&texts, ERRCODE_FDW_ERROR);
 	}
 	if (frame->type != type || frame->length < shortest)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("unexpected answer of type %d and %u bytes from %s", frame->type, frame->length, PROGRAM)));
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+						errmsg("unexpected answer of type %d and %u bytes from %s", frame->type,
+							   frame->length, PROGRAM)));
 	return frame;
 }
 
@@ -596,15 +595,17 @@ mill_gateway_partitions(MillGateway *gateway, const char *topic, int timeout_ms)
 	appendBinaryStringInfo(&request, name, strlen(name) + 1);
 	send_request(gateway, MILL_REQUEST_METADATA, request.data, request.len);
 	pfree(request.data);
-	memcpy(&count, mill_frame_payload(receive_reply(gateway, MILL_REPLY_METADATA, sizeof(count), timeout_ms)),
+	memcpy(&count,
+		   mill_frame_payload(
+			   receive_reply(gateway, MILL_REPLY_METADATA, sizeof(count), timeout_ms)),
 		   sizeof(count));
 	return count;
 }
 
 /* Send a timeout, a count and count items; receive count items. */
 static void
-exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item,
-		 uint8 reply_type, void *answers, Size answer, int count, int timeout_ms)
+exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item, uint8 reply_type,
+		 void *answers, Size answer, int count, int timeout_ms)
 {
 	StringInfoData request;
 	int32 head[2] = {timeout_ms, count};
@@ -614,7 +615,8 @@ exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item,
 	appendBinaryStringInfo(&request, items, item * count);
 	send_request(gateway, request_type, request.data, request.len);
 	pfree(request.data);
-	memcpy(answers, mill_frame_payload(receive_reply(gateway, reply_type, answer * count, timeout_ms)),
+	memcpy(answers,
+		   mill_frame_payload(receive_reply(gateway, reply_type, answer * count, timeout_ms)),
 		   answer * count);
 }
 
@@ -626,8 +628,8 @@ mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, int count, i
 
 	for (int i = 0; i < count; i++)
 		partitions[i] = marks[i].partition;
-	exchange(gateway, MILL_REQUEST_WATERMARKS, partitions, sizeof(int32),
-			 MILL_REPLY_WATERMARKS, marks, sizeof(MillWatermark), count, timeout_ms);
+	exchange(gateway, MILL_REQUEST_WATERMARKS, partitions, sizeof(int32), MILL_REPLY_WATERMARKS,
+			 marks, sizeof(MillWatermark), count, timeout_ms);
 	pfree(partitions);
 }
 
@@ -635,8 +637,8 @@ void
 mill_gateway_times(MillGateway *gateway, const MillPartitionTime *times,
 				   MillPartitionOffset *offsets, int count, int timeout_ms)
 {
-	exchange(gateway, MILL_REQUEST_TIMES, times, sizeof(MillPartitionTime),
-			 MILL_REPLY_TIMES, offsets, sizeof(MillPartitionOffset), count, timeout_ms);
+	exchange(gateway, MILL_REQUEST_TIMES, times, sizeof(MillPartitionTime), MILL_REPLY_TIMES,
+			 offsets, sizeof(MillPartitionOffset), count, timeout_ms);
 }
 
 /* A list of palloc'd strings. */

@@ -86,16 +86,20 @@ mill_properties_of(Oid serverid, Oid userid, int *flags)
 
 	*flags = role_flags(userid) | (role_flags(server->owner) & MILL_ROLE_READ_FILES);
 
-	mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(userid), ObjectIdGetDatum(serverid));
+	mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(userid),
+							  ObjectIdGetDatum(serverid));
 	if (!HeapTupleIsValid(mapping))
-		mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid), ObjectIdGetDatum(serverid));
+		mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
+								  ObjectIdGetDatum(serverid));
 	if (HeapTupleIsValid(mapping))
 	{
 		bool isnull;
-		Datum options = SysCacheGetAttr(USERMAPPINGUSERSERVER, mapping, Anum_pg_user_mapping_umoptions, &isnull);
+		Datum options = SysCacheGetAttr(USERMAPPINGUSERSERVER, mapping,
+										Anum_pg_user_mapping_umoptions, &isnull);
 
 		if (!isnull)
-			properties = add_properties(properties, untransformRelOptions(options), MILL_IN_USER_MAPPING);
+			properties = add_properties(properties, untransformRelOptions(options),
+										MILL_IN_USER_MAPPING);
 		ReleaseSysCache(mapping);
 	}
 	return properties;
@@ -114,7 +118,8 @@ mill_properties_text(List *properties, int flags)
 	{
 		const MillProperty *property = lfirst(cell);
 
-		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->place, property->name, property->value);
+		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->place, property->name,
+						 property->value);
 	}
 	return text.data;
 }

@@ -49,8 +49,8 @@ run_program(const char *path, int in, int out, pid_t parent)
 	in = fcntl(in, F_DUPFD, 3);
 	out = fcntl(out, F_DUPFD, 3);
 	null = open("/dev/null", O_WRONLY);
-	if (in < 0 || out < 0 || null < 0 ||
-		dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
+	if (in < 0 || out < 0 || null < 0 || dup2(in, STDIN_FILENO) < 0 ||
+		dup2(out, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
 		_exit(1);
 
 	/* When memory runs short the kernel shall take this one first. */

@@ -73,9 +73,8 @@ extension_owner(void)
 	table_close(rel, AccessShareLock);
 
 	if (!OidIsValid(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"pg_mill\" does not exist in this database")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("extension \"pg_mill\" does not exist in this database")));
 	return owner;
 }
 
@@ -125,7 +124,8 @@ mill_as_owner(Oid role, void (*function)(void *arg), void *arg)
 {
 	bool own_session = mill_my_slot >= 0 && GetSessionUserId() == role && GetUserId() == role;
 
-	act_as(role, own_session ? 0 : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION, function, arg);
+	act_as(role, own_session ? 0 : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION,
+		   function, arg);
 }
 
 /*
@@ -166,14 +166,16 @@ run_statement(void *arg)
 		SPIPlanPtr plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\": %s", statement->sql, SPI_result_code_string(SPI_result));
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,
+				 SPI_result_code_string(SPI_result));
 		statement->plan = plan;
 	}
 	if (statement->latest_snapshot)
 		code = SPI_execute_snapshot(statement->plan, (Datum *) run->values, run->nulls,
 									GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
 	else
-		code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls, statement->current_snapshot, 0);
+		code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls,
+								statement->current_snapshot, 0);
 	if (code != run->expected)
 		elog(ERROR, "unexpected result of \"%s\": %s", statement->sql, SPI_result_code_string(code));
 }
@@ -237,9 +239,8 @@ void
 mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 {
 	if (PG_ARGISNULL(number))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("argument \"%s\" must not be null", name)));
 }
 
 /*
@@ -255,7 +256,8 @@ mill_delete_dependents(FunctionCallInfo fcinfo, MillStatement *deletes, int coun
 	Datum id;
 	bool isnull;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_DELETE(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("this function was not called by a trigger after a row was deleted")));

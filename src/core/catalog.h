@@ -39,14 +39,15 @@ extern void mill_as_owner(Oid role, void (*function)(void *arg), void *arg);
 extern void mill_as_extension(void (*function)(void *arg), void *arg);
 extern void mill_require_owner(Oid role);
 
-extern uint64 mill_run(MillStatement *statement, int expected, const Datum *values, const char *nulls);
+extern uint64 mill_run(MillStatement *statement, int expected, const Datum *values,
+					   const char *nulls);
 extern char *mill_text(int row, int column);
 extern Datum mill_value(int row, int column, bool *isnull);
 
 /* Raise an error if an argument of an SQL function is NULL; its number and name. */
 extern void mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name);
 
-/* The body of a trigger AFTER DELETE FOR EACH ROW: statements whose one parameter is the row's id. */
+/* The body of a trigger AFTER DELETE FOR EACH ROW: statements with the row's id as $1. */
 extern Datum mill_delete_dependents(FunctionCallInfo fcinfo, MillStatement *deletes, int count);
 
 #endif

@@ -40,24 +40,25 @@
 #define mill_entry_permissions(entry, list) addRTEPermissionInfo(&(list), entry)
 #define mill_check_permissions(entries, list) ((void) ExecCheckPermissions(entries, list, true))
 #define mill_root_to_partition_map(partition, estate) ExecGetRootToChildMap(partition, estate)
-#define mill_insert_index_tuples(relation, slot, estate) \
+#define mill_insert_index_tuples(relation, slot, estate)                                           \
 	ExecInsertIndexTuples(relation, slot, estate, false, false, NULL, NIL, false)
 #else
 #define MillPermissions RangeTblEntry
 #define mill_entry_permissions(entry, list) ((void) (list), (entry))
 #define mill_check_permissions(entries, list) ((void) ExecCheckRTPerms(entries, true))
 #define mill_root_to_partition_map(partition, estate) ((partition)->ri_RootToPartitionMap)
-#define mill_insert_index_tuples(relation, slot, estate) \
+#define mill_insert_index_tuples(relation, slot, estate)                                           \
 	ExecInsertIndexTuples(relation, slot, estate, false, false, NULL, NIL)
 #endif
 
 #if PG_VERSION_NUM >= 180000
-#define mill_init_range_table(estate, entries, list) \
+#define mill_init_range_table(estate, entries, list)                                               \
 	ExecInitRangeTable(estate, entries, list, bms_make_singleton(1))
 #elif PG_VERSION_NUM >= 160000
 #define mill_init_range_table(estate, entries, list) ExecInitRangeTable(estate, entries, list)
 #else
-#define mill_init_range_table(estate, entries, list) ((void) (list), ExecInitRangeTable(estate, entries))
+#define mill_init_range_table(estate, entries, list)                                               \
+	((void) (list), ExecInitRangeTable(estate, entries))
 #endif
 
 /* 18 can return a deferrable primary key, which ON CONFLICT cannot use. */
@@ -74,13 +75,15 @@
 #endif
 
 #if PG_VERSION_NUM >= 160000
-#define mill_server_aclcheck(server, role, mode) object_aclcheck(ForeignServerRelationId, server, role, mode)
+#define mill_server_aclcheck(server, role, mode)                                                   \
+	object_aclcheck(ForeignServerRelationId, server, role, mode)
 #else
 #define mill_server_aclcheck(server, role, mode) pg_foreign_server_aclcheck(server, role, mode)
 #endif
 
 #if PG_VERSION_NUM >= 160000
-#define mill_function_aclcheck(function, role, mode) object_aclcheck(ProcedureRelationId, function, role, mode)
+#define mill_function_aclcheck(function, role, mode)                                               \
+	object_aclcheck(ProcedureRelationId, function, role, mode)
 #else
 #define mill_function_aclcheck(function, role, mode) pg_proc_aclcheck(function, role, mode)
 #endif
@@ -131,13 +134,13 @@ mill_flatten_groups(Query *query)
 
 /* A base relation's foreign path without order, parameters or outer path. */
 #if PG_VERSION_NUM >= 180000
-#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer)                       \
 	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, NIL, outer, NULL, NIL, NIL)
 #elif PG_VERSION_NUM >= 170000
-#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer)                       \
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL, NIL)
 #else
-#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer) \
+#define mill_create_foreignscan_path(root, rel, rows, startup, total, outer)                       \
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
 #endif
 
@@ -145,10 +148,11 @@ mill_flatten_groups(Query *query)
 #if PG_VERSION_NUM >= 160000
 #define mill_scan_check_as(node) (((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
 #else
-#define mill_scan_check_as(node) \
+#define mill_scan_check_as(node)                                                                   \
 	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, (node)->ss.ps.state)->checkAsUser)
 #endif
-#define mill_scan_user(node) (OidIsValid(mill_scan_check_as(node)) ? mill_scan_check_as(node) : GetUserId())
+#define mill_scan_user(node)                                                                       \
+	(OidIsValid(mill_scan_check_as(node)) ? mill_scan_check_as(node) : GetUserId())
 
 /* EXPLAIN's properties moved to headers of their own. */
 #if PG_VERSION_NUM >= 180000
@@ -178,7 +182,7 @@ mill_input_safely(FmgrInfo *function, char *text, Oid ioparam, int32 typmod, Dat
 	return false;
 }
 #else
-#define mill_input_safely(function, text, ioparam, typmod, value, sqlerrcode, message, detail) \
+#define mill_input_safely(function, text, ioparam, typmod, value, sqlerrcode, message, detail)     \
 	(*(value) = InputFunctionCall(function, text, ioparam, typmod), true)
 #endif
 

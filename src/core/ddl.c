@@ -20,20 +20,25 @@ static ProcessUtility_hook_type previous_hook = NULL;
 static bool
 needs_a_database(const Node *command)
 {
-	return IsA(command, DropdbStmt) || IsA(command, CreatedbStmt) || IsA(command, AlterDatabaseStmt) ||
-		   (IsA(command, RenameStmt) && castNode(RenameStmt, command)->renameType == OBJECT_DATABASE);
+	return IsA(command, DropdbStmt) || IsA(command, CreatedbStmt) ||
+		   IsA(command, AlterDatabaseStmt) ||
+		   (IsA(command, RenameStmt) &&
+			castNode(RenameStmt, command)->renameType == OBJECT_DATABASE);
 }
 
 static void
-announce(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
-		 ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+announce(PlannedStmt *statement, const char *text, bool read_only_tree,
+		 ProcessUtilityContext context, ParamListInfo parameters, QueryEnvironment *environment,
+		 DestReceiver *receiver, QueryCompletion *completion)
 {
 	if (needs_a_database(statement->utilityStmt))
 		mill_expect_database_ddl();
 	if (previous_hook)
-		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver, completion);
+		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
+					  completion);
 	else
-		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment, receiver, completion);
+		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment,
+								receiver, completion);
 }
 
 /* Called once, from _PG_init, when preloaded. */

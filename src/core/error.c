@@ -33,8 +33,9 @@ mill_error_is_environment(int sqlerrcode)
 		case ERRCODE_OPERATOR_INTERVENTION: /* 57: cancel, shutdown */
 			return true;
 	}
-	return mill_error_is_transient(sqlerrcode) || sqlerrcode == ERRCODE_SYSTEM_ERROR || sqlerrcode == ERRCODE_IO_ERROR ||
-		   sqlerrcode == ERRCODE_DATA_CORRUPTED || sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+	return mill_error_is_transient(sqlerrcode) || sqlerrcode == ERRCODE_SYSTEM_ERROR ||
+		   sqlerrcode == ERRCODE_IO_ERROR || sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+		   sqlerrcode == ERRCODE_INDEX_CORRUPTED;
 }
 
 /* An error as the reason of a state. */
@@ -52,29 +53,30 @@ mill_error_reason(const ErrorData *error)
 void
 mill_error_record(const char *kind, int64 object_id, const ErrorData *error, TimestampTz retry_at)
 {
-	static MillStatement repeat = {
-		.sql = "UPDATE mill_catalog.error SET at = clock_timestamp(), retry_at = $8,"
-			   "  occurrences = occurrences + 1, detail = $5, context = $7"
-			   " WHERE id = (SELECT max(e.id) FROM mill_catalog.error e"
-			   "   WHERE e.object_kind = $1 AND e.object_id = $2)"
-			   "  AND sqlstate = $3 AND message = $4"
-			   "  AND hint IS NOT DISTINCT FROM $6",
-		.nargs = 8,
-		.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-	static MillStatement insert = {
-		.sql = "INSERT INTO mill_catalog.error (object_kind, object_id, sqlstate, message, detail, hint, context, retry_at)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-		.nargs = 8,
-		.types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-	static MillStatement prune = {
-		.sql = "DELETE FROM mill_catalog.error WHERE object_kind = $1 AND object_id = $2"
-			   " AND id <= (SELECT e.id FROM mill_catalog.error e"
-			   "  WHERE e.object_kind = $1 AND e.object_id = $2"
-			   "  ORDER BY e.id DESC OFFSET 100 LIMIT 1)",
-		.nargs = 2,
-		.types = {TEXTOID, INT8OID}};
-	const char *texts[8] = {kind, NULL, unpack_sql_state(error->sqlerrcode), error->message,
-							error->detail, error->hint, error->context, NULL};
+	static MillStatement repeat =
+		{.sql = "UPDATE mill_catalog.error SET at = clock_timestamp(), retry_at = $8,"
+				"  occurrences = occurrences + 1, detail = $5, context = $7"
+				" WHERE id = (SELECT max(e.id) FROM mill_catalog.error e"
+				"   WHERE e.object_kind = $1 AND e.object_id = $2)"
+				"  AND sqlstate = $3 AND message = $4"
+				"  AND hint IS NOT DISTINCT FROM $6",
+		 .nargs = 8,
+		 .types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	static MillStatement insert =
+		{.sql = "INSERT INTO mill_catalog.error (object_kind, object_id, sqlstate, message, detail, hint, context, retry_at)"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+		 .nargs = 8,
+		 .types = {TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+	static MillStatement prune =
+		{.sql = "DELETE FROM mill_catalog.error WHERE object_kind = $1 AND object_id = $2"
+				" AND id <= (SELECT e.id FROM mill_catalog.error e"
+				"  WHERE e.object_kind = $1 AND e.object_id = $2"
+				"  ORDER BY e.id DESC OFFSET 100 LIMIT 1)",
+		 .nargs = 2,
+		 .types = {TEXTOID, INT8OID}};
+	const char *texts[8] = {kind,			NULL,		   unpack_sql_state(error->sqlerrcode),
+							error->message, error->detail, error->hint,
+							error->context, NULL};
 	Datum values[8];
 	char nulls[8];
 

@@ -106,7 +106,8 @@ free_slots(List *databases, bool probe_again)
 	{
 		MillSlotInfo slot;
 
-		if (!mill_slot_get(i, &slot) || slot.kind != MILL_KIND_MANAGER || slot.launched || slot.pid != 0)
+		if (!mill_slot_get(i, &slot) || slot.kind != MILL_KIND_MANAGER || slot.launched ||
+			slot.pid != 0)
 			continue;
 		if (!list_member_oid(databases, slot.database) || (probe_again && slot.absent))
 			mill_slot_free(i);
@@ -126,7 +127,8 @@ start_manager(Oid database)
 	(void) mill_slot_get(index, &slot);
 
 	/* A worker that was registered but never came is given up. */
-	if (slot.launched && slot.pid == 0 && mill_is_due(slot.launched_at + LOOK_INTERVAL * INT64CONST(1000), LOOK_INTERVAL))
+	if (slot.launched && slot.pid == 0 &&
+		mill_is_due(slot.launched_at + LOOK_INTERVAL * INT64CONST(1000), LOOK_INTERVAL))
 	{
 		mill_slot_give_up(index);
 		slot.launched = false;
@@ -139,10 +141,12 @@ start_manager(Oid database)
 	if (mill_slot_may_launch(index) && mill_slot_launch(index, "mill_manager_main", title))
 		return true;
 	/* Said once, not each time that it is tried. */
-	if (mill_slot_wait(index, "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
+	if (mill_slot_wait(index,
+					   "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
 		ereport(LOG,
 				(errmsg("pg_mill could not start its manager for database %u", database),
-				 errdetail("All background workers of the server are taken; a worker of pg_mill that can make room for it is asked to."),
+				 errdetail(
+					 "All background workers of the server are taken; a worker of pg_mill that can make room for it is asked to."),
 				 errhint("Consider increasing max_worker_processes.")));
 	mill_preempt_worker(InvalidOid, index);
 	return false;
@@ -161,7 +165,8 @@ mill_launcher_main(Datum arg)
 
 	mill_launcher_attach();
 
-	cycle = AllocSetContextCreate(TopMemoryContext, "pg_mill launcher cycle", ALLOCSET_DEFAULT_SIZES);
+	cycle = AllocSetContextCreate(TopMemoryContext, "pg_mill launcher cycle",
+								  ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
 		List *databases;

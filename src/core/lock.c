@@ -31,8 +31,9 @@ describe_holder(Oid relid, LOCKMODE mode)
 	if (!VirtualTransactionIdIsValid(holders[0]))
 		return psprintf("another process asked for a lock on %s before", relation);
 	holder = mill_holder_process(holders[0]);
-	return holder && holder->pid != 0 ? psprintf("process %d holds a lock on %s", holder->pid, relation)
-									  : psprintf("a prepared transaction holds a lock on %s", relation);
+	return holder && holder->pid != 0
+			   ? psprintf("process %d holds a lock on %s", holder->pid, relation)
+			   : psprintf("a prepared transaction holds a lock on %s", relation);
 }
 
 /* An error that comes while we wait names the lock and who holds it. */

@@ -49,7 +49,10 @@
 #include "core/worker.h"
 #include "core/xact.h"
 
-/* All in milliseconds.  Between two looks at tables without anything known to come: roles and rights tell nobody. */
+/*
+ * All in milliseconds.  Between two looks without anything known to come: a
+ * role's rights tell nobody of their change.
+ */
 #define LOOK 10000
 /* While something waits for its turn; while DDL on a database was announced. */
 #define TURN 1000
@@ -63,7 +66,8 @@
 static bool
 get_worker(int index, MillSlotInfo *slot)
 {
-	return mill_slot_get(index, slot) && slot->database == MyDatabaseId && slot->kind != MILL_KIND_MANAGER;
+	return mill_slot_get(index, slot) && slot->database == MyDatabaseId &&
+		   slot->kind != MILL_KIND_MANAGER;
 }
 
 /*
@@ -143,7 +147,8 @@ reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, Timest
 {
 	TimestampTz retry_at = slot->retry_at;
 
-	if (slot->launched && (slot->pid != 0 || !mill_is_due(slot->launched_at + COME * INT64CONST(1000), COME)))
+	if (slot->launched &&
+		(slot->pid != 0 || !mill_is_due(slot->launched_at + COME * INT64CONST(1000), COME)))
 	{
 		if (slot->pid == 0)
 			look_by(next, slot->launched_at + COME * INT64CONST(1000));
@@ -167,7 +172,8 @@ reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, Timest
 	{
 		/* It died without a word, perhaps before it could connect. */
 		retry_at = mill_retry_time(slot->failures, false);
-		mill_slot_fail(index, retry_at, MILL_STATE_FAILED, "the worker ended before it could say why; see the server log");
+		mill_slot_fail(index, retry_at, MILL_STATE_FAILED,
+					   "the worker ended before it could say why; see the server log");
 	}
 	if (!slot->pending && !mill_is_due(slot->dormant_until, LONGEST_SLEEP))
 	{
@@ -232,15 +238,19 @@ start_workers(bool *ready, const MillWork **wanted, int count)
 		ready[next] = false;
 		if (running >= mill_workers_max)
 		{
-			mill_slot_report(next, MILL_STATE_WAITING, "mill.workers_max workers are running in this database");
+			mill_slot_report(next, MILL_STATE_WAITING,
+							 "mill.workers_max workers are running in this database");
 			mill_preempt_worker(MyDatabaseId, next);
 			all = false;
 		}
-		else if (mill_slot_may_launch(next) && mill_slot_launch(next, mill_room_of(slot.kind)->function, wanted[next]->title))
+		else if (mill_slot_may_launch(next) &&
+				 mill_slot_launch(next, mill_room_of(slot.kind)->function, wanted[next]->title))
 			running++;
 		else
 		{
-			(void) mill_slot_wait(next, "the server has no free background worker; consider increasing max_worker_processes");
+			(void)
+				mill_slot_wait(next,
+							   "the server has no free background worker; consider increasing max_worker_processes");
 			mill_preempt_worker(InvalidOid, next);
 			all = false;
 		}

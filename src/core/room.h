@@ -26,14 +26,15 @@ typedef struct MillWork
 
 typedef struct MillRoom
 {
-	const char *kind;	  /* of its objects, in mill.workers and mill.errors: a value of mill_catalog.object_kind */
+	/* of its objects, in mill.workers and mill.errors: a value of mill_catalog.object_kind */
+	const char *kind;
 	const char *function; /* the worker's main function */
 	bool preemptible;	  /* may a worker be asked to make place for a waiting one? */
 
 	/* The work (MillWork) that is wanted; in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
 
-	/* When desired() is to be asked again without a wake-up, DT_NOEND for never; as desired().  May be NULL. */
+	/* When to ask desired() again without a wake-up; DT_NOEND: never.  May be NULL; as desired(). */
 	TimestampTz (*next_due)(void);
 } MillRoom;
 

@@ -17,11 +17,10 @@ bool mill_superuser_any_target = false;
 int mill_write_path = 0;
 int mill_clock_offset = 0;
 
-static const struct config_enum_entry write_paths[] = {
-	{"any", 0, false},
-	{"bulk", 1, false},
-	{"executor", 2, false},
-	{NULL, 0, false}};
+static const struct config_enum_entry write_paths[] = {{"any", 0, false},
+													   {"bulk", 1, false},
+													   {"executor", 2, false},
+													   {NULL, 0, false}};
 
 /* Called once, from _PG_init. */
 void
@@ -31,11 +30,9 @@ mill_settings_init(void)
 	 * The administrator decides how much of max_worker_processes, which
 	 * parallel query and replication draw on too, we may use.
 	 */
-	DefineCustomIntVariable("mill.workers_max",
-							"Most workers that run at one time in one database.",
+	DefineCustomIntVariable("mill.workers_max", "Most workers that run at one time in one database.",
 							"What does not get a worker waits its turn. 0 stops all work.",
-							&mill_workers_max, 8, 0, 1000,
-							PGC_SIGHUP, 0, NULL, NULL, NULL);
+							&mill_workers_max, 8, 0, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	/*
 	 * A pipeline runs as its owner, and so do the triggers and defaults of
@@ -45,22 +42,18 @@ mill_settings_init(void)
 	DefineCustomBoolVariable("mill.superuser_any_target",
 							 "Lets a superuser's pipeline write into another role's table.",
 							 "That role's triggers and defaults then run as superuser.",
-							 &mill_superuser_any_target, false,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
+							 &mill_superuser_any_target, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	/* For tests, which run each case through both; nothing that a user need see. */
-	DefineCustomEnumVariable("mill.write_path",
-							 "The way that rows take into a target.",
-							 NULL,
-							 &mill_write_path, 0, write_paths,
-							 PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+	DefineCustomEnumVariable("mill.write_path", "The way that rows take into a target.", NULL,
+							 &mill_write_path, 0, write_paths, PGC_SUSET,
+							 GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
 
 	/* For tests, which cannot wait for what is due tomorrow. */
 	DefineCustomIntVariable("mill.clock_offset",
-							"How far the clock of managers and workers is ahead.",
-							NULL,
-							&mill_clock_offset, 0, INT_MIN / 2, INT_MAX / 2,
-							PGC_SIGHUP, GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL | GUC_UNIT_S, NULL, NULL, NULL);
+							"How far the clock of managers and workers is ahead.", NULL,
+							&mill_clock_offset, 0, INT_MIN / 2, INT_MAX / 2, PGC_SIGHUP,
+							GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL | GUC_UNIT_S, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("mill");
 }

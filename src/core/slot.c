@@ -110,7 +110,8 @@ mill_require_preload(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_mill has no background workers in this server"),
-				 errhint("Add pg_mill to shared_preload_libraries in postgresql.conf and restart the server.")));
+				 errhint(
+					 "Add pg_mill to shared_preload_libraries in postgresql.conf and restart the server.")));
 }
 
 /* The slot of this index, for who holds the lock. */
@@ -164,7 +165,8 @@ mill_slot_get(int index, MillSlotInfo *info)
 static bool
 is_for(const MillSlotInfo *info, MillKind kind, Oid database, int64 object_id, int worker_no)
 {
-	return info->kind == kind && info->database == database && info->object_id == object_id && info->worker_no == worker_no;
+	return info->kind == kind && info->database == database && info->object_id == object_id &&
+		   info->worker_no == worker_no;
 }
 
 /*
@@ -250,7 +252,8 @@ mill_slot_forgive(int index)
 }
 
 static void
-describe_worker(BackgroundWorker *worker, int index, const char *function, const char *title, bool manager)
+describe_worker(BackgroundWorker *worker, int index, const char *function, const char *title,
+				bool manager)
 {
 	memset(worker, 0, sizeof(*worker));
 	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -259,7 +262,8 @@ describe_worker(BackgroundWorker *worker, int index, const char *function, const
 	strlcpy(worker->bgw_library_name, "pg_mill", sizeof(worker->bgw_library_name));
 	strlcpy(worker->bgw_function_name, function, sizeof(worker->bgw_function_name));
 	snprintf(worker->bgw_name, sizeof(worker->bgw_name), "pg_mill %s", title);
-	strlcpy(worker->bgw_type, manager ? "pg_mill manager" : "pg_mill worker", sizeof(worker->bgw_type));
+	strlcpy(worker->bgw_type, manager ? "pg_mill manager" : "pg_mill worker",
+			sizeof(worker->bgw_type));
 	worker->bgw_main_arg = Int32GetDatum(index);
 	worker->bgw_notify_pid = MyProcPid;
 }
@@ -401,7 +405,8 @@ has_workers(Oid database)
 	{
 		const MillSlot *slot = locked_slot(i);
 
-		if (slot->in_use && slot->info.kind != MILL_KIND_MANAGER && slot->info.database == database && slot->info.launched)
+		if (slot->in_use && slot->info.kind != MILL_KIND_MANAGER &&
+			slot->info.database == database && slot->info.launched)
 			return true;
 	}
 	return false;
@@ -432,7 +437,8 @@ readiness(const MillSlot *slot, TimestampTz now)
 static bool
 is_ending(const MillSlot *slot, TimestampTz now)
 {
-	return slot->in_use && slot->proc && slot->info.stop && !has_passed(slot->stopped_at, now, BUSY_TURN);
+	return slot->in_use && slot->proc && slot->info.stop &&
+		   !has_passed(slot->stopped_at, now, BUSY_TURN);
 }
 
 /*
@@ -454,7 +460,8 @@ mill_preempt_worker(Oid database, int besides)
 		int ready;
 
 		if (i == besides || i == mill_my_slot ||
-			(OidIsValid(database) && (slot->info.database != database || slot->info.kind == MILL_KIND_MANAGER)))
+			(OidIsValid(database) &&
+			 (slot->info.database != database || slot->info.kind == MILL_KIND_MANAGER)))
 			continue;
 		if (is_ending(slot, now))
 		{
@@ -645,7 +652,8 @@ mill_wake_workers(MillKind kind, Oid database)
 	{
 		MillSlot *slot = locked_slot(i);
 
-		if (!slot->in_use || slot->info.kind != kind || slot->info.database != database || slot->info.pending)
+		if (!slot->in_use || slot->info.kind != kind || slot->info.database != database ||
+			slot->info.pending)
 			continue;
 		/* Two writers at once wake twice, which does no harm. */
 		slot->info.pending = true;
@@ -711,14 +719,14 @@ mill_wake_manager(Oid database)
 	{
 		const MillSlot *slot = locked_slot(i);
 
-		if (slot->in_use && slot->info.kind == MILL_KIND_MANAGER && slot->proc != NULL && slot->proc != MyProc &&
-			(!OidIsValid(database) || slot->info.database == database))
+		if (slot->in_use && slot->info.kind == MILL_KIND_MANAGER && slot->proc != NULL &&
+			slot->proc != MyProc && (!OidIsValid(database) || slot->info.database == database))
 			SetLatch(&slot->proc->procLatch);
 	}
 	unlock();
 }
 
-/* For so long after mill_expect_database_ddl, in milliseconds: longer than core waits for others to leave. */
+/* For so long after mill_expect_database_ddl, in milliseconds: core waits for 5 seconds. */
 #define DDL_EXPECTED 10000
 
 /* Somebody is about to drop, rename, move or copy a database: managers shall look out for it. */

@@ -64,7 +64,7 @@ extern const char *mill_state_name(MillState state);
 
 /* ---- launcher and managers ---- */
 
-extern int mill_slots_used(void);						 /* no slot from here on was ever given out */
+extern int mill_slots_used(void); /* no slot from here on was ever given out */
 extern bool mill_slot_get(int slot, MillSlotInfo *info); /* false: nobody has it */
 extern int mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no);
 extern void mill_slot_free(int slot);

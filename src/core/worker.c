@@ -73,7 +73,8 @@ void
 mill_worker_wait(long milliseconds)
 {
 	Assert(!IsTransactionState());
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, MILL_WAIT_EVENT);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds,
+					 MILL_WAIT_EVENT);
 	ResetLatch(MyLatch);
 	/* a latch that is set already lets us not see the postmaster's end */
 	if (!PostmasterIsAlive())
@@ -115,7 +116,8 @@ record_failure(const MillSlotInfo *slot)
 
 	(void) mill_slot_get(mill_my_slot, &now);
 	retry_at = mill_retry_time(now.failures, outage);
-	mill_slot_fail(mill_my_slot, retry_at, outage ? MILL_STATE_DEGRADED : MILL_STATE_FAILED, mill_error_reason(error));
+	mill_slot_fail(mill_my_slot, retry_at, outage ? MILL_STATE_DEGRADED : MILL_STATE_FAILED,
+				   mill_error_reason(error));
 	RESUME_INTERRUPTS();
 
 	mill_xact_begin("recording an error");

@@ -117,7 +117,8 @@ mill_decoder_create(const MillLayout *layout, TupleDesc desc, const Bitmapset *n
 	relation = table_open(layout->relid, AccessShareLock);
 	while ((attribute = bms_next_member(needed, attribute)) >= 0)
 	{
-		if (attribute >= 1 && attribute <= desc->natts && !TupleDescAttr(desc, attribute - 1)->attisdropped)
+		if (attribute >= 1 && attribute <= desc->natts &&
+			!TupleDescAttr(desc, attribute - 1)->attisdropped)
 			add_needed_column(decoder, relation, TupleDescAttr(desc, attribute - 1));
 	}
 	table_close(relation, NoLock);
@@ -148,7 +149,8 @@ compute_default(void *arg)
 {
 	ComputedDefault *computed = arg;
 
-	computed->value = ExecEvalExpr(computed->column->default_expression, computed->decoder->expressions, &computed->isnull);
+	computed->value = ExecEvalExpr(computed->column->default_expression,
+								   computed->decoder->expressions, &computed->isnull);
 }
 
 /* What is not in the message: the column's default, which its domain allows. */
@@ -180,7 +182,8 @@ check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *e
 {
 	static const char *const names[MILL_PARTS] = {"key", "value", "headers"};
 	const MillCut *cut = mill_message_cut(message);
-	int64 lengths[MILL_PARTS] = {message->key_length, message->value_length, message->headers_length};
+	int64 lengths[MILL_PARTS] = {message->key_length, message->value_length,
+								 message->headers_length};
 	int limit = decoder->layout->max_message_bytes;
 
 	for (int i = 0; i < MILL_PARTS; i++)
@@ -192,9 +195,11 @@ check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *e
 			lengths[i] = cut->length[i];
 		if (!is_cut && (limit <= 0 || lengths[i] <= limit))
 			continue;
-		mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "message %s of %lld bytes is larger than the limit of %d bytes",
-				 names[i], (long long) lengths[i], limit);
-		error->detail = "The stream's option \"max_message_bytes\" sets the limit; raise it and read the message again.";
+		mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+				 "message %s of %lld bytes is larger than the limit of %d bytes", names[i],
+				 (long long) lengths[i], limit);
+		error->detail =
+			"The stream's option \"max_message_bytes\" sets the limit; raise it and read the message again.";
 		return false;
 	}
 	return true;
@@ -216,13 +221,15 @@ decode_column(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage
 			  Datum *value, bool *isnull, MillDecodeError *error)
 {
 	if (column->kind != MILL_COLUMN_FIELD)
-		return mill_metadata_value(column->kind, decoder->layout, column->type, message, value, isnull, error);
+		return mill_metadata_value(column->kind, decoder->layout, column->type, message, value,
+								   isnull, error);
 	*isnull = false;
 	return decoder->layout->format->field(decoder, column, message, value, isnull, error);
 }
 
 static MillVerdict
-decode_columns(MillDecoder *decoder, const MillMessage *message, Datum *values, bool *isnull, MillDecodeError *error)
+decode_columns(MillDecoder *decoder, const MillMessage *message, Datum *values, bool *isnull,
+			   MillDecodeError *error)
 {
 	bool null = message->value_length < 0;
 	MillVerdict verdict;
@@ -239,9 +246,11 @@ decode_columns(MillDecoder *decoder, const MillMessage *message, Datum *values, 
 		decoder->current = column;
 		if (null && column->kind == MILL_COLUMN_FIELD)
 			continue;
-		if (decode_column(decoder, column, message, &values[column->index], &isnull[column->index], error))
+		if (decode_column(decoder, column, message, &values[column->index], &isnull[column->index],
+						  error))
 			continue;
-		error->detail = error->detail ? psprintf("%s Column \"%s\" of the stream.", error->detail, column->name)
+		error->detail = error->detail ? psprintf("%s Column \"%s\" of the stream.", error->detail,
+												 column->name)
 									  : psprintf("Column \"%s\" of the stream.", column->name);
 		error->column = column->name;
 		return MILL_BAD;
@@ -256,8 +265,8 @@ mill_decoder_column(const MillDecoder *decoder)
 }
 
 MillVerdict
-mill_decode(MillDecoder *decoder, const MillMessage *message,
-			Datum *values, bool *isnull, MillDecodeError *error)
+mill_decode(MillDecoder *decoder, const MillMessage *message, Datum *values, bool *isnull,
+			MillDecodeError *error)
 {
 	ErrorContextCallback callback;
 	MillVerdict verdict;

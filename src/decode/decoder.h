@@ -36,7 +36,8 @@ typedef enum MillVerdict
 typedef struct MillDecoder MillDecoder;
 
 /* For the attributes in needed (numbers, no offset); in the current memory context. */
-extern MillDecoder *mill_decoder_create(const MillLayout *layout, TupleDesc desc, const Bitmapset *needed);
+extern MillDecoder *mill_decoder_create(const MillLayout *layout, TupleDesc desc,
+										const Bitmapset *needed);
 
 /*
  * Decode one message into values and isnull, which have room for all attributes
@@ -44,8 +45,8 @@ extern MillDecoder *mill_decoder_create(const MillLayout *layout, TupleDesc desc
  * current memory context or point into the message.  BAD: *error says why; input
  * functions of types that have no parser of ours may raise an error instead.
  */
-extern MillVerdict mill_decode(MillDecoder *decoder, const MillMessage *message,
-							   Datum *values, bool *isnull, MillDecodeError *error);
+extern MillVerdict mill_decode(MillDecoder *decoder, const MillMessage *message, Datum *values,
+							   bool *isnull, MillDecodeError *error);
 
 /* The column that is being decoded, also when an error was raised; or NULL. */
 extern const char *mill_decoder_column(const MillDecoder *decoder);

@@ -8,7 +8,8 @@
 
 #include "decode/format.h"
 
-static const MillFormat *const formats[] = {&mill_format_json, &mill_format_csv, &mill_format_text, &mill_format_raw};
+static const MillFormat *const formats[] = {&mill_format_json, &mill_format_csv, &mill_format_text,
+											&mill_format_raw};
 
 const MillFormat *
 mill_format_by_name(const char *name)
@@ -33,15 +34,14 @@ check_delimiter(const MillLayout *layout)
 						layout->delimiter ? "delimiter" : "null", format->name),
 				 errhint("It belongs to the formats csv and text; for example: format 'csv'.")));
 	if (layout->delimiter && strchr(format->refused_delimiters, layout->delimiter))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the delimiter of format \"%s\" cannot be \"%c\"", format->name, layout->delimiter),
-				 errhint("For example: delimiter ';'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("the delimiter of format \"%s\" cannot be \"%c\"", format->name,
+							   layout->delimiter),
+						errhint("For example: delimiter ';'.")));
 	if (layout->delimiter && layout->null_string && strchr(layout->null_string, layout->delimiter))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the delimiter must not appear in the null string"),
-				 errhint("For example: delimiter ';', \"null\" 'NULL'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("the delimiter must not appear in the null string"),
+						errhint("For example: delimiter ';', \"null\" 'NULL'.")));
 }
 
 /* Columns are looked at if they are known. */
@@ -54,9 +54,8 @@ mill_format_check(const MillLayout *layout)
 	for (int i = 0; i < layout->ncolumns; i++)
 		fields += layout->columns[i].kind == MILL_COLUMN_FIELD;
 	if (layout->format->one_field && fields > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stream \"%s\" of format %s has %d columns for the message's value",
-						get_rel_name(layout->relid), layout->format->name, fields),
-				 errhint("Keep one, and give the others an option such as metadata 'key'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("stream \"%s\" of format %s has %d columns for the message's value",
+							   get_rel_name(layout->relid), layout->format->name, fields),
+						errhint("Keep one, and give the others an option such as metadata 'key'.")));
 }

@@ -67,7 +67,8 @@ extern const MillFormat *mill_format_by_name(const char *name);
 extern void mill_format_check(const MillLayout *layout);
 
 /* decoder.c: for a field that is absent, and one that is null */
-extern void mill_take_default(MillDecoder *decoder, MillDecoderColumn *column, Datum *value, bool *isnull);
+extern void mill_take_default(MillDecoder *decoder, MillDecoderColumn *column, Datum *value,
+							  bool *isnull);
 extern bool mill_take_null(MillType *type, Datum *value, bool *isnull);
 
 /* ---- records of fields one after the other: record.c ---- */
@@ -92,11 +93,14 @@ typedef struct MillRecord
 
 extern void mill_record_open(MillDecoder *decoder, TupleDesc desc);
 extern void mill_record_add(MillDecoder *decoder, MillDecoderColumn *column);
-extern bool mill_record_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *message,
-							  Datum *value, bool *isnull, MillDecodeError *error);
+extern bool mill_record_field(MillDecoder *decoder, MillDecoderColumn *column,
+							  const MillMessage *message, Datum *value, bool *isnull,
+							  MillDecodeError *error);
 /* Does a record of so many fields (-1: *error is set) fit the columns? */
-extern MillVerdict mill_record_check(const MillDecoder *decoder, int count, size_t length, MillDecodeError *error);
-extern void mill_record_store(MillRecord *record, int number, const char *start, size_t length, bool isnull);
+extern MillVerdict mill_record_check(const MillDecoder *decoder, int count, size_t length,
+									 MillDecodeError *error);
+extern void mill_record_store(MillRecord *record, int number, const char *start, size_t length,
+							  bool isnull);
 /* A record may end with a newline; producers that read lines leave one. */
 extern size_t mill_without_newline(const char *data, size_t length);
 

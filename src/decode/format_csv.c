@@ -14,7 +14,8 @@
  * end: the delimiter or the record's end.  NULL with *error set.
  */
 static const char *
-read_csv_field(const char *p, const char *end, char delimiter, char **out, bool *quoted, MillDecodeError *error)
+read_csv_field(const char *p, const char *end, char delimiter, char **out, bool *quoted,
+			   MillDecodeError *error)
 {
 	bool inside = false;
 
@@ -55,8 +56,8 @@ read_csv_field(const char *p, const char *end, char delimiter, char **out, bool 
 
 /* The number of fields; -1 with *error set. */
 static int
-split_csv(MillRecord *record, const char *data, size_t length, char delimiter, const char *null_string,
-		  MillDecodeError *error)
+split_csv(MillRecord *record, const char *data, size_t length, char delimiter,
+		  const char *null_string, MillDecodeError *error)
 {
 	const char *p = data;
 	const char *end = data + mill_without_newline(data, length);
@@ -73,7 +74,8 @@ split_csv(MillRecord *record, const char *data, size_t length, char delimiter, c
 		if (p == NULL)
 			return -1;
 		mill_record_store(record, count++, start, out - start,
-						  !quoted && out - start == null_length && memcmp(start, null_string, null_length) == 0);
+						  !quoted && out - start == null_length &&
+							  memcmp(start, null_string, null_length) == 0);
 		if (p == end)
 			return count;
 		p++;
@@ -90,7 +92,8 @@ read_csv(MillDecoder *decoder, const MillMessage *message, MillDecodeError *erro
 	if (!mill_check_utf8(data, length, error))
 		return MILL_BAD;
 	return mill_record_check(decoder,
-							 split_csv(decoder->format_data, data, length, layout->delimiter, layout->null_string, error),
+							 split_csv(decoder->format_data, data, length, layout->delimiter,
+									   layout->null_string, error),
 							 length, error);
 }
 

@@ -40,11 +40,10 @@ add_path(MillJsonPaths *paths, const char *field, const char *name)
 		return mill_json_paths_add_name(paths, name, strlen(name));
 	place = mill_json_paths_add(paths, field, &problem);
 	if (place < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid field \"%s\" for column \"%s\"", field, name),
-				 errdetail("In a path, %s.", problem),
-				 errhint("For example: field 'user.id', or field 'orders[0].price'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("invalid field \"%s\" for column \"%s\"", field, name),
+						errdetail("In a path, %s.", problem),
+						errhint("For example: field 'user.id', or field 'orders[0].price'.")));
 	return place;
 }
 
@@ -53,7 +52,8 @@ add_json(MillDecoder *decoder, MillDecoderColumn *column)
 {
 	JsonData *data = decoder->format_data;
 
-	column->place = add_path(data->paths, decoder->layout->columns[column->index].field, column->name);
+	column->place = add_path(data->paths, decoder->layout->columns[column->index].field,
+							 column->name);
 }
 
 static MillVerdict

@@ -26,8 +26,8 @@ read_raw(MillDecoder *decoder, const MillMessage *message, MillDecodeError *erro
 }
 
 static bool
-raw_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *message,
-		  Datum *value, bool *isnull, MillDecodeError *error)
+raw_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *message, Datum *value,
+		  bool *isnull, MillDecodeError *error)
 {
 	MillType *type = column->type;
 	const char *input = mill_message_value(message);

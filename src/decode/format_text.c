@@ -37,7 +37,7 @@ read_escape(const char **p, const char *end)
 	return c;
 }
 
-/* One field, unescaped into out; its end: the delimiter or the record's end; NULL with *error set. */
+/* One field, unescaped into out; its end, as in read_csv_field; NULL with *error set. */
 static const char *
 read_text_field(const char *p, const char *end, char delimiter, char **out, MillDecodeError *error)
 {
@@ -62,8 +62,8 @@ read_text_field(const char *p, const char *end, char delimiter, char **out, Mill
 
 /* The number of fields; -1 with *error set. */
 static int
-split_text(MillRecord *record, const char *data, size_t length, char delimiter, const char *null_string,
-		   MillDecodeError *error)
+split_text(MillRecord *record, const char *data, size_t length, char delimiter,
+		   const char *null_string, MillDecodeError *error)
 {
 	const char *p = data;
 	const char *end = data + mill_without_newline(data, length);
@@ -104,7 +104,8 @@ read_text(MillDecoder *decoder, const MillMessage *message, MillDecodeError *err
 	if (!mill_check_utf8(data, length, error))
 		return MILL_BAD;
 	return mill_record_check(decoder,
-							 split_text(decoder->format_data, data, length, layout->delimiter, layout->null_string, error),
+							 split_text(decoder->format_data, data, length, layout->delimiter,
+										layout->null_string, error),
 							 length, error);
 }
 

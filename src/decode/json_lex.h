@@ -56,7 +56,8 @@ mill_skip_plain(const char *p, const char *end)
 			return p + (__builtin_ctzll(stop) >> 3);
 		p += 8;
 	}
-	while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= 0x20 && (unsigned char) *p < 0x80)
+	while (p < end && *p != '"' && *p != '\\' && (unsigned char) *p >= 0x20 &&
+		   (unsigned char) *p < 0x80)
 		p++;
 	return p;
 }

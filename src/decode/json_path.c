@@ -32,14 +32,17 @@ mill_json_paths_count(const MillJsonPaths *paths)
 
 /* The child with this name, or this index if name is NULL; made if new. */
 static MillPathNode *
-get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t length, uint32_t index)
+get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t length,
+		  uint32_t index)
 {
-	MillPathNode **list = name ? &parent->buckets[mill_path_bucket(name, length)] : &parent->elements;
+	MillPathNode **list = name ? &parent->buckets[mill_path_bucket(name, length)]
+							   : &parent->elements;
 	MillPathNode *node;
 
 	for (node = *list; node != NULL; node = node->next)
 	{
-		if (name ? node->name_length == length && memcmp(node->name, name, length) == 0 : node->index == index)
+		if (name ? node->name_length == length && memcmp(node->name, name, length) == 0
+				 : node->index == index)
 			return node;
 	}
 	node = paths->alloc(sizeof(MillPathNode));

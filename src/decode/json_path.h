@@ -42,7 +42,8 @@ mill_path_bucket(const char *name, size_t length)
 }
 
 /* The child of a node by name or index, or NULL. */
-extern const MillPathNode *mill_path_escaped_child(const MillPathNode *node, const MillJsonSpan *key);
+extern const MillPathNode *mill_path_escaped_child(const MillPathNode *node,
+												   const MillJsonSpan *key);
 extern const MillPathNode *mill_path_element(const MillPathNode *node, uint32_t index);
 
 /* Forget the spans of all that is below a node. */

@@ -77,17 +77,20 @@ scan_escape(Scanner *scanner, const char *p)
 	}
 	code = mill_hex_four(p + 2, end);
 	if (code < 0)
-		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "\"\\u\" must be followed by four hexadecimal digits");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p,
+						 "\"\\u\" must be followed by four hexadecimal digits");
 	if (code == 0)
 		return fail_scan(scanner, MILL_JSON_ZERO, p, "\\u0000 cannot be converted to text");
 	if (code >= 0xDC00 && code <= 0xDFFF)
-		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "Unicode low surrogate must follow a high surrogate");
+		return fail_scan(scanner, MILL_JSON_SYNTAX, p,
+						 "Unicode low surrogate must follow a high surrogate");
 	if (code >= 0xD800 && code <= 0xDBFF)
 	{
 		p += 6;
 		code = end - p >= 6 && p[0] == '\\' && p[1] == 'u' ? mill_hex_four(p + 2, end) : -1;
 		if (code < 0xDC00 || code > 0xDFFF)
-			return fail_scan(scanner, MILL_JSON_SYNTAX, p, "Unicode high surrogate must be followed by a low surrogate");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, p,
+							 "Unicode high surrogate must be followed by a low surrogate");
 	}
 	return p + 6;
 }
@@ -116,7 +119,8 @@ scan_string(Scanner *scanner, const char *p)
 			continue;
 		}
 		if ((unsigned char) *p < 0x20)
-			return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a control character in a string must be escaped");
+			return fail_scan(scanner, MILL_JSON_SYNTAX, p,
+							 "a control character in a string must be escaped");
 
 		/* text in other scripts comes in runs */
 		while (p < end && (unsigned char) *p >= 0x80)
@@ -124,7 +128,8 @@ scan_string(Scanner *scanner, const char *p)
 			int length = mill_utf8_sequence(p, end);
 
 			if (length == 0)
-				return fail_scan(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
+				return fail_scan(scanner, MILL_JSON_ENCODING, p,
+								 "invalid byte sequence for encoding \"UTF8\"");
 			p += length;
 		}
 	}
@@ -132,7 +137,8 @@ scan_string(Scanner *scanner, const char *p)
 
 /* The exponent of a number whose mantissa has so many digits. */
 static const char *
-scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whole, ptrdiff_t fraction)
+scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whole,
+			  ptrdiff_t fraction)
 {
 	const char *end = scanner->end;
 	const char *digits;
@@ -149,7 +155,8 @@ scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whol
 	}
 	if (p == digits)
 		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "invalid number");
-	if (p - digits > MILL_JSON_MAX_DIGITS || (negative ? fraction : whole) + exponent > MILL_JSON_MAX_DIGITS)
+	if (p - digits > MILL_JSON_MAX_DIGITS ||
+		(negative ? fraction : whole) + exponent > MILL_JSON_MAX_DIGITS)
 		return fail_scan(scanner, MILL_JSON_LIMIT, start, "the number has more than 1000 digits");
 	return p;
 }
@@ -231,13 +238,15 @@ scan_scalar(Scanner *scanner, const char *p, MillJsonKind *kind)
 			break;
 	}
 	if ((unsigned char) *p >= 0x80 && mill_utf8_sequence(p, scanner->end) == 0)
-		return fail_scan(scanner, MILL_JSON_ENCODING, p, "invalid byte sequence for encoding \"UTF8\"");
+		return fail_scan(scanner, MILL_JSON_ENCODING, p,
+						 "invalid byte sequence for encoding \"UTF8\"");
 	return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a JSON value is expected here");
 }
 
 /* Give a wanted value its span, and forget what an earlier one like it had. */
 static inline void
-record(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start, const char *end)
+record(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start,
+	   const char *end)
 {
 	int quotes = kind == MILL_JSON_STRING ? 1 : 0;
 	MillJsonSpan *span;
@@ -272,7 +281,8 @@ scan_key(Scanner *scanner, const Frame *frame, const char *p, const MillPathNode
 		else
 		{
 			child = frame->node->buckets[mill_path_bucket(key.start, key.length)];
-			while (child != NULL && (child->name_length != key.length || !mill_same_bytes(child->name, key.start, key.length)))
+			while (child != NULL && (child->name_length != key.length ||
+									 !mill_same_bytes(child->name, key.start, key.length)))
 				child = child->next;
 		}
 		if (child != NULL && child->has_children)
@@ -329,7 +339,8 @@ member:
 			return NULL;
 	}
 	else
-		node = frame->node && frame->node->elements ? mill_path_element(frame->node, frame->index++) : NULL;
+		node = frame->node && frame->node->elements ? mill_path_element(frame->node, frame->index++)
+													: NULL;
 	goto value;
 
 close:
@@ -356,12 +367,14 @@ finished:
 		goto close;
 	if (p == end)
 		return fail_scan(scanner, MILL_JSON_SYNTAX, p, "the input ends too early");
-	return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a comma or the closing bracket is expected here");
+	return fail_scan(scanner, MILL_JSON_SYNTAX, p,
+					 "a comma or the closing bracket is expected here");
 }
 
 /* A whole text: one value and nothing but white space around it. */
 static bool
-scan_text(Scanner *scanner, const MillPathNode *root, const char *data, size_t length, MillJsonKind *kind)
+scan_text(Scanner *scanner, const MillPathNode *root, const char *data, size_t length,
+		  MillJsonKind *kind)
 {
 	const char *p;
 
@@ -378,8 +391,8 @@ scan_text(Scanner *scanner, const MillPathNode *root, const char *data, size_t l
 }
 
 bool
-mill_json_scan(const MillJsonPaths *paths, const char *data, size_t length,
-			   MillJsonSpan *spans, MillJsonError *error)
+mill_json_scan(const MillJsonPaths *paths, const char *data, size_t length, MillJsonSpan *spans,
+			   MillJsonError *error)
 {
 	Scanner scanner;
 	MillJsonKind kind;
@@ -392,7 +405,8 @@ mill_json_scan(const MillJsonPaths *paths, const char *data, size_t length,
 		return false;
 	if (kind != MILL_JSON_OBJECT)
 	{
-		fail_scan(&scanner, MILL_JSON_NOT_AN_OBJECT, skip_space(data, scanner.end), "the JSON value is not an object");
+		fail_scan(&scanner, MILL_JSON_NOT_AN_OBJECT, skip_space(data, scanner.end),
+				  "the JSON value is not an object");
 		return false;
 	}
 	return true;
@@ -486,8 +500,8 @@ pass_value(const char *p, const char *end, MillJsonSpan *value)
 }
 
 bool
-mill_json_next(const MillJsonSpan *container, const char **position,
-			   MillJsonSpan *key, MillJsonSpan *value)
+mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpan *key,
+			   MillJsonSpan *value)
 {
 	const char *end = container->start + container->length;
 	const char *p = *position ? *position : container->start;

@@ -75,14 +75,15 @@ extern bool mill_json_scan(const MillJsonPaths *paths, const char *data, size_t 
 						   MillJsonSpan *spans, MillJsonError *error);
 
 /* Validate a value of any kind and give its span. */
-extern bool mill_json_check(const char *data, size_t length, MillJsonSpan *value, MillJsonError *error);
+extern bool mill_json_check(const char *data, size_t length, MillJsonSpan *value,
+							MillJsonError *error);
 
 /*
  * Step through an object or array that was validated.  Begin with *position
  * NULL; key may be NULL for an array.  False at the end.
  */
-extern bool mill_json_next(const MillJsonSpan *container, const char **position,
-						   MillJsonSpan *key, MillJsonSpan *value);
+extern bool mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpan *key,
+						   MillJsonSpan *value);
 
 /* Unescape a validated string into out, not longer than it; returns the length. */
 extern size_t mill_json_unescape(const char *string, size_t length, char *out);

@@ -49,10 +49,13 @@ add_element(ArrayBuild *build, const MillJsonSpan *span)
 	if (build->count == build->room)
 	{
 		build->room = build->room ? build->room * 2 : 16;
-		build->values = build->values ? repalloc(build->values, build->room * sizeof(Datum)) : palloc(build->room * sizeof(Datum));
-		build->nulls = build->nulls ? repalloc(build->nulls, build->room * sizeof(bool)) : palloc(build->room * sizeof(bool));
+		build->values = build->values ? repalloc(build->values, build->room * sizeof(Datum))
+									  : palloc(build->room * sizeof(Datum));
+		build->nulls = build->nulls ? repalloc(build->nulls, build->room * sizeof(bool))
+									: palloc(build->room * sizeof(bool));
 	}
-	if (!mill_type_json(build->element, span, &build->values[build->count], &build->nulls[build->count], build->error))
+	if (!mill_type_json(build->element, span, &build->values[build->count],
+						&build->nulls[build->count], build->error))
 		return false;
 	build->count++;
 	return true;
@@ -96,7 +99,8 @@ add_array(ArrayBuild *build, const MillJsonSpan *array, int depth)
 	if (build->dims[depth - 1] != count)
 	{
 		mill_bad(build->error, ERRCODE_INVALID_TEXT_REPRESENTATION, "malformed JSON array");
-		build->error->detail = "Multidimensional arrays must have sub-arrays with matching dimensions.";
+		build->error
+			->detail = "Multidimensional arrays must have sub-arrays with matching dimensions.";
 		return false;
 	}
 	return true;
@@ -115,9 +119,9 @@ make_array(MillType *type, const MillJsonSpan *span, Datum *value, MillDecodeErr
 	}
 	if (!add_array(&build, span, 1))
 		return false;
-	*value = PointerGetDatum(construct_md_array(build.values, build.nulls, build.ndims, build.dims, bounds,
-												type->inner->oid, type->inner_length, type->inner_by_value,
-												type->inner_align));
+	*value = PointerGetDatum(construct_md_array(build.values, build.nulls, build.ndims, build.dims,
+												bounds, type->inner->oid, type->inner_length,
+												type->inner_by_value, type->inner_align));
 	return true;
 }
 
@@ -148,7 +152,8 @@ make_composite(MillType *type, const MillJsonSpan *object, Datum *value, MillDec
 	for (int i = 0; i < natts; i++)
 	{
 		nulls[i] = true;
-		if (type->attributes[i] && !mill_type_json(type->attributes[i], &spans[i], &values[i], &nulls[i], error))
+		if (type->attributes[i] &&
+			!mill_type_json(type->attributes[i], &spans[i], &values[i], &nulls[i], error))
 			return false;
 	}
 	*value = HeapTupleGetDatum(heap_form_tuple(type->desc, values, nulls));
@@ -175,7 +180,8 @@ parse_span(MillType *type, const MillJsonSpan *span, Datum *value, MillDecodeErr
 }
 
 static bool
-parse_domain_span(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull, MillDecodeError *error)
+parse_domain_span(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull,
+				  MillDecodeError *error)
 {
 	if (!mill_type_json(type->inner, span, value, isnull, error))
 		return false;
@@ -185,7 +191,8 @@ parse_domain_span(MillType *type, const MillJsonSpan *span, Datum *value, bool *
 
 /* An absent value is NULL here: only a column has a default. */
 bool
-mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull, MillDecodeError *error)
+mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull,
+			   MillDecodeError *error)
 {
 	int quote = span->kind == MILL_JSON_STRING ? 1 : 0;
 

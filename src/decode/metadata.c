@@ -47,11 +47,11 @@ mill_metadata_check(const MillColumn *column, Form_pg_attribute attribute)
 		if (OidIsValid(types[i]) && types[i] == attribute->atttypid)
 			return;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
-			 errmsg("column \"%s\" for metadata '%s' cannot be of type %s", NameStr(attribute->attname),
-					kinds[column->kind].name, format_type_be(attribute->atttypid)),
-			 errhint("Use type %s.", format_type_be(types[0]))));
+	ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_DATA_TYPE),
+					errmsg("column \"%s\" for metadata '%s' cannot be of type %s",
+						   NameStr(attribute->attname), kinds[column->kind].name,
+						   format_type_be(attribute->atttypid)),
+					errhint("Use type %s.", format_type_be(types[0]))));
 }
 
 /* ---- headers ---- */
@@ -164,7 +164,9 @@ mill_headers_to_jsonb(PG_FUNCTION_ARGS)
 	bytea *encoded = PG_GETARG_BYTEA_PP(0);
 	int length = VARSIZE_ANY_EXHDR(encoded);
 
-	PG_RETURN_DATUM(make_headers(VARDATA_ANY(encoded), mill_headers_fitting(VARDATA_ANY(encoded), length, MILL_KEPT_BYTES)));
+	PG_RETURN_DATUM(
+		make_headers(VARDATA_ANY(encoded),
+					 mill_headers_fitting(VARDATA_ANY(encoded), length, MILL_KEPT_BYTES)));
 }
 
 /* ---- the others ---- */
@@ -233,7 +235,8 @@ mill_metadata_value(MillColumnKind kind, const MillLayout *layout, MillType *typ
 			*isnull = message->timestamp_ms < 0;
 			return *isnull || make_produced_at(message, type, value, error);
 		case MILL_COLUMN_PARTITION:
-			*value = type->oid == INT8OID ? Int64GetDatum(message->partition) : Int32GetDatum(message->partition);
+			*value = type->oid == INT8OID ? Int64GetDatum(message->partition)
+										  : Int32GetDatum(message->partition);
 			return true;
 		case MILL_COLUMN_OFFSET:
 			*value = Int64GetDatum(message->offset);

@@ -104,10 +104,12 @@ other_integer(MillType *type, const char *input, size_t length, int64 min, const
 		return mill_type_input(type, input, length, value, error);
 	for (size_t i = 1; i < left; i++)
 	{
-		if (is_digit(word[i - 1]) && (word[i] == '_' || (word[i - 1] == '0' && isalpha((unsigned char) word[i]))))
+		if (is_digit(word[i - 1]) &&
+			(word[i] == '_' || (word[i - 1] == '0' && isalpha((unsigned char) word[i]))))
 			return mill_type_input(type, input, length, value, error);
 	}
-	return large ? mill_bad_range(error, name, input, length) : mill_bad_syntax(error, name, input, length);
+	return large ? mill_bad_range(error, name, input, length)
+				 : mill_bad_syntax(error, name, input, length);
 }
 
 static bool
@@ -208,7 +210,8 @@ is_plain_number(const char *p)
 static bool
 parse_float8(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error)
 {
-	static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+	static const double powers[] = {1e0, 1e1, 1e2,	1e3,  1e4,	1e5,  1e6,	1e7,
+									1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
 	Decimal decimal;
 	char *copy;
 	char *end;
@@ -232,7 +235,8 @@ parse_float8(MillType *type, const char *input, size_t length, Datum *value, Mil
 		return mill_bad_syntax(error, "double precision", input, length);
 	if (errno == ERANGE && (result == 0.0 || isinf(result)))
 		return mill_bad(error, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-						"\"%s\" is out of range for type double precision", mill_clip(input, length));
+						"\"%s\" is out of range for type double precision",
+						mill_clip(input, length));
 	*value = Float8GetDatum(result);
 	return true;
 }
@@ -277,8 +281,9 @@ typmod_scale(int32 typmod)
 static bool
 fits_typmod(int32 typmod, Decimal *decimal)
 {
-	static const int64 powers[] = {INT64CONST(1), INT64CONST(10), INT64CONST(100), INT64CONST(1000),
-								   INT64CONST(10000), INT64CONST(100000), INT64CONST(1000000)};
+	static const int64 powers[] = {INT64CONST(1),	   INT64CONST(10),	  INT64CONST(100),
+								   INT64CONST(1000),   INT64CONST(10000), INT64CONST(100000),
+								   INT64CONST(1000000)};
 	int scale = typmod_scale(typmod);
 	int more = scale - decimal->fraction;
 
@@ -327,15 +332,17 @@ parse_numeric(MillType *type, const char *input, size_t length, Datum *value, Mi
 
 	if (read_decimal(input, length, &decimal) && fits_typmod(type->typmod, &decimal))
 	{
-		*value = NumericGetDatum(int64_div_fast_to_numeric(decimal.negative ? -decimal.digits : decimal.digits,
-														   decimal.fraction));
+		*value = NumericGetDatum(
+			int64_div_fast_to_numeric(decimal.negative ? -decimal.digits : decimal.digits,
+									  decimal.fraction));
 		return true;
 	}
 	if (overflows_typmod(type->typmod, input, length))
 	{
 		mill_bad(error, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, "numeric field overflow");
-		error->detail = psprintf("A field with precision %d, scale %d cannot hold \"%s\".", typmod_precision(type->typmod),
-								 typmod_scale(type->typmod), mill_clip(input, length));
+		error->detail = psprintf("A field with precision %d, scale %d cannot hold \"%s\".",
+								 typmod_precision(type->typmod), typmod_scale(type->typmod),
+								 mill_clip(input, length));
 		return false;
 	}
 	trim(&word, &left);
@@ -351,9 +358,11 @@ parse_numeric(MillType *type, const char *input, size_t length, Datum *value, Mi
 			exponent = exponent * 10 + (word[i] - '0');
 		if (word[i] == 'e' || word[i] == 'E')
 			exponent = 1;
-		if (digits > MILL_JSON_MAX_DIGITS || exponent > 10 * MILL_JSON_MAX_DIGITS + MILL_JSON_MAX_DIGITS)
+		if (digits > MILL_JSON_MAX_DIGITS ||
+			exponent > 10 * MILL_JSON_MAX_DIGITS + MILL_JSON_MAX_DIGITS)
 			return mill_bad(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-							"number \"%s\" has more than %d digits", mill_clip(word, left), MILL_JSON_MAX_DIGITS);
+							"number \"%s\" has more than %d digits", mill_clip(word, left),
+							MILL_JSON_MAX_DIGITS);
 	}
 	return mill_type_input(type, input, length, value, error);
 }

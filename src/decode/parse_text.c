@@ -65,7 +65,8 @@ parse_bpchar(MillType *type, const char *input, size_t length, Datum *value, Mil
 	if (type->typmod < (int32) VARHDRSZ)
 		return parse_text(type, input, length, value, error);
 	if (length > max && !cut(input, &length, max))
-		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION, "value too long for type character(%d)", max);
+		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
+						"value too long for type character(%d)", max);
 	blanks = max - pg_mbstrlen_with_len(input, (int) length);
 	result = palloc(VARHDRSZ + length + blanks);
 	SET_VARSIZE(result, VARHDRSZ + length + blanks);
@@ -105,13 +106,15 @@ read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 		}
 		high = mill_hex_digit(*p);
 		if (high >= 0 && end - p < 2)
-			return mill_bad(error, ERRCODE_INVALID_PARAMETER_VALUE, "invalid hexadecimal data: odd number of digits");
+			return mill_bad(error, ERRCODE_INVALID_PARAMETER_VALUE,
+							"invalid hexadecimal data: odd number of digits");
 		low = high >= 0 ? mill_hex_digit(p[1]) : -1;
 		if (low < 0)
 		{
 			const char *wrong = high < 0 ? p : p + 1;
 
-			return mill_bad(error, ERRCODE_INVALID_PARAMETER_VALUE, "invalid hexadecimal digit: \"%s\"",
+			return mill_bad(error, ERRCODE_INVALID_PARAMETER_VALUE,
+							"invalid hexadecimal digit: \"%s\"",
 							pnstrdup(wrong, pg_utf_mblen((const unsigned char *) wrong)));
 		}
 		*(*out)++ = (char) (high * 16 + low);
@@ -128,7 +131,8 @@ read_escapes(const char *p, const char *end, char **out, MillDecodeError *error)
 	{
 		if (*p != '\\')
 			*(*out)++ = *p++;
-		else if (end - p >= 4 && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' && p[3] >= '0' && p[3] <= '7')
+		else if (end - p >= 4 && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' &&
+				 p[3] >= '0' && p[3] <= '7')
 		{
 			*(*out)++ = (char) ((p[1] - '0') * 64 + (p[2] - '0') * 8 + (p[3] - '0'));
 			p += 4;
@@ -139,7 +143,8 @@ read_escapes(const char *p, const char *end, char **out, MillDecodeError *error)
 			p += 2;
 		}
 		else
-			return mill_bad(error, ERRCODE_INVALID_TEXT_REPRESENTATION, "invalid input syntax for type %s", "bytea");
+			return mill_bad(error, ERRCODE_INVALID_TEXT_REPRESENTATION,
+							"invalid input syntax for type %s", "bytea");
 	}
 	return true;
 }

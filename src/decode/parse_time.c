@@ -134,7 +134,8 @@ read_timestamp(const char *input, size_t length, IsoTime *time)
 	const char *p = input + 19;
 	Reading reading;
 
-	if (length < 19 || (input[10] != 'T' && input[10] != ' ') || input[13] != ':' || input[16] != ':')
+	if (length < 19 || (input[10] != 'T' && input[10] != ' ') || input[13] != ':' ||
+		input[16] != ':')
 		return READ_OTHER;
 	time->hour = read_digits(input + 11, 2);
 	time->minute = read_digits(input + 14, 2);
@@ -189,7 +190,8 @@ round_timestamp(Timestamp value, int32 typmod)
 static bool
 has_no_time(const char *input, size_t length)
 {
-	static const char *const words[] = {"now", "today", "tomorrow", "yesterday", "epoch", "infinity", "allballs"};
+	static const char *const words[] = {"now",	 "today",	 "tomorrow", "yesterday",
+										"epoch", "infinity", "allballs"};
 	char *copy;
 
 	for (size_t i = 0; i < length; i++)
@@ -213,7 +215,8 @@ is_epoch(const char *input, size_t length)
 	int month;
 	int day;
 
-	if (length < 9 || length > 13 || read_digits(input, 9) < 0 || read_digits(input + 9, (int) length - 9) < 0)
+	if (length < 9 || length > 13 || read_digits(input, 9) < 0 ||
+		read_digits(input + 9, (int) length - 9) < 0)
 		return false;
 	month = read_digits(input + length - 4, 2);
 	day = read_digits(input + length - 2, 2);
@@ -221,19 +224,21 @@ is_epoch(const char *input, size_t length)
 }
 
 static bool
-refuse_time(Reading reading, MillType *type, const char *name, const char *input, size_t length, Datum *value, MillDecodeError *error)
+refuse_time(Reading reading, MillType *type, const char *name, const char *input, size_t length,
+			Datum *value, MillDecodeError *error)
 {
 	if (reading == READ_OUT_OF_RANGE || is_epoch(input, length))
 		return mill_bad(error, ERRCODE_DATETIME_FIELD_OVERFLOW,
 						"date/time field value out of range: \"%s\"", mill_clip(input, length));
 	if (has_no_time(input, length))
-		return mill_bad(error, ERRCODE_INVALID_DATETIME_FORMAT, "invalid input syntax for type %s: \"%s\"",
-						name, mill_clip(input, length));
+		return mill_bad(error, ERRCODE_INVALID_DATETIME_FORMAT,
+						"invalid input syntax for type %s: \"%s\"", name, mill_clip(input, length));
 	return mill_type_input(type, input, length, value, error);
 }
 
 static bool
-parse_timestamptz(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error)
+parse_timestamptz(MillType *type, const char *input, size_t length, Datum *value,
+				  MillDecodeError *error)
 {
 	IsoTime time;
 	Reading reading = read_timestamp(input, length, &time);
@@ -262,7 +267,8 @@ parse_timestamptz(MillType *type, const char *input, size_t length, Datum *value
 
 /* A zone is read and means nothing, as always with this type. */
 static bool
-parse_timestamp(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error)
+parse_timestamp(MillType *type, const char *input, size_t length, Datum *value,
+				MillDecodeError *error)
 {
 	IsoTime time;
 	Reading reading = read_timestamp(input, length, &time);

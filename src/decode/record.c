@@ -18,11 +18,13 @@ field_position(const char *field, const char *name)
 
 	errno = 0;
 	position = strtol(field, &end, 10);
-	if (errno != 0 || *field < '0' || *field > '9' || *end != '\0' || position < 1 || position > MaxTupleAttributeNumber)
+	if (errno != 0 || *field < '0' || *field > '9' || *end != '\0' || position < 1 ||
+		position > MaxTupleAttributeNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid field \"%s\" for column \"%s\"", field, name),
-				 errdetail("The field of a csv or text message is its position, from 1 to %d.", MaxTupleAttributeNumber),
+				 errdetail("The field of a csv or text message is its position, from 1 to %d.",
+						   MaxTupleAttributeNumber),
 				 errhint("For example: field '3'.")));
 	return (int) position - 1;
 }
@@ -101,7 +103,8 @@ mill_record_check(const MillDecoder *decoder, int count, size_t length, MillDeco
 		/* the first that is missing and has a column */
 		while (record->names[count] == NULL)
 			count++;
-		mill_bad(error, ERRCODE_BAD_COPY_FILE_FORMAT, "missing data for column \"%s\"", record->names[count]);
+		mill_bad(error, ERRCODE_BAD_COPY_FILE_FORMAT, "missing data for column \"%s\"",
+				 record->names[count]);
 		return MILL_BAD;
 	}
 	if (count > record->max && !record->more)

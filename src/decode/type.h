@@ -16,7 +16,8 @@ typedef struct MillType MillType;
  * Text (UTF-8, without a zero byte, not terminated) to a value as the type's
  * input function would; false with *error set, or an error raised.
  */
-typedef bool (*MillParse)(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error);
+typedef bool (*MillParse)(MillType *type, const char *input, size_t length, Datum *value,
+						  MillDecodeError *error);
 
 typedef enum MillTypeClass
 {
@@ -46,13 +47,20 @@ struct MillType
 	MillType **attributes; /* NULL where dropped */
 };
 
-/* type.c: types, and the errors of all parsers */
+/* type.c */
 extern MillType *mill_type_create(Oid oid, int32 typmod);
-extern bool mill_type_input(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error);
-extern bool mill_bad(MillDecodeError *error, int sqlerrcode, const char *format, ...) pg_attribute_printf(3, 4);
-extern bool mill_bad_syntax(MillDecodeError *error, const char *type, const char *input, size_t length);
-extern bool mill_bad_range(MillDecodeError *error, const char *type, const char *input, size_t length);
-extern bool mill_bad_json(MillDecodeError *error, const MillJsonError *fault, const char *data, size_t length);
+
+/* type_input.c: what all parsers need */
+extern bool mill_type_input(MillType *type, const char *input, size_t length, Datum *value,
+							MillDecodeError *error);
+extern bool mill_bad(MillDecodeError *error, int sqlerrcode, const char *format, ...)
+	pg_attribute_printf(3, 4);
+extern bool mill_bad_syntax(MillDecodeError *error, const char *type, const char *input,
+							size_t length);
+extern bool mill_bad_range(MillDecodeError *error, const char *type, const char *input,
+						   size_t length);
+extern bool mill_bad_json(MillDecodeError *error, const MillJsonError *fault, const char *data,
+						  size_t length);
 extern bool mill_check_utf8(const char *input, size_t length, MillDecodeError *error);
 extern char *mill_clip(const char *input, size_t length);
 
@@ -62,12 +70,14 @@ extern MillParse mill_text_parser(Oid oid);
 extern MillParse mill_time_parser(Oid oid);
 
 /* json_value.c: a JSON value to a value of the type */
-extern bool mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull, MillDecodeError *error);
+extern bool mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull,
+						   MillDecodeError *error);
 extern bool mill_json_to_type(MillType *type, const char *json, size_t length, Datum *value);
 
 /* metadata.c */
 extern void mill_metadata_check(const MillColumn *column, Form_pg_attribute attribute);
 extern bool mill_metadata_value(MillColumnKind kind, const MillLayout *layout, MillType *type,
-								const MillMessage *message, Datum *value, bool *isnull, MillDecodeError *error);
+								const MillMessage *message, Datum *value, bool *isnull,
+								MillDecodeError *error);
 
 #endif

@@ -112,7 +112,8 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 	/* some errors are answers, and come at once: wait a little */
 	rd_kafka_poll(client->rk, PAUSE);
 	serve_library(client);
-	return mill_client_refused(client) || now >= deadline || (client->all_down && now - started > DOWN_GRACE);
+	return mill_client_refused(client) || now >= deadline ||
+		   (client->all_down && now - started > DOWN_GRACE);
 }
 
 /*
@@ -121,7 +122,8 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
  * the slice was too short for it and doubles.
  */
 static rd_kafka_resp_err_t
-ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, const struct rd_kafka_metadata **metadata)
+ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline,
+			 const struct rd_kafka_metadata **metadata)
 {
 	int64_t started = mill_now();
 	int64_t slice = SLICE;
@@ -130,10 +132,11 @@ ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline, cons
 	for (;;)
 	{
 		int64_t left = deadline - mill_now();
-		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata, shorter_wait(slice, left));
+		rd_kafka_resp_err_t code = rd_kafka_metadata(client->rk, topic == NULL, topic, metadata,
+													 shorter_wait(slice, left));
 
-		if (code == RD_KAFKA_RESP_ERR_NO_ERROR && topic != NULL &&
-			(*metadata)->topic_cnt == 1 && is_transient((*metadata)->topics[0].err))
+		if (code == RD_KAFKA_RESP_ERR_NO_ERROR && topic != NULL && (*metadata)->topic_cnt == 1 &&
+			is_transient((*metadata)->topics[0].err))
 		{
 			code = (*metadata)->topics[0].err;
 			rd_kafka_metadata_destroy(*metadata);
@@ -176,12 +179,13 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 	code = ask_metadata(client, client->topic, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return unanswered(client, code, error);
-	code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+	code = metadata->topic_cnt == 1 ? metadata->topics[0].err
+									: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 	count = metadata->topic_cnt == 1 ? metadata->topics[0].partition_cnt : 0;
 	rd_kafka_metadata_destroy(metadata);
 
-	if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
-		code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
+	if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		code == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC || code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
 	{
 		snprintf(message, sizeof(message), "topic \"%.249s\" does not exist", client->topic_name);
 		mill_error_set(error, "HV00R", message, NULL, NULL);
@@ -247,7 +251,8 @@ find_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t 
 		{
 			rd_kafka_topic_partition_list_t *single = rd_kafka_topic_partition_list_new(1);
 
-			rd_kafka_topic_partition_list_add(single, one->topic, one->partition)->offset = one->offset;
+			rd_kafka_topic_partition_list_add(single, one->topic, one->partition)
+				->offset = one->offset;
 			one->err = ask_offsets(client, single, deadline);
 			one->offset = single->elems[0].offset;
 			rd_kafka_topic_partition_list_destroy(single);
@@ -299,7 +304,8 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 	int64_t deadline;
 	int32_t count;
 
-	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(int32_t), &count))
+	if (!take_deadline(&request, &deadline) ||
+		!take_count(client, &request, sizeof(int32_t), &count))
 		return mill_error_malformed(error);
 
 	/* "Times" of the protocol: the beginning, and the end, which is the last
@@ -311,8 +317,10 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 		int32_t partition;
 
 		memcpy(&partition, request.data + i * sizeof(partition), sizeof(partition));
-		rd_kafka_topic_partition_list_add(low, client->topic_name, partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
-		rd_kafka_topic_partition_list_add(high, client->topic_name, partition)->offset = RD_KAFKA_OFFSET_END;
+		rd_kafka_topic_partition_list_add(low, client->topic_name, partition)
+			->offset = RD_KAFKA_OFFSET_BEGINNING;
+		rd_kafka_topic_partition_list_add(high, client->topic_name, partition)
+			->offset = RD_KAFKA_OFFSET_END;
 	}
 	if (count > 0)
 		code = find_offsets(client, low, deadline);
@@ -325,7 +333,8 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 		for (int i = 0; i < count; i++)
 		{
 			MillWatermark mark = {.partition = low->elems[i].partition,
-								  .error = low->elems[i].err ? low->elems[i].err : high->elems[i].err,
+								  .error = low->elems[i].err ? low->elems[i].err
+															 : high->elems[i].err,
 								  .low = low->elems[i].offset,
 								  .high = high->elems[i].offset};
 
@@ -349,7 +358,8 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 	int64_t deadline;
 	int32_t count;
 
-	if (!take_deadline(&request, &deadline) || !take_count(client, &request, sizeof(MillPartitionTime), &count))
+	if (!take_deadline(&request, &deadline) ||
+		!take_count(client, &request, sizeof(MillPartitionTime), &count))
 		return mill_error_malformed(error);
 
 	list = rd_kafka_topic_partition_list_new(count);
@@ -359,8 +369,8 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 
 		memcpy(&time, request.data + i * sizeof(time), sizeof(time));
 		/* negative times have a meaning of their own in the protocol */
-		rd_kafka_topic_partition_list_add(list, client->topic_name, time.partition)->offset =
-			time.time_ms < 0 ? 0 : time.time_ms;
+		rd_kafka_topic_partition_list_add(list, client->topic_name, time.partition)
+			->offset = time.time_ms < 0 ? 0 : time.time_ms;
 	}
 	if (count > 0)
 		code = find_offsets(client, list, deadline);
@@ -371,7 +381,9 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 		{
 			MillPartitionOffset offset = {.partition = list->elems[i].partition,
 										  .error = list->elems[i].err,
-										  .offset = list->elems[i].offset < 0 ? -1 : list->elems[i].offset};
+										  .offset = list->elems[i].offset < 0
+														? -1
+														: list->elems[i].offset};
 
 			mill_output_append(out, &offset, sizeof(offset));
 		}

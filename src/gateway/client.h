@@ -43,10 +43,14 @@ typedef struct MillPayload
 
 extern bool mill_client_configure(MillClient *client, MillPayload request, MillError *error);
 
-extern bool mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
-extern bool mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
-extern bool mill_client_times(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
-extern bool mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
+extern bool mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out,
+								 MillError *error);
+extern bool mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
+								   MillError *error);
+extern bool mill_client_times(MillClient *client, MillPayload request, MillOutput *out,
+							  MillError *error);
+extern bool mill_client_topics(MillClient *client, MillPayload request, MillOutput *out,
+							   MillError *error);
 
 /* Is the trouble such that trying again does not help? */
 extern bool mill_client_refused(const MillClient *client);

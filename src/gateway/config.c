@@ -31,25 +31,25 @@
  *
  * A broker that comes back is seen within reconnect.backoff.max.ms.
  */
-static const char *const defaults[][2] = {
-	{"isolation.level", "read_committed"},
-	{"client.id", "pg_mill"},
-	{"queued.min.messages", "30000"},
-	{"queued.max.messages.kbytes", "16384"},
-	{"fetch.max.bytes", "8388608"},
-	{"fetch.min.bytes", "1"},
-	/* also what zstd may unpack to */
-	{"receive.message.max.bytes", "268435456"},
-	{"fetch.wait.max.ms", "100"},
-	{"fetch.error.backoff.ms", "100"},
-	{"reconnect.backoff.ms", "100"},
-	{"reconnect.backoff.max.ms", "2000"},
-	{"topic.metadata.refresh.interval.ms", "30000"},
-	{"topic.metadata.propagation.max.ms", "5000"},
-	{"socket.keepalive.enable", "true"},
-	/* a broker that closes the connection at once wants TLS or SASL */
-	{"log.connection.close", "true"},
-	{NULL, NULL}};
+static const char *const defaults[][2] =
+	{{"isolation.level", "read_committed"},
+	 {"client.id", "pg_mill"},
+	 {"queued.min.messages", "30000"},
+	 {"queued.max.messages.kbytes", "16384"},
+	 {"fetch.max.bytes", "8388608"},
+	 {"fetch.min.bytes", "1"},
+	 /* also what zstd may unpack to */
+	 {"receive.message.max.bytes", "268435456"},
+	 {"fetch.wait.max.ms", "100"},
+	 {"fetch.error.backoff.ms", "100"},
+	 {"reconnect.backoff.ms", "100"},
+	 {"reconnect.backoff.max.ms", "2000"},
+	 {"topic.metadata.refresh.interval.ms", "30000"},
+	 {"topic.metadata.propagation.max.ms", "5000"},
+	 {"socket.keepalive.enable", "true"},
+	 /* a broker that closes the connection at once wants TLS or SASL */
+	 {"log.connection.close", "true"},
+	 {NULL, NULL}};
 
 static const char *const fixed[][2] = {
 	/* assign() asks for a name, but no group is joined and nothing committed */
@@ -66,12 +66,12 @@ static const char *const fixed[][2] = {
 	{NULL, NULL}};
 
 /* What only newer libraries have; those that do not know it do without. */
-static const char *const optional[][2] = {
-	{"fetch.queue.backoff.ms", "5"},		  /* 2.2: else one second */
-	{"enable.metrics.push", "false"},		  /* 2.5: tell brokers nothing */
-	{"group.protocol", "classic"},			  /* 2.4 */
-	{"client.dns.lookup", "use_all_dns_ips"}, /* 2.2 */
-	{NULL, NULL}};
+static const char *const optional[][2] = {{"fetch.queue.backoff.ms", "5"}, /* 2.2: else one second */
+										  {"enable.metrics.push",
+										   "false"}, /* 2.5: tell brokers nothing */
+										  {"group.protocol", "classic"},			/* 2.4 */
+										  {"client.dns.lookup", "use_all_dns_ips"}, /* 2.2 */
+										  {NULL, NULL}};
 
 /* Secrets given so far, never forgotten; shorter ones would blank out words. */
 #define SECRET_SHORTEST 4
@@ -132,8 +132,8 @@ mill_client_explain(const MillClient *client, MillError *error)
 	snprintf(error->detail, sizeof(error->detail), "%s", client->last_error);
 
 	/* The library's issue 4895: its nonce was not what the standard says. */
-	if (client->trouble == MILL_TROUBLE_CREDENTIALS && client->scram && rd_kafka_version() < 0x02060100 &&
-		strstr(client->last_error, "handshake") == NULL)
+	if (client->trouble == MILL_TROUBLE_CREDENTIALS && client->scram &&
+		rd_kafka_version() < 0x02060100 && strstr(client->last_error, "handshake") == NULL)
 		snprintf(error->hint, sizeof(error->hint),
 				 "librdkafka %s cannot use SCRAM with Kafka 4; build mill_gateway with 2.6.1 or later, "
 				 "or use PLAIN over TLS, if user name and password are right.",
@@ -146,8 +146,9 @@ mill_client_explain(const MillClient *client, MillError *error)
  * of the library.
  */
 static int
-note_certificate(rd_kafka_t *rk, const char *broker_name, int32_t broker_id, int *x509_error, int depth,
-				 const char *data, size_t size, char *text, size_t text_size, void *opaque)
+note_certificate(rd_kafka_t *rk, const char *broker_name, int32_t broker_id, int *x509_error,
+				 int depth, const char *data, size_t size, char *text, size_t text_size,
+				 void *opaque)
 {
 	(void) rk;
 	(void) broker_name;
@@ -191,9 +192,11 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 	}
 
 	/* "All brokers are down" says less than what was said before it. */
-	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') && trouble >= client->trouble)
+	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') &&
+		trouble >= client->trouble)
 	{
-		bool certificate = trouble >= MILL_TROUBLE_CERTIFICATE && trouble <= MILL_TROUBLE_CERTIFICATE_TIME;
+		bool certificate = trouble >= MILL_TROUBLE_CERTIFICATE &&
+						   trouble <= MILL_TROUBLE_CERTIFICATE_TIME;
 
 		client->trouble = trouble;
 		snprintf(client->last_error, sizeof(client->last_error), "%s%s%s",
@@ -221,7 +224,8 @@ log_callback(const rd_kafka_t *rk, int level, const char *facility, const char *
 
 /* Set one property that the policy allows; the library checks its value. */
 static bool
-set_property(rd_kafka_conf_t *conf, const MillRule *rule, const char *name, const char *value, MillError *error)
+set_property(rd_kafka_conf_t *conf, const MillRule *rule, const char *name, const char *value,
+			 MillError *error)
 {
 	char text[512];
 	char message[200];
@@ -250,7 +254,9 @@ set_ours(rd_kafka_conf_t *conf, const char *const settings[][2], bool may_lack)
 
 	for (int i = 0; settings[i][0] != NULL; i++)
 	{
-		if (rd_kafka_conf_set(conf, settings[i][0], settings[i][1], text, sizeof(text)) != RD_KAFKA_CONF_OK && !may_lack)
+		if (rd_kafka_conf_set(conf, settings[i][0], settings[i][1], text, sizeof(text)) !=
+				RD_KAFKA_CONF_OK &&
+			!may_lack)
 		{
 			fprintf(stderr, "mill_gateway: %s\n", text);
 			_Exit(70);
@@ -280,14 +286,16 @@ take_string(MillPayload *rest)
 static rd_kafka_conf_t *
 goes_into(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
 {
-	static const char *const left_out[] = {"bootstrap.servers", "ssl.certificate.pem", "ssl.key.pem",
-										   "ssl.key.password", "ssl.keystore.password", NULL};
+	static const char *const left_out[] = {"bootstrap.servers",		"ssl.certificate.pem",
+										   "ssl.key.pem",			"ssl.key.password",
+										   "ssl.keystore.password", NULL};
 
 	if (rule->flags & MILL_RULE_PRODUCER)
 		return unused;
 	if (!(flags & MILL_CHECK_ONLY))
 		return conf;
-	if ((rule->flags & (MILL_RULE_FILES | MILL_RULE_SUPER)) || strncmp(rule->name, "sasl.oauthbearer", 16) == 0)
+	if ((rule->flags & (MILL_RULE_FILES | MILL_RULE_SUPER)) ||
+		strncmp(rule->name, "sasl.oauthbearer", 16) == 0)
 		return unused;
 	for (int i = 0; left_out[i] != NULL; i++)
 	{
@@ -306,7 +314,8 @@ is_server(MillPayload request)
 
 /* Check and set all properties of the payload. */
 static bool
-set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPayload rest, MillError *error)
+set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPayload rest,
+			   MillError *error)
 {
 	const MillRule **seen = NULL;
 	char *places = NULL;
@@ -338,7 +347,8 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 			if (seen[i] != rule || places[i] != place)
 				continue;
 			snprintf(message, sizeof(message), "option \"%s\" is given more than once", rule->name);
-			mill_error_set(error, "42601", message, "One of its names is an alias of the other.", NULL);
+			mill_error_set(error, "42601", message, "One of its names is an alias of the other.",
+						   NULL);
 			ok = false;
 		}
 		seen = mill_allocate(seen, (count + 1) * sizeof(*seen));
@@ -451,7 +461,8 @@ create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 	{
 		rd_kafka_conf_destroy(conf);
 		mill_scrub(text);
-		mill_error_set(error, "22023", "the server's options do not make a Kafka client", text, NULL);
+		mill_error_set(error, "22023", "the server's options do not make a Kafka client", text,
+					   NULL);
 		return NULL;
 	}
 	rd_kafka_set_log_queue(rk, NULL);

@@ -76,7 +76,8 @@ typedef struct Stream
 } Stream;
 
 static void
-send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition, const MillError *what)
+send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition,
+		   const MillError *what)
 {
 	MillEvent event = {.kind = kind, .error = code, .partition = partition};
 
@@ -91,7 +92,8 @@ send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t
 
 /* An event of which there is only a text of the library. */
 static void
-send_text(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition, const char *text)
+send_text(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition,
+		  const char *text)
 {
 	MillError what = {0};
 
@@ -110,7 +112,8 @@ send_forbidden(Stream *stream, int32_t partition, const char *text)
 	stream->forbidden = true;
 	mill_trouble_forbidden(stream->client->topic_name, &what);
 	snprintf(what.detail, sizeof(what.detail), "%s", text);
-	send_event(stream, MILL_EVENT_FORBIDDEN, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, partition, &what);
+	send_event(stream, MILL_EVENT_FORBIDDEN, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+			   partition, &what);
 }
 
 static void
@@ -194,8 +197,9 @@ stop(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *te
 
 	snprintf(what.message, sizeof(what.message), "%s", text);
 	if (code == RD_KAFKA_RESP_ERR__BAD_COMPRESSION)
-		snprintf(what.hint, sizeof(what.hint), "The batch is damaged, or unpacks to more than \"receive.message.max.bytes\"; "
-											   "a pipeline goes on behind it after mill.seek.");
+		snprintf(what.hint, sizeof(what.hint),
+				 "The batch is damaged, or unpacks to more than \"receive.message.max.bytes\"; "
+				 "a pipeline goes on behind it after mill.seek.");
 	send_event(stream, MILL_EVENT_FATAL, code, partition, &what);
 	stream->finished = true;
 }
@@ -359,8 +363,9 @@ report_high(Stream *stream)
 		Partition *partition = &stream->partitions[i];
 		MillWatermark mark = {.partition = partition->id};
 
-		if (rd_kafka_get_watermark_offsets(stream->client->rk, stream->client->topic_name, partition->id,
-										   &mark.low, &mark.high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+		if (rd_kafka_get_watermark_offsets(stream->client->rk, stream->client->topic_name,
+										   partition->id, &mark.low,
+										   &mark.high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
 			mark.high < 0 || mark.high == partition->high)
 			continue;
 		partition->high = mark.high;
@@ -382,7 +387,8 @@ look_around(Stream *stream)
 
 	if (length > stream->longest)
 		stream->longest = length;
-	if (length < stream->longest / 2 && (stream->longest >= POKE_MESSAGES || stream->taken >= POKE_BYTES))
+	if (length < stream->longest / 2 &&
+		(stream->longest >= POKE_MESSAGES || stream->taken >= POKE_BYTES))
 	{
 		if (rd_kafka_version() < 0x02020000)
 			mill_watch_poke(&stream->watch);
@@ -476,7 +482,8 @@ prepare_stream(Stream *stream, MillPayload request, rd_kafka_topic_partition_lis
 		memcpy(&assignment, request.data + i * sizeof(assignment), sizeof(assignment));
 		if (assignment.partition < 0 || assignment.partition > 1000000 || assignment.start < 0)
 			return false;
-		stream->partitions[i] = (Partition){assignment.partition, false, assignment.start, assignment.end, -1};
+		stream->partitions[i] = (Partition){assignment.partition, false, assignment.start,
+											assignment.end, -1};
 		ids[i] = assignment.partition;
 		if (assignment.partition >= stream->ids)
 			stream->ids = assignment.partition + 1;
@@ -487,13 +494,18 @@ prepare_stream(Stream *stream, MillPayload request, rd_kafka_topic_partition_lis
 			send_end(stream, &stream->partitions[i], assignment.end);
 		}
 		else
-			rd_kafka_topic_partition_list_add(*list, client->topic_name, assignment.partition)->offset = assignment.start;
+			rd_kafka_topic_partition_list_add(*list, client->topic_name, assignment.partition)
+				->offset = assignment.start;
 	}
 	stream->index = mill_allocate(NULL, (stream->ids + 1) * sizeof(int));
 	memset(stream->index, -1, (stream->ids + 1) * sizeof(int));
 	for (int i = 0; i < count; i++)
 		stream->index[ids[i]] = i;
-	stream->watch = (MillWatch){.rk = client->rk, .topic = client->topic, .topic_name = client->topic_name, .assigned = ids, .count = count};
+	stream->watch = (MillWatch){.rk = client->rk,
+								.topic = client->topic,
+								.topic_name = client->topic_name,
+								.assigned = ids,
+								.count = count};
 	return true;
 }
 

@@ -66,8 +66,9 @@ measure_headers(const rd_kafka_message_t *message, size_t longest, Parts *parts)
 			fitting_count = count + 1;
 		}
 	}
-	parts->kept[MILL_PART_HEADERS] = parts->whole[MILL_PART_HEADERS] > longest ? fitting
-																			   : parts->whole[MILL_PART_HEADERS];
+	parts->kept[MILL_PART_HEADERS] = parts->whole[MILL_PART_HEADERS] > longest
+										 ? fitting
+										 : parts->whole[MILL_PART_HEADERS];
 	parts->headers_kept = parts->whole[MILL_PART_HEADERS] > longest ? fitting_count : count;
 }
 
@@ -136,7 +137,9 @@ describe_cut(const rd_kafka_message_t *message, const Parts *parts, MillCut *cut
 static MillMessage
 describe(const rd_kafka_message_t *message, const Parts *parts)
 {
-	MillMessage head = {.partition = message->partition, .offset = message->offset, .timestamp_ms = -1};
+	MillMessage head = {.partition = message->partition,
+						.offset = message->offset,
+						.timestamp_ms = -1};
 	rd_kafka_timestamp_type_t type;
 	int64_t timestamp = rd_kafka_message_timestamp(message, &type);
 
@@ -161,7 +164,8 @@ void
 mill_encode_message(MillOutput *out, const rd_kafka_message_t *message, size_t limit)
 {
 	size_t longest = limit > MILL_KEPT_BYTES ? limit : MILL_KEPT_BYTES;
-	Parts parts = {.whole = {message->key ? message->key_len : 0, message->payload ? message->len : 0, 0}};
+	Parts parts = {
+		.whole = {message->key ? message->key_len : 0, message->payload ? message->len : 0, 0}};
 	MillMessage head;
 	size_t size;
 	char *start;
@@ -172,7 +176,8 @@ mill_encode_message(MillOutput *out, const rd_kafka_message_t *message, size_t l
 	for (int i = MILL_PART_KEY; i <= MILL_PART_VALUE; i++)
 		parts.kept[i] = parts.whole[i] > longest ? MILL_KEPT_BYTES : parts.whole[i];
 	head = describe(message, &parts);
-	size = MILL_PAD(sizeof(head) + parts.kept[MILL_PART_KEY] + parts.kept[MILL_PART_VALUE] + parts.kept[MILL_PART_HEADERS]);
+	size = MILL_PAD(sizeof(head) + parts.kept[MILL_PART_KEY] + parts.kept[MILL_PART_VALUE] +
+					parts.kept[MILL_PART_HEADERS]);
 	head.size = (uint32_t) (size + (head.flags & MILL_MESSAGE_CUT ? sizeof(MillCut) : 0));
 
 	mill_output_begin(out, MILL_REPLY_DATA);

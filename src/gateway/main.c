@@ -91,7 +91,8 @@ send_error(MillOutput *out, MillError *error)
 
 /* Do what is asked; false with an error that says why not. */
 static bool
-serve_request(MillClient *client, uint8_t type, MillPayload payload, MillOutput *out, MillError *error)
+serve_request(MillClient *client, uint8_t type, MillPayload payload, MillOutput *out,
+			  MillError *error)
 {
 	switch (type)
 	{
@@ -130,7 +131,8 @@ main(int argc, char **argv)
 	(void) argv;
 	if (argc > 1 || isatty(STDIN_FILENO))
 	{
-		fprintf(stderr, "mill_gateway (librdkafka %s, protocol %d) is started by PostgreSQL with the pg_mill extension\n",
+		fprintf(stderr,
+				"mill_gateway (librdkafka %s, protocol %d) is started by PostgreSQL with the pg_mill extension\n",
 				rd_kafka_version_str(), MILL_PROTOCOL_VERSION);
 		return EXIT_USAGE;
 	}

@@ -25,8 +25,8 @@
 #define STATE_VALUE "22023"
 
 void
-mill_error_set(MillError *error, const char *sqlstate, const char *message,
-			   const char *detail, const char *hint)
+mill_error_set(MillError *error, const char *sqlstate, const char *message, const char *detail,
+			   const char *hint)
 {
 	snprintf(error->sqlstate, sizeof(error->sqlstate), "%s", sqlstate);
 	snprintf(error->message, sizeof(error->message), "%s", message);
@@ -132,7 +132,8 @@ name_allowed(const MillRule *rule, const char *name, MillError *error)
 	if (rule == NULL && length > 4 && strcmp(name + length - 3, "_cb") == 0)
 	{
 		snprintf(message, sizeof(message), "option \"%.80s\" is not allowed", name);
-		mill_error_set(error, STATE_NAME, message, "It takes a pointer, which no text can be.", NULL);
+		mill_error_set(error, STATE_NAME, message, "It takes a pointer, which no text can be.",
+					   NULL);
 		return false;
 	}
 	if (rule == NULL)
@@ -147,7 +148,8 @@ name_allowed(const MillRule *rule, const char *name, MillError *error)
 	if (rule->flags & MILL_RULE_OURS)
 	{
 		snprintf(message, sizeof(message), "option \"%s\" cannot be set", name);
-		mill_error_set(error, STATE_NAME, message, "pg_mill sets it itself: offsets and delivery are in its own tables.",
+		mill_error_set(error, STATE_NAME, message,
+					   "pg_mill sets it itself: offsets and delivery are in its own tables.",
 					   "Leave the option out.");
 		return false;
 	}
@@ -173,15 +175,16 @@ place_allowed(const MillRule *rule, char place, const char *name, MillError *err
 	if (here == MILL_PLACE_SERVER)
 	{
 		snprintf(message, sizeof(message), "option \"%s\" is not allowed on a server", name);
-		snprintf(hint, sizeof(hint), "Credentials belong in a user mapping: "
-									 "CREATE USER MAPPING ... OPTIONS (\"%s\" '...').",
+		snprintf(hint, sizeof(hint),
+				 "Credentials belong in a user mapping: "
+				 "CREATE USER MAPPING ... OPTIONS (\"%s\" '...').",
 				 rule->name);
 	}
 	else
 	{
 		snprintf(message, sizeof(message), "option \"%s\" is not allowed in a user mapping", name);
-		snprintf(hint, sizeof(hint), "Set it on the server: ALTER SERVER ... OPTIONS (ADD \"%s\" '...').",
-				 rule->name);
+		snprintf(hint, sizeof(hint),
+				 "Set it on the server: ALTER SERVER ... OPTIONS (ADD \"%s\" '...').", rule->name);
 	}
 	mill_error_set(error, STATE_NAME, message, NULL, hint);
 	return false;
@@ -214,8 +217,9 @@ role_allowed(const MillRule *rule, int flags, const char *name, const char *valu
 	{
 		snprintf(message, sizeof(message), "permission denied to set option \"%s\"", name);
 		mill_error_set(error, STATE_PRIVILEGE, message,
-					   rule->flags & MILL_RULE_WEAKEN ? "Only superusers may switch certificate checks off."
-													  : "Only superusers may set this option.",
+					   rule->flags & MILL_RULE_WEAKEN
+						   ? "Only superusers may switch certificate checks off."
+						   : "Only superusers may set this option.",
 					   NULL);
 		return false;
 	}
@@ -239,7 +243,8 @@ address_allowed(const MillRule *rule, const char *name, const char *value, MillE
 	if (strcmp(rule->name, "bootstrap.servers") != 0 || strstr(value, "://") == NULL)
 		return true;
 	snprintf(message, sizeof(message), "invalid value for option \"%s\": \"%.80s\"", name, value);
-	mill_error_set(error, STATE_VALUE, message, "It is a list of addresses, host:port, and takes no protocol.",
+	mill_error_set(error, STATE_VALUE, message,
+				   "It is a list of addresses, host:port, and takes no protocol.",
 				   "For example: \"bootstrap.servers\" 'kafka1:9092,kafka2:9092'; for TLS set \"security.protocol\".");
 	return false;
 }
@@ -264,7 +269,8 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 	{
 		if (!iscntrl((unsigned char) *c))
 			continue;
-		snprintf(message, sizeof(message), "option \"%s\" must not contain control characters", name);
+		snprintf(message, sizeof(message), "option \"%s\" must not contain control characters",
+				 name);
 		mill_error_set(error, STATE_VALUE, message, NULL, NULL);
 		return false;
 	}
@@ -275,7 +281,8 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 	number = strtoll(value, &end, 10);
 	if (*end != '\0' || end == value)
 	{
-		snprintf(message, sizeof(message), "invalid value for option \"%s\": \"%.80s\"", name, value);
+		snprintf(message, sizeof(message), "invalid value for option \"%s\": \"%.80s\"", name,
+				 value);
 		snprintf(detail, sizeof(detail), "It must be a number from %lld to %lld.",
 				 (long long) rule->min, (long long) rule->max);
 		mill_error_set(error, STATE_VALUE, message, detail, NULL);
@@ -283,8 +290,10 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 	}
 	if (errno == ERANGE || number < rule->min || number > rule->max)
 	{
-		snprintf(message, sizeof(message), "value %.40s of option \"%s\" is out of range", value, name);
-		snprintf(detail, sizeof(detail), "The range is %lld to %lld.", (long long) rule->min, (long long) rule->max);
+		snprintf(message, sizeof(message), "value %.40s of option \"%s\" is out of range", value,
+				 name);
+		snprintf(detail, sizeof(detail), "The range is %lld to %lld.", (long long) rule->min,
+				 (long long) rule->max);
 		mill_error_set(error, STATE_VALUE, message, detail, NULL);
 		return false;
 	}
@@ -292,13 +301,11 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 }
 
 bool
-mill_policy_check(int flags, char place, const char *name, const char *value,
-				  const MillRule **rule, MillError *error)
+mill_policy_check(int flags, char place, const char *name, const char *value, const MillRule **rule,
+				  MillError *error)
 {
 	*rule = mill_policy_find(name);
-	return name_allowed(*rule, name, error) &&
-		   place_allowed(*rule, place, name, error) &&
+	return name_allowed(*rule, name, error) && place_allowed(*rule, place, name, error) &&
 		   role_allowed(*rule, flags, name, value, error) &&
-		   value_allowed(*rule, name, value, error) &&
-		   address_allowed(*rule, name, value, error);
+		   value_allowed(*rule, name, value, error) && address_allowed(*rule, name, value, error);
 }

@@ -89,7 +89,8 @@ typedef struct MillFrame
 /* ---- replies and events, from the gateway ---- */
 
 #define MILL_REPLY_OK 'K'
-#define MILL_REPLY_ERROR 'E' /* SQLSTATE (5 letters), message, detail, hint; each may be empty but the first two */
+#define MILL_REPLY_ERROR                                                                           \
+	'E' /* SQLSTATE (5 letters), message, detail, hint; each may be empty but the first two */
 #define MILL_REPLY_METADATA 'm'
 #define MILL_REPLY_WATERMARKS 'w'
 #define MILL_REPLY_TIMES 't'
@@ -241,7 +242,8 @@ mill_message_cut(const MillMessage *m)
 {
 	size_t before = (size_t) (mill_message_headers(m) - (const char *) m) + m->headers_length;
 
-	return m->flags & MILL_MESSAGE_CUT ? (const MillCut *) ((const char *) m + MILL_PAD(before)) : NULL;
+	return m->flags & MILL_MESSAGE_CUT ? (const MillCut *) ((const char *) m + MILL_PAD(before))
+									   : NULL;
 }
 
 #endif

@@ -14,53 +14,53 @@
 #define KB INT64_C(1024)
 #define MB (1024 * KB)
 
-#define SERVER(name)                           \
-	{                                          \
-		name, 0, MILL_PLACE_SERVER, 0, 0, 0, 0 \
+#define SERVER(name)                                                                               \
+	{                                                                                              \
+		name, 0, MILL_PLACE_SERVER, 0, 0, 0, 0                                                     \
 	}
-#define NUMBER(name, min, max)                     \
-	{                                              \
-		name, 0, MILL_PLACE_SERVER, 0, min, max, 0 \
+#define NUMBER(name, min, max)                                                                     \
+	{                                                                                              \
+		name, 0, MILL_PLACE_SERVER, 0, min, max, 0                                                 \
 	}
-#define EITHER(name)                         \
-	{                                        \
-		name, 0, MILL_PLACE_BOTH, 0, 0, 0, 0 \
+#define EITHER(name)                                                                               \
+	{                                                                                              \
+		name, 0, MILL_PLACE_BOTH, 0, 0, 0, 0                                                       \
 	}
-#define MAPPING(name)                           \
-	{                                           \
-		name, 0, MILL_PLACE_MAPPING, 0, 0, 0, 0 \
+#define MAPPING(name)                                                                              \
+	{                                                                                              \
+		name, 0, MILL_PLACE_MAPPING, 0, 0, 0, 0                                                    \
 	}
-#define SECRET(name)                                           \
-	{                                                          \
-		name, 0, MILL_PLACE_MAPPING, MILL_RULE_SECRET, 0, 0, 0 \
+#define SECRET(name)                                                                               \
+	{                                                                                              \
+		name, 0, MILL_PLACE_MAPPING, MILL_RULE_SECRET, 0, 0, 0                                     \
 	}
-#define FILES(name)                                        \
-	{                                                      \
-		name, 0, MILL_PLACE_BOTH, MILL_RULE_FILES, 0, 0, 0 \
+#define FILES(name)                                                                                \
+	{                                                                                              \
+		name, 0, MILL_PLACE_BOTH, MILL_RULE_FILES, 0, 0, 0                                         \
 	}
-#define SUPER(name)                                        \
-	{                                                      \
-		name, 0, MILL_PLACE_BOTH, MILL_RULE_SUPER, 0, 0, 0 \
+#define SUPER(name)                                                                                \
+	{                                                                                              \
+		name, 0, MILL_PLACE_BOTH, MILL_RULE_SUPER, 0, 0, 0                                         \
 	}
-#define WEAKEN(name, safe)                                       \
-	{                                                            \
-		name, 0, MILL_PLACE_SERVER, MILL_RULE_WEAKEN, 0, 0, safe \
+#define WEAKEN(name, safe)                                                                         \
+	{                                                                                              \
+		name, 0, MILL_PLACE_SERVER, MILL_RULE_WEAKEN, 0, 0, safe                                   \
 	}
-#define PRODUCER(name)                                          \
-	{                                                           \
-		name, 0, MILL_PLACE_SERVER, MILL_RULE_PRODUCER, 0, 0, 0 \
+#define PRODUCER(name)                                                                             \
+	{                                                                                              \
+		name, 0, MILL_PLACE_SERVER, MILL_RULE_PRODUCER, 0, 0, 0                                    \
 	}
-#define ALIAS(name, canonical)         \
-	{                                  \
-		name, canonical, 0, 0, 0, 0, 0 \
+#define ALIAS(name, canonical)                                                                     \
+	{                                                                                              \
+		name, canonical, 0, 0, 0, 0, 0                                                             \
 	}
-#define OURS(name)                          \
-	{                                       \
-		name, 0, 0, MILL_RULE_OURS, 0, 0, 0 \
+#define OURS(name)                                                                                 \
+	{                                                                                              \
+		name, 0, 0, MILL_RULE_OURS, 0, 0, 0                                                        \
 	}
-#define NEVER(name, why)                       \
-	{                                          \
-		name, 0, 0, MILL_RULE_NEVER, 0, 0, why \
+#define NEVER(name, why)                                                                           \
+	{                                                                                              \
+		name, 0, 0, MILL_RULE_NEVER, 0, 0, why                                                     \
 	}
 
 #define CODE "It would load code or run a command on the server's machine."

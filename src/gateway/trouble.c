@@ -49,33 +49,45 @@ static const struct
 } explanations[] = {
 	[MILL_TROUBLE_NONE] = {"08000", "the Kafka request failed", NULL},
 	[MILL_TROUBLE_UNREACHABLE] = {"08001", "could not reach the Kafka brokers", NULL},
-	[MILL_TROUBLE_NOT_KAFKA] = {PROTOCOL_VIOLATION, "what answered does not speak Kafka's protocol",
-								"Check \"bootstrap.servers\" and \"security.protocol\" on the server."},
-	[MILL_TROUBLE_WANTS_TLS] = {PROTOCOL_VIOLATION, "Kafka's listener closed the connection; it probably wants TLS",
-								"Set \"security.protocol\" on the server to ssl or sasl_ssl, or use the port of a listener without TLS."},
-	[MILL_TROUBLE_NOT_TLS] = {PROTOCOL_VIOLATION, "Kafka's listener does not speak TLS",
-							  "Set \"security.protocol\" on the server to plaintext or sasl_plaintext, or use the port of a listener with TLS."},
-	[MILL_TROUBLE_WANTS_SASL] = {PROTOCOL_VIOLATION, "Kafka's listener closed the connection; it probably wants authentication by SASL",
-								 "Set \"security.protocol\" on the server to sasl_ssl or sasl_plaintext, and \"sasl.mechanism\"; the credentials go into the user mapping."},
-	[MILL_TROUBLE_NO_SASL] = {PROTOCOL_VIOLATION, "Kafka's listener takes no authentication by SASL",
-							  "Set \"security.protocol\" on the server to plaintext or ssl, or use the port of a listener with SASL."},
-	[MILL_TROUBLE_CERTIFICATE] = {REJECTED, "the Kafka broker's certificate could not be verified",
-								  "Set \"ssl.ca.pem\" on the server to the certificate of the authority that signed the broker's."},
-	[MILL_TROUBLE_CERTIFICATE_NAME] = {REJECTED, "the Kafka broker's certificate is for another name",
-									   "The hosts in \"bootstrap.servers\", and those that the brokers advertise, must be among the certificate's names. "
-									   "A superuser may set \"ssl.endpoint.identification.algorithm\" on the server to none."},
-	[MILL_TROUBLE_CERTIFICATE_TIME] = {REJECTED, "the Kafka broker's certificate has expired, or is not valid yet",
-									   "Renew the broker's certificate, or put the clock right."},
-	[MILL_TROUBLE_CLIENT_CERTIFICATE] = {REJECTED, "Kafka refused the TLS connection",
-										 "The broker may want a certificate: set \"ssl.certificate.pem\" and \"ssl.key.pem\" in the user mapping."},
+	[MILL_TROUBLE_NOT_KAFKA] =
+		{PROTOCOL_VIOLATION, "what answered does not speak Kafka's protocol",
+		 "Check \"bootstrap.servers\" and \"security.protocol\" on the server."},
+	[MILL_TROUBLE_WANTS_TLS] =
+		{PROTOCOL_VIOLATION, "Kafka's listener closed the connection; it probably wants TLS",
+		 "Set \"security.protocol\" on the server to ssl or sasl_ssl, or use the port of a listener without TLS."},
+	[MILL_TROUBLE_NOT_TLS] =
+		{PROTOCOL_VIOLATION, "Kafka's listener does not speak TLS",
+		 "Set \"security.protocol\" on the server to plaintext or sasl_plaintext, or use the port of a listener with TLS."},
+	[MILL_TROUBLE_WANTS_SASL] =
+		{PROTOCOL_VIOLATION,
+		 "Kafka's listener closed the connection; it probably wants authentication by SASL",
+		 "Set \"security.protocol\" on the server to sasl_ssl or sasl_plaintext, and \"sasl.mechanism\"; the credentials go into the user mapping."},
+	[MILL_TROUBLE_NO_SASL] =
+		{PROTOCOL_VIOLATION, "Kafka's listener takes no authentication by SASL",
+		 "Set \"security.protocol\" on the server to plaintext or ssl, or use the port of a listener with SASL."},
+	[MILL_TROUBLE_CERTIFICATE] =
+		{REJECTED, "the Kafka broker's certificate could not be verified",
+		 "Set \"ssl.ca.pem\" on the server to the certificate of the authority that signed the broker's."},
+	[MILL_TROUBLE_CERTIFICATE_NAME] =
+		{REJECTED, "the Kafka broker's certificate is for another name",
+		 "The hosts in \"bootstrap.servers\", and those that the brokers advertise, must be among the certificate's names. "
+		 "A superuser may set \"ssl.endpoint.identification.algorithm\" on the server to none."},
+	[MILL_TROUBLE_CERTIFICATE_TIME] =
+		{REJECTED, "the Kafka broker's certificate has expired, or is not valid yet",
+		 "Renew the broker's certificate, or put the clock right."},
+	[MILL_TROUBLE_CLIENT_CERTIFICATE] =
+		{REJECTED, "Kafka refused the TLS connection",
+		 "The broker may want a certificate: set \"ssl.certificate.pem\" and \"ssl.key.pem\" in the user mapping."},
 	[MILL_TROUBLE_TLS] = {REJECTED, "could not establish a TLS connection with Kafka",
 						  "Check \"security.protocol\" and the options that begin with \"ssl.\"."},
 	[MILL_TROUBLE_MECHANISM] = {CREDENTIALS, "Kafka does not accept the SASL mechanism",
 								"Set \"sasl.mechanism\" to one that Kafka's listener takes."},
-	[MILL_TROUBLE_CREDENTIALS] = {CREDENTIALS, "could not authenticate with Kafka",
-								  "Check \"sasl.username\" and \"sasl.password\" in the user mapping, and \"sasl.mechanism\"."},
-	[MILL_TROUBLE_RIGHTS] = {"42501", "permission denied by Kafka",
-							 "Kafka's access lists must allow the user mapping's user what was asked for."},
+	[MILL_TROUBLE_CREDENTIALS] =
+		{CREDENTIALS, "could not authenticate with Kafka",
+		 "Check \"sasl.username\" and \"sasl.password\" in the user mapping, and \"sasl.mechanism\"."},
+	[MILL_TROUBLE_RIGHTS] =
+		{"42501", "permission denied by Kafka",
+		 "Kafka's access lists must allow the user mapping's user what was asked for."},
 };
 
 /* What the code alone says. */
@@ -115,8 +127,9 @@ of_size(const char *text)
 
 	if (found == NULL)
 		return MILL_TROUBLE_NONE;
-	return strtol(found + strlen("Invalid response size "), NULL, 10) >> 24 == 0x15 ? MILL_TROUBLE_WANTS_TLS
-																					: MILL_TROUBLE_NOT_KAFKA;
+	return strtol(found + strlen("Invalid response size "), NULL, 10) >> 24 == 0x15
+			   ? MILL_TROUBLE_WANTS_TLS
+			   : MILL_TROUBLE_NOT_KAFKA;
 }
 
 MillTrouble

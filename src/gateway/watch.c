@@ -5,7 +5,8 @@
  * Three duties:
  *
  * - Every PARTITIONS_EVERY: how many partitions has the topic, is it still
- *   there, and do the leaders answer?  librdkafka 2.0.2 just stops fetching from a topic that was deleted.
+ *   there, and do the leaders answer?  librdkafka 2.0.2 just stops fetching from a
+ *   topic that was deleted.
  *   Brokers learn of topics one after the other, so it must be gone for
  *   GONE_AFTER before we believe it.
  *
@@ -53,7 +54,8 @@ has_leaders(const MillWatch *watch)
 	const struct rd_kafka_metadata *metadata;
 	bool result = true;
 
-	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, PROBE_TIMEOUT) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, PROBE_TIMEOUT) !=
+		RD_KAFKA_RESP_ERR_NO_ERROR)
 		return false;
 	for (int i = 0; metadata->topic_cnt == 1 && i < metadata->topics[0].partition_cnt; i++)
 	{
@@ -83,7 +85,8 @@ probe(MillWatch *watch, int timeout_ms)
 	rd_kafka_resp_err_t code;
 
 	for (int i = 0; i < watch->count; i++)
-		rd_kafka_topic_partition_list_add(list, watch->topic_name, watch->assigned[i])->offset = RD_KAFKA_OFFSET_END;
+		rd_kafka_topic_partition_list_add(list, watch->topic_name, watch->assigned[i])
+			->offset = RD_KAFKA_OFFSET_END;
 	code = rd_kafka_offsets_for_times(watch->rk, list, timeout_ms);
 	for (int i = 0; i < list->cnt; i++)
 	{
@@ -145,10 +148,12 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 	int32_t missing = -1;
 	int found = 0;
 
-	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, METADATA_TIMEOUT) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (rd_kafka_metadata(watch->rk, 0, watch->topic, &metadata, METADATA_TIMEOUT) !=
+		RD_KAFKA_RESP_ERR_NO_ERROR)
 		return -1;
 	leaders = calloc(watch->count + 1, sizeof(int32_t));
-	if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR && leaders != NULL)
+	if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR &&
+		leaders != NULL)
 	{
 		const struct rd_kafka_metadata_topic *topic = &metadata->topics[0];
 
@@ -177,9 +182,11 @@ ask_topic(MillWatch *watch, int32_t *chosen)
 		pthread_mutex_unlock(&watch->lock);
 		note_missing(watch, missing >= 0, missing);
 	}
-	else if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+	else if (metadata->topic_cnt == 1 &&
+			 metadata->topics[0].err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
 		note_missing(watch, true, -1);
-	else if (metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+	else if (metadata->topic_cnt == 1 &&
+			 metadata->topics[0].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
 		note_forbidden(watch);
 	free(leaders);
 	rd_kafka_metadata_destroy(metadata);
@@ -193,7 +200,8 @@ poke(const MillWatch *watch, const int32_t *chosen, int count)
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
 
 	for (int i = 0; i < count; i++)
-		rd_kafka_topic_partition_list_add(list, watch->topic_name, chosen[i])->offset = RD_KAFKA_OFFSET_END;
+		rd_kafka_topic_partition_list_add(list, watch->topic_name, chosen[i])
+			->offset = RD_KAFKA_OFFSET_END;
 	rd_kafka_offsets_for_times(watch->rk, list, PROBE_TIMEOUT);
 	rd_kafka_topic_partition_list_destroy(list);
 }

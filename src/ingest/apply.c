@@ -46,7 +46,7 @@
 #include "core/xact.h"
 #include "ingest/ingest.h"
 
-/* The first piece of a worker; how fast pieces grow while they are quick, and shrink when one is undone. */
+/* The first piece of a worker; how pieces grow while they are quick, and shrink when undone. */
 #define FIRST_PIECE 1000
 #define GROWTH 4
 #define SHRINKAGE 16
@@ -173,7 +173,8 @@ settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
 			tally->skipped++;
 		else
 		{
-			mill_dead_letter_write(ingest->pipeline->id, ingest->source->stream, batch->messages[i], batch->errors[i]);
+			mill_dead_letter_write(ingest->pipeline->id, ingest->source->stream, batch->messages[i],
+								   batch->errors[i]);
 			tally->dead++;
 		}
 	}
@@ -204,8 +205,8 @@ stop_at(MillIngest *ingest, int i)
 
 	stop_pipeline(ingest, mill_pipeline_fail,
 				  psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
-						   ingest->source->stream->layout.topic, message->partition, (long long) message->offset,
-						   ingest->batch.errors[i]->message));
+						   ingest->source->stream->layout.topic, message->partition,
+						   (long long) message->offset, ingest->batch.errors[i]->message));
 }
 
 /* max_errors is passed. */
@@ -323,11 +324,13 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 		error = CopyErrorData();
 		ingest->batch.decoder = NULL;
 		stop_clock();
-		expired = error->sqlerrcode == ERRCODE_QUERY_CANCELED && piece_expired && ingest->applying_rows;
+		expired = error->sqlerrcode == ERRCODE_QUERY_CANCELED && piece_expired &&
+				  ingest->applying_rows;
 		piece_expired = false;
-		if (!expired &&
-			(mill_error_is_transient(error->sqlerrcode) ? *tries >= TRIES
-														: isolate || !ingest->applying_rows || mill_error_is_environment(error->sqlerrcode)))
+		if (!expired && (mill_error_is_transient(error->sqlerrcode)
+							 ? *tries >= TRIES
+							 : isolate || !ingest->applying_rows ||
+								   mill_error_is_environment(error->sqlerrcode)))
 			PG_RE_THROW();
 		ingest->applying_rows = false;
 		FlushErrorState();
@@ -361,7 +364,8 @@ report_piece(MillIngest *ingest, int count)
 	if (count == 0 || ingest->piece >= ingest->pipeline->batch_rows)
 		return;
 	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
-					 psprintf("applying %d messages since %s", count, timestamptz_to_str(GetCurrentTimestamp())));
+					 psprintf("applying %d messages since %s", count,
+							  timestamptz_to_str(GetCurrentTimestamp())));
 }
 
 /* The length of the next piece, after one of so many messages took so long. */
@@ -388,11 +392,13 @@ mill_apply(MillIngest *ingest)
 	Assert(!IsTransactionState());
 	if (ingest->piece == 0)
 		ingest->piece = Min(FIRST_PIECE, ingest->pipeline->batch_rows);
-	batch->errors = MemoryContextAllocZero(batch->context, sizeof(*batch->errors) * (batch->count + 1));
+	batch->errors = MemoryContextAllocZero(batch->context,
+										   sizeof(*batch->errors) * (batch->count + 1));
 	batch->deletes = MemoryContextAllocZero(batch->context, sizeof(bool) * (batch->count + 1));
 	do
 	{
-		int last = Min(first + (isolate ? Min(ingest->piece, MILL_PIECE) : ingest->piece), batch->count);
+		int last = Min(first + (isolate ? Min(ingest->piece, MILL_PIECE) : ingest->piece),
+					   batch->count);
 		instr_time start, took;
 
 		report_piece(ingest, last - first);

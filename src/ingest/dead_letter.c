@@ -82,7 +82,9 @@ keep_part(const MillMessage *message, MillPart part, const char *data, int lengt
 	}
 	else if (length > MILL_KEPT_BYTES)
 	{
-		kept.length = part == MILL_PART_HEADERS ? mill_headers_fitting(data, length, MILL_KEPT_BYTES) : MILL_KEPT_BYTES;
+		kept.length = part == MILL_PART_HEADERS
+						  ? mill_headers_fitting(data, length, MILL_KEPT_BYTES)
+						  : MILL_KEPT_BYTES;
 		hash(data, length, kept.sha256);
 	}
 	return kept;
@@ -101,8 +103,9 @@ describe_cuts(const Kept *parts, const char *detail)
 	{
 		if (parts[i].before == parts[i].length)
 			continue;
-		appendStringInfo(&text, "%sThe %s had %lld bytes, the first %d are kept; the SHA-256 is ", text.len ? " " : "",
-						 names[i], (long long) parts[i].before, parts[i].length);
+		appendStringInfo(&text, "%sThe %s had %lld bytes, the first %d are kept; the SHA-256 is ",
+						 text.len ? " " : "", names[i], (long long) parts[i].before,
+						 parts[i].length);
 		for (int j = 0; j < PG_SHA256_DIGEST_LENGTH; j++)
 			appendStringInfo(&text, "%02x", parts[i].sha256[j]);
 		appendStringInfoChar(&text, '.');
@@ -118,19 +121,22 @@ put_text(Datum *values, char *nulls, int i, const char *text)
 }
 
 void
-mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessage *message, const MillDecodeError *error)
+mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessage *message,
+					   const MillDecodeError *error)
 {
-	static MillStatement insert = {
-		.sql = "INSERT INTO mill_catalog.dead_letter (pipeline_id, topic, partition, kafka_offset, key, value, headers,"
-			   " timestamp_ms, timestamp_type, truncated, sqlstate, message, detail, produced_at, hint, column_name)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-		.nargs = 16,
-		.types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID, INT4OID, BOOLOID,
-				  TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
-	Kept parts[MILL_PARTS] = {
-		keep_part(message, MILL_PART_KEY, mill_message_key(message), message->key_length),
-		keep_part(message, MILL_PART_VALUE, mill_message_value(message), message->value_length),
-		keep_part(message, MILL_PART_HEADERS, mill_message_headers(message), message->headers_length)};
+	static MillStatement insert =
+		{.sql = "INSERT INTO mill_catalog.dead_letter (pipeline_id, topic, partition, kafka_offset, key, value, headers,"
+				" timestamp_ms, timestamp_type, truncated, sqlstate, message, detail, produced_at, hint, column_name)"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+		 .nargs = 16,
+		 .types = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, INT8OID,
+				   INT4OID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID}};
+	Kept parts[MILL_PARTS] = {keep_part(message, MILL_PART_KEY, mill_message_key(message),
+										message->key_length),
+							  keep_part(message, MILL_PART_VALUE, mill_message_value(message),
+										message->value_length),
+							  keep_part(message, MILL_PART_HEADERS, mill_message_headers(message),
+										message->headers_length)};
 	const char *detail = describe_cuts(parts, error->detail);
 	bool cut = false;
 	Datum values[16] = {0};
@@ -192,7 +198,8 @@ rebuild_message(MemoryContext context, int row)
 	const char *key = bytes_of(row, 4, &key_length);
 	const char *value = bytes_of(row, 5, &value_length);
 	const char *headers = bytes_of(row, 6, &headers_length);
-	Size size = MILL_PAD(sizeof(MillMessage) + Max(key_length, 0) + Max(value_length, 0) + Max(headers_length, 0));
+	Size size = MILL_PAD(sizeof(MillMessage) + Max(key_length, 0) + Max(value_length, 0) +
+						 Max(headers_length, 0));
 	MillMessage *message = MemoryContextAllocZero(context, size);
 
 	message->size = size;
@@ -224,7 +231,8 @@ read_guard(int row, TransactionId begun)
 	guard.begun = begun;
 	guard.deletes_since = DatumGetInt64(mill_value(row, 10, NULL)) >= written_by;
 	/* Too long ago to be compared with a row's xmin. */
-	if (guard.known && U64FromFullTransactionId(ReadNextFullTransactionId()) - (uint64) written_by > PG_INT32_MAX)
+	if (guard.known &&
+		U64FromFullTransactionId(ReadNextFullTransactionId()) - (uint64) written_by > PG_INT32_MAX)
 		guard.known = false;
 	return guard;
 }
@@ -233,13 +241,14 @@ read_guard(int row, TransactionId begun)
 static int64 *
 read_letters(int64 pipeline, int64 after, MillBatch *batch, TransactionId begun, MillGuard **guards)
 {
-	static MillStatement read = {
-		.sql = "SELECT id, partition, kafka_offset, key, value, headers,"
-			   " timestamp_ms, timestamp_type, written_by::text::int8,"
-			   " coalesce((SELECT max(o.deleted_by::text::int8) FROM mill_catalog.pipeline_offset o WHERE o.pipeline_id = $1), 0)"
-			   " FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
-		.nargs = 3,
-		.types = {INT8OID, INT8OID, INT4OID}};
+	static MillStatement read =
+		{.sql =
+			 "SELECT id, partition, kafka_offset, key, value, headers,"
+			 " timestamp_ms, timestamp_type, written_by::text::int8,"
+			 " coalesce((SELECT max(o.deleted_by::text::int8) FROM mill_catalog.pipeline_offset o WHERE o.pipeline_id = $1), 0)"
+			 " FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id > $2 AND NOT truncated ORDER BY id LIMIT $3 FOR UPDATE",
+		 .nargs = 3,
+		 .types = {INT8OID, INT8OID, INT4OID}};
 	Datum values[3] = {Int64GetDatum(pipeline), Int64GetDatum(after), Int32GetDatum(RETRY_BATCH)};
 	int count = mill_run(&read, SPI_OK_SELECT, values, NULL);
 	int64 *ids = MemoryContextAlloc(batch->context, sizeof(int64) * (count + 1));
@@ -262,15 +271,14 @@ read_letters(int64 pipeline, int64 after, MillBatch *batch, TransactionId begun,
 static int64
 settle_letters(const MillBatch *batch, const int64 *ids)
 {
-	static MillStatement remove = {
-		.sql = "DELETE FROM mill_catalog.dead_letter WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
-	static MillStatement keep = {
-		.sql = "UPDATE mill_catalog.dead_letter SET retried_at = clock_timestamp(), sqlstate = $2, message = $3, detail = $4,"
-			   " hint = $5, column_name = $6 WHERE id = $1",
-		.nargs = 6,
-		.types = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
+	static MillStatement remove = {.sql = "DELETE FROM mill_catalog.dead_letter WHERE id = $1",
+								   .nargs = 1,
+								   .types = {INT8OID}};
+	static MillStatement keep =
+		{.sql = "UPDATE mill_catalog.dead_letter SET retried_at = clock_timestamp(), sqlstate = $2, message = $3, detail = $4,"
+				" hint = $5, column_name = $6 WHERE id = $1",
+		 .nargs = 6,
+		 .types = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}};
 	int64 gone = 0;
 
 	for (int i = 0; i < batch->count; i++)
@@ -298,10 +306,10 @@ settle_letters(const MillBatch *batch, const int64 *ids)
 static void
 tell_cut(int64 pipeline)
 {
-	static MillStatement count = {
-		.sql = "SELECT count(*) FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND truncated",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement count =
+		{.sql = "SELECT count(*) FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND truncated",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 	Datum id = Int64GetDatum(pipeline);
 	int64 cut;
 
@@ -310,8 +318,10 @@ tell_cut(int64 pipeline)
 	if (cut > 0)
 		ereport(NOTICE,
 				(errmsg_plural("%lld dead letter is cut and cannot be retried",
-							   "%lld dead letters are cut and cannot be retried", cut, (long long) cut),
-				 errhint("Raise the stream's option \"max_message_bytes\" and read them again from the topic, with mill.seek.")));
+							   "%lld dead letters are cut and cannot be retried", cut,
+							   (long long) cut),
+				 errhint(
+					 "Raise the stream's option \"max_message_bytes\" and read them again from the topic, with mill.seek.")));
 }
 
 /* A retry: what is run as the pipeline's owner, whoever calls. */
@@ -329,8 +339,10 @@ prepare_letters(void *arg)
 	Retry *retry = arg;
 	const MillPipeline *p = retry->pipeline;
 
-	retry->source = mill_source_prepare(CurrentMemoryContext, p->owner, p->source, p->target, p->upsert, mill_pipeline_key_index(p));
-	mill_pipeline_check_rights(p->owner, p->source, retry->source->stream->layout.relid, p->target, p->upsert);
+	retry->source = mill_source_prepare(CurrentMemoryContext, p->owner, p->source, p->target,
+										p->upsert, mill_pipeline_key_index(p));
+	mill_pipeline_check_rights(p->owner, p->source, retry->source->stream->layout.relid, p->target,
+							   p->upsert);
 }
 
 static void
@@ -364,10 +376,10 @@ apply_letters(void *arg)
 static void
 lock_offsets(int64 pipeline)
 {
-	static MillStatement lock = {
-		.sql = "SELECT FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1 ORDER BY partition FOR UPDATE",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement lock =
+		{.sql = "SELECT FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1 ORDER BY partition FOR UPDATE",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 	Datum id = Int64GetDatum(pipeline);
 
 	mill_run(&lock, SPI_OK_SELECT, &id, NULL);
@@ -401,7 +413,8 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	mill_pipeline_check_relations(retry.pipeline);
 	mill_as_owner(retry.pipeline->owner, prepare_letters, &retry);
 	mill_source_take(retry.source, batch);
-	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters", ALLOCSET_DEFAULT_SIZES);
+	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters",
+										   ALLOCSET_DEFAULT_SIZES);
 
 	do
 	{
@@ -431,10 +444,10 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 Datum
 mill_delete_dead_letters(PG_FUNCTION_ARGS)
 {
-	static MillStatement delete = {
-		.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id = coalesce($2, id)",
-		.nargs = 2,
-		.types = {INT8OID, INT8OID}};
+	static MillStatement delete =
+		{.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND id = coalesce($2, id)",
+		 .nargs = 2,
+		 .types = {INT8OID, INT8OID}};
 	Datum values[2];
 	int64 gone;
 

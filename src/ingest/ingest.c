@@ -55,131 +55,6 @@
 
 extern PGDLLEXPORT void mill_ingest_main(Datum arg);
 
-static MillOnError
-error_policy(const MillIngest *ingest)
-{
-	const char *name = ingest->pipeline->on_error;
-
-	if (name == NULL)
-		return ingest->source->stream->on_error;
-	if (strcmp(name, "stop") == 0)
-		return MILL_ON_ERROR_STOP;
-	if (strcmp(name, "skip") == 0)
-		return MILL_ON_ERROR_SKIP;
-	return MILL_ON_ERROR_DEAD_LETTER;
-}
-
-/* Offsets are of one topic, which the source reads through one stream. */
-static void
-check_stream(MillIngest *ingest)
-{
-	const MillPipeline *pipeline = ingest->pipeline;
-	const MillStream *stream = ingest->source->stream;
-
-	const char *server = GetForeignServer(stream->serverid)->servername;
-
-	if (!pipeline->start_resolved || pipeline->topic == NULL)
-		return;
-	if (strcmp(pipeline->topic, stream->layout.topic) == 0)
-	{
-		/* A server may be renamed, but another stream may be of another server. */
-		if (stream->layout.relid == pipeline->stream || pipeline->server == NULL || strcmp(pipeline->server, server) == 0)
-			return;
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" reads topic \"%s\" of server \"%s\" now, and the offsets of pipeline \"%s\" are of server \"%s\"",
-						get_rel_name(stream->layout.relid), stream->layout.topic, server, pipeline->name, pipeline->server),
-				 errhint("Call mill.seek to say where to begin there, or let the source read the other stream again.")));
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("stream \"%s\" reads topic \"%s\" now, and the offsets of pipeline \"%s\" are of topic \"%s\"",
-					get_rel_name(stream->layout.relid), stream->layout.topic, pipeline->name, pipeline->topic),
-			 errhint("Call mill.seek to say where to begin in topic \"%s\", or let the source read topic \"%s\" again.",
-					 stream->layout.topic, pipeline->topic)));
-}
-
-/*
- * Was the gateway told something else than what holds now: where the brokers
- * are, with which credentials, the limit by which it cuts messages?
- */
-static bool
-gateway_is_outdated(const MillIngest *ingest)
-{
-	const MillStream *stream = ingest->source->stream;
-	List *properties;
-	int flags;
-
-	if (ingest->properties == NULL)
-		return false;
-	properties = mill_properties_of(stream->serverid, ingest->pipeline->owner, &flags);
-	return strcmp(mill_properties_text(properties, flags), ingest->properties) != 0 ||
-		   (ingest->max_message_bytes != 0 && ingest->max_message_bytes != stream->layout.max_message_bytes);
-}
-
-/*
- * Plan the source and bind the batch to it.  Also when DDL has changed
- * something; in a transaction, as the pipeline's owner.
- */
-void
-mill_ingest_prepare(MillIngest *ingest)
-{
-	MillPipeline *pipeline = ingest->pipeline;
-	MemoryContext old;
-
-	Assert(IsTransactionState() && GetUserId() == pipeline->owner);
-	if (ingest->source)
-		MemoryContextDelete(ingest->source->context);
-	ingest->source = NULL;
-	ingest->fields = NULL;
-	mill_pipeline_check_relations(pipeline);
-	ingest->source = mill_source_prepare(ingest->source_parent, pipeline->owner, pipeline->source, pipeline->target,
-										 pipeline->upsert, mill_pipeline_key_index(pipeline));
-	check_stream(ingest);
-	old = MemoryContextSwitchTo(ingest->source->context);
-	ingest->fields = mill_fields_create(ingest->source->stream);
-	MemoryContextSwitchTo(old);
-	ingest->on_error = error_policy(ingest);
-	ingest->restart = gateway_is_outdated(ingest);
-	mill_source_take(ingest->source, &ingest->batch);
-}
-
-static void
-prepare_first(void *arg)
-{
-	MillIngest *ingest = arg;
-
-	mill_ingest_prepare(ingest);
-	mill_pipeline_check_rights(GetUserId(), ingest->pipeline->source, ingest->source->stream->layout.relid,
-							   ingest->pipeline->target, ingest->pipeline->upsert);
-}
-
-static void
-prepare_again(void *arg)
-{
-	MillIngest *ingest = arg;
-
-	if (!mill_source_is_valid(ingest->source))
-		mill_ingest_prepare(ingest);
-}
-
-/*
- * Has DDL changed what we are to do?  Then it shows at once whether that can
- * still be done, and not with the next message.
- */
-static void
-look_at_source(MillIngest *ingest)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!TimestampDifferenceExceeds(ingest->looked_at, now, LOOK_INTERVAL) && ingest->looked_at <= now)
-		return;
-	ingest->looked_at = now;
-	mill_xact_begin("looking for changes");
-	mill_as_owner(ingest->pipeline->owner, prepare_again, ingest);
-	mill_xact_commit();
-}
-
 /*
  * Read the pipeline's row and plan its source.  False if there is nothing to
  * do.
@@ -203,10 +78,13 @@ load(MillIngest *ingest, int64 id)
 		mill_xact_commit();
 		return false;
 	}
-	mill_as_owner(ingest->pipeline->owner, prepare_first, ingest);
+	mill_as_owner(ingest->pipeline->owner, mill_ingest_prepare_first, ingest);
 	mill_xact_commit();
-	ingest->applying = MemoryContextStrdup(ingest->source_parent, psprintf("applying a batch of pipeline %s", ingest->pipeline->name));
-	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
+	ingest->applying = MemoryContextStrdup(ingest->source_parent,
+										   psprintf("applying a batch of pipeline %s",
+													ingest->pipeline->name));
+	SetConfigOption("synchronous_commit", ingest->pipeline->sync ? "on" : "off", PGC_SUSET,
+					PGC_S_OVERRIDE);
 	return true;
 }
 
@@ -226,7 +104,9 @@ start_gateway(MillIngest *ingest)
 
 	MemoryContextSwitchTo(ingest->source_parent);
 	ingest->gateway = mill_gateway_start(properties, flags, ingest->pipeline->fetch_bytes);
-	ingest->topic_partitions = mill_gateway_partitions(ingest->gateway, ingest->source->stream->layout.topic, ANSWER_TIMEOUT);
+	ingest->topic_partitions = mill_gateway_partitions(ingest->gateway,
+													   ingest->source->stream->layout.topic,
+													   ANSWER_TIMEOUT);
 }
 
 static void
@@ -244,7 +124,8 @@ assign(MillIngest *ingest)
 		assignments[i].end = -1;
 	}
 	ingest->max_message_bytes = ingest->source->stream->layout.max_message_bytes;
-	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions, ingest->max_message_bytes);
+	mill_gateway_assign(ingest->gateway, assignments, ingest->npartitions,
+						ingest->max_message_bytes);
 }
 
 static MillPartition *
@@ -296,8 +177,9 @@ grow_batch(MillIngest *ingest)
 	int room = ingest->capacity ? ingest->capacity * 2 : 4096;
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 
-	batch->messages = batch->messages ? repalloc_huge(batch->messages, sizeof(*batch->messages) * room)
-									  : palloc(sizeof(*batch->messages) * room);
+	batch->messages = batch->messages
+						  ? repalloc_huge(batch->messages, sizeof(*batch->messages) * room)
+						  : palloc(sizeof(*batch->messages) * room);
 	ingest->capacity = room;
 	MemoryContextSwitchTo(old);
 }
@@ -311,9 +193,11 @@ check_witness(MillIngest *ingest, const MillPartition *partition, const MillMess
 {
 	if (message->offset == partition->stored - 1 && partition->last_ms >= 0 &&
 		message->timestamp_ms != partition->last_ms)
-		fail_pipeline(ingest, psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
-									   " it was created again; call mill.seek to go on, or drop the pipeline",
-									   ingest->source->stream->layout.topic, partition->partition, (long long) message->offset));
+		fail_pipeline(ingest,
+					  psprintf("topic \"%s\", partition %d has another message at offset %lld than was read there;"
+							   " it was created again; call mill.seek to go on, or drop the pipeline",
+							   ingest->source->stream->layout.topic, partition->partition,
+							   (long long) message->offset));
 }
 
 /* Keep a frame's messages, in the order they came. */
@@ -419,27 +303,27 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 						  event.hint ? errhint("%s", event.hint) : 0));
 			ingest->trouble = true;
 			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
-							 event.detail ? psprintf("%s (%s)", event.message, event.detail) : event.message);
+							 event.detail ? psprintf("%s (%s)", event.message, event.detail)
+										  : event.message);
 			return false;
 		case MILL_EVENT_FORBIDDEN:
 			mill_gateway_raise(&event, ERRCODE_INSUFFICIENT_PRIVILEGE);
 		case MILL_EVENT_FATAL:
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("kafka client cannot go on"), errdetail_internal("%s", event.message),
-					 event.hint ? errhint("%s", event.hint) : 0));
+			ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka client cannot go on"),
+							errdetail_internal("%s", event.message),
+							event.hint ? errhint("%s", event.hint) : 0));
 			break;
 		case MILL_EVENT_TOPIC_GONE:
-			fail_pipeline(ingest, psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
-										   ingest->source->stream->layout.topic));
+			fail_pipeline(ingest,
+						  psprintf("topic \"%s\" was deleted; drop the pipeline, or call mill.seek if the topic was created again",
+								   ingest->source->stream->layout.topic));
 			return true;
 		case MILL_EVENT_OUT_OF_RANGE:
 			/* The next worker compares offsets and topic, and says it better. */
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("offset of partition %d is no longer in topic \"%s\"",
-							event.partition, ingest->source->stream->layout.topic),
-					 errdetail_internal("%s", event.message)));
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							errmsg("offset of partition %d is no longer in topic \"%s\"",
+								   event.partition, ingest->source->stream->layout.topic),
+							errdetail_internal("%s", event.message)));
 			break;
 	}
 	return false;
@@ -494,12 +378,16 @@ is_full(const MillIngest *ingest)
 {
 	const MillPipeline *pipeline = ingest->pipeline;
 
-	/* After a failure more is gathered than is applied at a time: what comes later may show whose fault it is. */
-	if (ingest->failures > 0 && ingest->batch.count < evidence(ingest) && ingest->batch_bytes < EVIDENCE_BYTES)
-		return ingest->batch_began != 0 && TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
-	return ingest->batch.count >= pipeline->batch_rows || ingest->batch_bytes >= pipeline->batch_bytes ||
+	/* After a failure more is gathered than is applied at a time: to see whose fault it is. */
+	if (ingest->failures > 0 && ingest->batch.count < evidence(ingest) &&
+		ingest->batch_bytes < EVIDENCE_BYTES)
+		return ingest->batch_began != 0 &&
+			   TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
+	return ingest->batch.count >= pipeline->batch_rows ||
+		   ingest->batch_bytes >= pipeline->batch_bytes ||
 		   (ingest->batch_began != 0 &&
-			TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), pipeline->max_wait_ms));
+			TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(),
+									   pipeline->max_wait_ms));
 }
 
 /* Take what is here, up to a batch; true if the worker is to end. */
@@ -558,12 +446,14 @@ report(MillIngest *ingest)
 	if (silence >= SILENCE_SHOWN)
 	{
 		state = MILL_STATE_DEGRADED;
-		reason = psprintf("the kafka gateway has given no sign of life for %d seconds", silence / 1000);
+		reason = psprintf("the kafka gateway has given no sign of life for %d seconds",
+						  silence / 1000);
 	}
 	else if (ingest->trouble)
 		return;
 	else if (ingest->fields_reason)
-		reason = psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason);
+		reason = psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading",
+						  ingest->fields_reason);
 	(void) mill_slot_get(mill_my_slot, &slot);
 	if (slot.state != state || strcmp(slot.reason, reason) != 0)
 		mill_slot_report(mill_my_slot, state, reason);
@@ -611,7 +501,7 @@ run(MillIngest *ingest)
 		else
 		{
 			MemoryContextSwitchTo(ingest->source_parent);
-			look_at_source(ingest);
+			mill_ingest_look_at_source(ingest);
 		}
 		report(ingest);
 		ingest->fetched = false;
@@ -687,13 +577,16 @@ fetch_less(MillIngest *ingest)
 		const MillPartition *p;
 		char *positions = reading_positions(ingest, &p);
 
-		error->detail = psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
-								 ingest->source->stream->layout.topic, positions);
-		error->hint = psprintf("Call mill.seek with an offset behind that batch, for example mill.seek('%s', '{\"%d\": %lld}').",
-							   ingest->pipeline->name, p->partition, (long long) p->position + 1);
+		error->detail =
+			psprintf("A single batch unpacks to more than that. Topic \"%s\" was being read: %s.",
+					 ingest->source->stream->layout.topic, positions);
+		error->hint =
+			psprintf("Call mill.seek with an offset behind that batch, for example mill.seek('%s', '{\"%d\": %lld}').",
+					 ingest->pipeline->name, p->partition, (long long) p->position + 1);
 		ReThrowError(error);
 	}
-	error->detail = psprintf("%s The next try fetches at most %d bytes at once.", error->detail, bytes);
+	error->detail = psprintf("%s The next try fetches at most %d bytes at once.", error->detail,
+							 bytes);
 	mill_xact_begin("fetching less");
 	SPI_connect();
 	mill_pipeline_fetch_less(ingest->pipeline->id, bytes);
@@ -754,8 +647,10 @@ ingest_body(int64 pipeline, int worker_no)
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 	ingest->worker_no = worker_no;
-	ingest->source_parent = AllocSetContextCreate(TopMemoryContext, "pg_mill ingest", ALLOCSET_DEFAULT_SIZES);
-	ingest->batch.context = AllocSetContextCreate(TopMemoryContext, "pg_mill batch", ALLOCSET_DEFAULT_SIZES);
+	ingest->source_parent = AllocSetContextCreate(TopMemoryContext, "pg_mill ingest",
+												  ALLOCSET_DEFAULT_SIZES);
+	ingest->batch.context = AllocSetContextCreate(TopMemoryContext, "pg_mill batch",
+												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(ingest->source_parent);
 
 	if (!load(ingest, pipeline))

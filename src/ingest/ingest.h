@@ -65,10 +65,16 @@ typedef struct MillIngest
 	bool too_many_bad; /* the pipeline is to be paused */
 } MillIngest;
 
-/* ---- ingest.c ---- */
+/* ---- prepare.c; all in a transaction, as the pipeline's owner ---- */
 
-/* Plan the source, anew if DDL changed something; in a transaction. */
+/* Plan the source, anew if DDL changed something. */
 extern void mill_ingest_prepare(MillIngest *ingest);
+
+/* The same at the worker's start, with a look at rights; arg is the MillIngest. */
+extern void mill_ingest_prepare_first(void *arg);
+
+/* Outside of a transaction: has DDL changed what is to be done?  From time to time. */
+extern void mill_ingest_look_at_source(MillIngest *ingest);
 
 /* ---- offsets.c ---- */
 

@@ -196,10 +196,12 @@ isolate(MillSource *source, MillBatch *batch, int first, int last, uint64 *recei
 	{
 		middle = trial.decoding >= 0 ? trial.decoding : first;
 		after = middle + 1;
-		keep_error(batch, middle, trial.error, trial.column, trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
+		keep_error(batch, middle, trial.error, trial.column,
+				   trial.decoding < 0 && !is_data_error(trial.error->sqlerrcode));
 	}
 	FreeErrorData(trial.error);
-	return isolate(source, batch, first, middle, received) + isolate(source, batch, after, last, received);
+	return isolate(source, batch, first, middle, received) +
+		   isolate(source, batch, after, last, received);
 }
 
 uint64
@@ -223,7 +225,8 @@ later_ones_pass(MillIngest *ingest, int from)
 	int step = (batch->count - from) / MILL_PIECE + 1;
 	bool passed = false;
 
-	for (int i = from + (int) pg_prng_uint64_range(&pg_global_prng_state, 0, step - 1); i < batch->count && !passed; i += step)
+	for (int i = from + (int) pg_prng_uint64_range(&pg_global_prng_state, 0, step - 1);
+		 i < batch->count && !passed; i += step)
 	{
 		Trial trial;
 
@@ -245,7 +248,8 @@ later_ones_pass(MillIngest *ingest, int from)
 static bool
 is_unknown_name(int sqlerrcode)
 {
-	return sqlerrcode == ERRCODE_UNDEFINED_TABLE || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
+	return sqlerrcode == ERRCODE_UNDEFINED_TABLE || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
+		   sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
 }
 
 /* The error of a message as the pipeline's, which says where it was met. */
@@ -254,16 +258,20 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
 	const MillDecodeError *error = ingest->batch.errors[i];
-	char *place = psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
-						   ingest->source->stream->layout.topic, message->partition, (long long) message->offset);
+	char *place =
+		psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
+				 ingest->source->stream->layout.topic, message->partition,
+				 (long long) message->offset);
 
 	ereport(ERROR,
-			(errcode(error->sqlerrcode),
-			 errmsg_internal("%s", error->message),
-			 errdetail_internal("%s%s%s", error->detail ? error->detail : "", error->detail ? " " : "", place),
+			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
+			 errdetail_internal("%s%s%s", error->detail ? error->detail : "",
+								error->detail ? " " : "", place),
 			 error->hint ? errhint("%s", error->hint) : 0,
 			 !error->hint && is_unknown_name(error->sqlerrcode)
-				 ? errhint("Workers run with search_path " MILL_SEARCH_PATH ": qualify names in triggers, defaults and views, or SET search_path for their functions.")
+				 ? errhint(
+					   "Workers run with search_path " MILL_SEARCH_PATH
+					   ": qualify names in triggers, defaults and views, or SET search_path for their functions.")
 				 : 0));
 }
 

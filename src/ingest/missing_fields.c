@@ -51,7 +51,8 @@ mill_fields_create(const MillStream *stream)
 		const MillColumn *column = &stream->layout.columns[i];
 
 		/* Of paths only those of one name. */
-		if (column->kind == MILL_COLUMN_FIELD && column->field && strpbrk(column->field, ".[]\"") == NULL)
+		if (column->kind == MILL_COLUMN_FIELD && column->field &&
+			strpbrk(column->field, ".[]\"") == NULL)
 			fields->names[fields->count++] = column->field;
 	}
 	fields->missing = fields->count;
@@ -116,7 +117,8 @@ mill_fields_look(MillFields *fields, const MillBatch *batch)
 		const char *position = NULL;
 
 		if (message->value_length < 0 || message->flags != 0 ||
-			!mill_json_check(mill_message_value(message), message->value_length, &value, &fault) || value.kind != MILL_JSON_OBJECT)
+			!mill_json_check(mill_message_value(message), message->value_length, &value, &fault) ||
+			value.kind != MILL_JSON_OBJECT)
 			continue;
 		fields->messages++;
 		while (mill_json_next(&value, &position, &key, &item))
@@ -137,8 +139,9 @@ mill_fields_reason(const MillFields *fields)
 	for (int i = 0; i < fields->count; i++)
 	{
 		if (!fields->seen[i] && fields->like[i])
-			appendStringInfo(&text, "%sfield \"%s\" was in none of %lld messages; \"%s\" was", text.len ? "; " : "",
-							 fields->names[i], (long long) fields->messages, fields->like[i]);
+			appendStringInfo(&text, "%sfield \"%s\" was in none of %lld messages; \"%s\" was",
+							 text.len ? "; " : "", fields->names[i], (long long) fields->messages,
+							 fields->like[i]);
 	}
 	return text.len > 0 ? text.data : NULL;
 }

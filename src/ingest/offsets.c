@@ -35,7 +35,8 @@ int4_array(Datum *values, int count)
 static Datum
 int8_array(Datum *values, int count)
 {
-	return PointerGetDatum(construct_array(values, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return PointerGetDatum(
+		construct_array(values, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /* ---- when a worker starts ---- */
@@ -62,15 +63,14 @@ ask_broker(MillIngest *ingest, TopicOffsets *topic)
 	for (int i = 0; i < topic->count; i++)
 	{
 		if (topic->marks[i].error != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not get the offsets of topic \"%s\", partition %d",
-							ingest->source->stream->layout.topic, i),
-					 errdetail("The broker's error code is %d.", topic->marks[i].error)));
+			ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
+							errmsg("could not get the offsets of topic \"%s\", partition %d",
+								   ingest->source->stream->layout.topic, i),
+							errdetail("The broker's error code is %d.", topic->marks[i].error)));
 	}
 	if (!ingest->pipeline->start_resolved)
-		mill_position_resolve(ingest->pipeline->start, ingest->gateway, partitions, topic->start, topic->count,
-							  ANSWER_TIMEOUT);
+		mill_position_resolve(ingest->pipeline->start, ingest->gateway, partitions, topic->start,
+							  topic->count, ANSWER_TIMEOUT);
 }
 
 /*
@@ -80,33 +80,35 @@ ask_broker(MillIngest *ingest, TopicOffsets *topic)
 static void
 place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 {
-	static MillStatement insert = {
-		.sql = "INSERT INTO mill_catalog.pipeline_offset AS o (pipeline_id, partition, next_offset)"
-			   " SELECT $1, n.partition, CASE WHEN $4 AND n.start >= 0 THEN n.start ELSE n.low END"
-			   " FROM unnest($2, $3, $5) AS n (partition, low, start)"
-			   " ON CONFLICT (pipeline_id, partition) DO NOTHING",
-		.nargs = 5,
-		.types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID, BOOLOID, INT8ARRAYOID}};
-	static MillStatement forget = {
-		.sql = "DELETE FROM mill_catalog.pipeline_offset o USING mill_catalog.pipeline p"
-			   " WHERE o.pipeline_id = $1 AND p.id = $1 AND (p.topic <> $2 OR p.server <> $3)",
-		.nargs = 3,
-		.types = {INT8OID, TEXTOID, TEXTOID}};
-	static MillStatement move = {
-		.sql = "UPDATE mill_catalog.pipeline_offset o SET next_offset = CASE WHEN n.start >= 0 THEN n.start ELSE b.before END,"
-			   " last_message_ms = CASE WHEN n.start >= 0 THEN NULL ELSE last_message_ms END,"
-			   " offsets_skipped = offsets_skipped + CASE WHEN n.start > b.before THEN n.start - b.before ELSE 0 END"
-			   " FROM unnest($2, $3) AS n (partition, start),"
-			   " LATERAL (SELECT CASE WHEN x.next_offset < 0 THEN -1 - x.next_offset ELSE x.next_offset END AS before"
-			   "  FROM mill_catalog.pipeline_offset x WHERE x.pipeline_id = $1 AND x.partition = n.partition) b"
-			   " WHERE o.pipeline_id = $1 AND o.partition = n.partition",
-		.nargs = 3,
-		.types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID}};
-	static MillStatement resolved = {
-		.sql = "UPDATE mill_catalog.pipeline SET start_resolved = true, topic = $2, server = $3, stream = $4 WHERE id = $1"
-			   " AND (NOT start_resolved OR topic IS DISTINCT FROM $2 OR server IS DISTINCT FROM $3 OR stream <> $4)",
-		.nargs = 4,
-		.types = {INT8OID, TEXTOID, TEXTOID, REGCLASSOID}};
+	static MillStatement insert =
+		{.sql = "INSERT INTO mill_catalog.pipeline_offset AS o (pipeline_id, partition, next_offset)"
+				" SELECT $1, n.partition, CASE WHEN $4 AND n.start >= 0 THEN n.start ELSE n.low END"
+				" FROM unnest($2, $3, $5) AS n (partition, low, start)"
+				" ON CONFLICT (pipeline_id, partition) DO NOTHING",
+		 .nargs = 5,
+		 .types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID, BOOLOID, INT8ARRAYOID}};
+	static MillStatement forget =
+		{.sql = "DELETE FROM mill_catalog.pipeline_offset o USING mill_catalog.pipeline p"
+				" WHERE o.pipeline_id = $1 AND p.id = $1 AND (p.topic <> $2 OR p.server <> $3)",
+		 .nargs = 3,
+		 .types = {INT8OID, TEXTOID, TEXTOID}};
+	static MillStatement move =
+		{.sql =
+			 "UPDATE mill_catalog.pipeline_offset o SET next_offset = CASE WHEN n.start >= 0 THEN n.start ELSE b.before END,"
+			 " last_message_ms = CASE WHEN n.start >= 0 THEN NULL ELSE last_message_ms END,"
+			 " offsets_skipped = offsets_skipped + CASE WHEN n.start > b.before THEN n.start - b.before ELSE 0 END"
+			 " FROM unnest($2, $3) AS n (partition, start),"
+			 " LATERAL (SELECT CASE WHEN x.next_offset < 0 THEN -1 - x.next_offset ELSE x.next_offset END AS before"
+			 "  FROM mill_catalog.pipeline_offset x WHERE x.pipeline_id = $1 AND x.partition = n.partition) b"
+			 " WHERE o.pipeline_id = $1 AND o.partition = n.partition",
+		 .nargs = 3,
+		 .types = {INT8OID, INT4ARRAYOID, INT8ARRAYOID}};
+	static MillStatement resolved =
+		{.sql =
+			 "UPDATE mill_catalog.pipeline SET start_resolved = true, topic = $2, server = $3, stream = $4 WHERE id = $1"
+			 " AND (NOT start_resolved OR topic IS DISTINCT FROM $2 OR server IS DISTINCT FROM $3 OR stream <> $4)",
+		 .nargs = 4,
+		 .types = {INT8OID, TEXTOID, TEXTOID, REGCLASSOID}};
 	Datum *partitions = palloc(sizeof(Datum) * (topic->count + 1));
 	Datum *lows = palloc(sizeof(Datum) * (topic->count + 1));
 	Datum *starts = palloc(sizeof(Datum) * (topic->count + 1));
@@ -132,8 +134,13 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 		mill_run(&move, SPI_OK_UPDATE, (Datum[]){id, partition_array, start_array}, NULL);
 	}
 	mill_run(&insert, SPI_OK_INSERT,
-			 (Datum[]){id, partition_array, int8_array(lows, topic->count), BoolGetDatum(resolve), start_array}, NULL);
-	mill_run(&resolved, SPI_OK_UPDATE, (Datum[]){id, topic_name, server_name, ObjectIdGetDatum(ingest->source->stream->layout.relid)}, NULL);
+			 (Datum[]){id, partition_array, int8_array(lows, topic->count), BoolGetDatum(resolve),
+					   start_array},
+			 NULL);
+	mill_run(&resolved, SPI_OK_UPDATE,
+			 (Datum[]){id, topic_name, server_name,
+					   ObjectIdGetDatum(ingest->source->stream->layout.relid)},
+			 NULL);
 }
 
 /* Why a position that a user gave is none in this topic, or NULL. */
@@ -177,16 +184,17 @@ misfit(const char *topic, const MillPartition *p)
 static char *
 load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 {
-	static MillStatement read = {
-		.sql = "SELECT partition, next_offset, coalesce(last_message_ms, -1) FROM mill_catalog.pipeline_offset"
-			   " WHERE pipeline_id = $1 AND partition % $2 = $3 ORDER BY partition",
-		.nargs = 3,
-		.types = {INT8OID, INT4OID, INT4OID}};
-	Datum values[3] = {Int64GetDatum(ingest->pipeline->id), Int32GetDatum(ingest->pipeline->workers),
-					   Int32GetDatum(ingest->worker_no)};
+	static MillStatement read =
+		{.sql = "SELECT partition, next_offset, coalesce(last_message_ms, -1) FROM mill_catalog.pipeline_offset"
+				" WHERE pipeline_id = $1 AND partition % $2 = $3 ORDER BY partition",
+		 .nargs = 3,
+		 .types = {INT8OID, INT4OID, INT4OID}};
+	Datum values[3] = {Int64GetDatum(ingest->pipeline->id),
+					   Int32GetDatum(ingest->pipeline->workers), Int32GetDatum(ingest->worker_no)};
 	uint64 rows = mill_run(&read, SPI_OK_SELECT, values, NULL);
 
-	ingest->partitions = MemoryContextAllocZero(ingest->source_parent, sizeof(MillPartition) * (rows + 1));
+	ingest->partitions = MemoryContextAllocZero(ingest->source_parent,
+												sizeof(MillPartition) * (rows + 1));
 	ingest->npartitions = 0;
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -313,13 +321,13 @@ collect_moves(const MillIngest *ingest, int first, int last)
 bool
 mill_offsets_lock(MillIngest *ingest, int first, int last)
 {
-	static MillStatement lock = {
-		.sql = "SELECT FROM mill_catalog.pipeline_offset o"
-			   " JOIN unnest($3, $4) AS b (partition, next_offset) ON b.partition = o.partition AND b.next_offset = o.next_offset"
-			   " JOIN mill_catalog.pipeline p ON p.id = o.pipeline_id"
-			   " WHERE o.pipeline_id = $1 AND p.version = $2 ORDER BY o.partition FOR UPDATE OF o",
-		.nargs = 4,
-		.types = {INT8OID, INT8OID, INT4ARRAYOID, INT8ARRAYOID}};
+	static MillStatement lock =
+		{.sql = "SELECT FROM mill_catalog.pipeline_offset o"
+				" JOIN unnest($3, $4) AS b (partition, next_offset) ON b.partition = o.partition AND b.next_offset = o.next_offset"
+				" JOIN mill_catalog.pipeline p ON p.id = o.pipeline_id"
+				" WHERE o.pipeline_id = $1 AND p.version = $2 ORDER BY o.partition FOR UPDATE OF o",
+		 .nargs = 4,
+		 .types = {INT8OID, INT8OID, INT4ARRAYOID, INT8ARRAYOID}};
 	Move *moves = collect_moves(ingest, first, last);
 	Datum *partitions = palloc(sizeof(Datum) * (ingest->npartitions + 1));
 	Datum *stored = palloc(sizeof(Datum) * (ingest->npartitions + 1));
@@ -352,19 +360,21 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 	 * good as nothing is 0: float8 raises an error where it would underflow,
 	 * and a figure must never fail a batch.
 	 */
-	static MillStatement store = {
-		.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = $3, rows_read = rows_read + $4, low_offset = $5,"
-			   " last_message_ms = $11, deleted_by = CASE WHEN $12 THEN pg_current_xact_id() ELSE deleted_by END,"
-			   " high_offset = $6, last_event_at = coalesce($7, last_event_at), rows_written = rows_written + $8,"
-			   " rows_skipped = rows_skipped + $9, dead_letters = dead_letters + $10,"
-			   " last_commit_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE last_commit_at END,"
-			   " rows_per_second = (SELECT CASE WHEN rows_per_second > 1e-6 THEN rows_per_second * exp(-dt / 2) ELSE 0 END"
-			   "   + $4 / dt * (1 - exp(-dt / 2))"
-			   "  FROM (SELECT least(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit_at, '2000-01-01'))::float8,"
-			   "   1e-3), 100) AS dt) d)"
-			   " WHERE pipeline_id = $1 AND partition = $2",
-		.nargs = 12,
-		.types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID, BOOLOID}};
+	static MillStatement store =
+		{.sql =
+			 "UPDATE mill_catalog.pipeline_offset SET next_offset = $3, rows_read = rows_read + $4, low_offset = $5,"
+			 " last_message_ms = $11, deleted_by = CASE WHEN $12 THEN pg_current_xact_id() ELSE deleted_by END,"
+			 " high_offset = $6, last_event_at = coalesce($7, last_event_at), rows_written = rows_written + $8,"
+			 " rows_skipped = rows_skipped + $9, dead_letters = dead_letters + $10,"
+			 " last_commit_at = CASE WHEN $4 > 0 THEN clock_timestamp() ELSE last_commit_at END,"
+			 " rows_per_second = (SELECT CASE WHEN rows_per_second > 1e-6 THEN rows_per_second * exp(-dt / 2) ELSE 0 END"
+			 "   + $4 / dt * (1 - exp(-dt / 2))"
+			 "  FROM (SELECT least(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_commit_at, '2000-01-01'))::float8,"
+			 "   1e-3), 100) AS dt) d)"
+			 " WHERE pipeline_id = $1 AND partition = $2",
+		 .nargs = 12,
+		 .types = {INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID,
+				   INT8OID, INT8OID, INT8OID, BOOLOID}};
 	Move *moves = collect_moves(ingest, first, last);
 	MillTally counted = *tally;
 
@@ -407,9 +417,10 @@ mill_offsets_committed(MillIngest *ingest, int last)
 	for (int i = 0; i < last; i++)
 	{
 		const MillMessage *message = ingest->batch.messages[i];
+		MillPartition *p = &ingest->partitions[message->partition / ingest->pipeline->workers];
 
-		Assert(ingest->partitions[message->partition / ingest->pipeline->workers].partition == message->partition);
-		ingest->partitions[message->partition / ingest->pipeline->workers].stored = message->offset + 1;
+		Assert(p->partition == message->partition);
+		p->stored = message->offset + 1;
 	}
 	if (last < ingest->batch.count)
 		return;

@@ -21,11 +21,11 @@
 #include "core/xact.h"
 #include "ingest/pipeline.h"
 
-#define PIPELINE_COLUMNS                                                                      \
-	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                            \
-	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"                  \
-	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes,"        \
-	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server," \
+#define PIPELINE_COLUMNS                                                                           \
+	"id, name, owner::oid, source::oid, stream::oid, target::oid,"                                 \
+	" mode = 'upsert', key_index, start_position, start_resolved, on_error,"                       \
+	" coalesce(max_errors, 0), durability = 'sync', workers, batch_rows, batch_bytes,"             \
+	" (EXTRACT(epoch FROM max_wait) * 1000)::int4, enabled, failure, version, topic, server,"      \
 	" coalesce(fetch_bytes, 0)"
 
 static char *
@@ -52,7 +52,8 @@ mill_pipeline_key_index(const MillPipeline *pipeline)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the key index \"%s\" no longer exists", pipeline->key_index),
-				 errhint("Create a unique index of that name, or drop the pipeline and create it anew.")));
+				 errhint(
+					 "Create a unique index of that name, or drop the pipeline and create it anew.")));
 	return index;
 }
 
@@ -102,14 +103,14 @@ callers_context(void)
 MillPipeline *
 mill_pipeline_by_id(int64 id, bool lock)
 {
-	static MillStatement read = {
-		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
-	static MillStatement read_and_lock = {
-		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1 FOR UPDATE",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement read = {.sql = "SELECT " PIPELINE_COLUMNS
+										" FROM mill_catalog.pipeline WHERE id = $1",
+								 .nargs = 1,
+								 .types = {INT8OID}};
+	static MillStatement read_and_lock =
+		{.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE id = $1 FOR UPDATE",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 	Datum values[1] = {Int64GetDatum(id)};
 
 	if (mill_run(lock ? &read_and_lock : &read, SPI_OK_SELECT, values, NULL) == 0)
@@ -123,22 +124,20 @@ mill_pipeline_by_id(int64 id, bool lock)
 MillPipeline *
 mill_pipeline_by_name(const char *name)
 {
-	static MillStatement read = {
-		.sql = "SELECT " PIPELINE_COLUMNS " FROM mill_catalog.pipeline WHERE name = $1 FOR UPDATE",
-		.nargs = 1,
-		.types = {TEXTOID}};
+	static MillStatement read = {.sql = "SELECT " PIPELINE_COLUMNS
+										" FROM mill_catalog.pipeline WHERE name = $1 FOR UPDATE",
+								 .nargs = 1,
+								 .types = {TEXTOID}};
 	Datum values[1] = {CStringGetTextDatum(name)};
 	MillPipeline *p;
 
 	if (mill_run(&read, SPI_OK_SELECT, values, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("pipeline \"%s\" does not exist", name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("pipeline \"%s\" does not exist", name)));
 	p = read_pipeline(callers_context());
 	if (!has_privs_of_role(GetUserId(), p->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of pipeline \"%s\"", name)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of pipeline \"%s\"", name)));
 	return p;
 }
 
@@ -149,12 +148,14 @@ mill_pipeline_check_relations(const MillPipeline *pipeline)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the source of pipeline \"%s\" no longer exists", pipeline->name),
-				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., source => ...).")));
+				 errhint(
+					 "Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., source => ...).")));
 	if (get_rel_name(pipeline->target) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the target of pipeline \"%s\" no longer exists", pipeline->name),
-				 errhint("Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., target => ...).")));
+				 errhint(
+					 "Name another one, and the pipeline goes on from its offsets: mill.alter_pipeline(..., target => ...).")));
 }
 
 static void
@@ -169,11 +170,11 @@ set_rest(MillStatement *statement, int64 id, const char *reason)
 void
 mill_pipeline_fail(int64 id, const char *failure)
 {
-	static MillStatement statement = {
-		.sql = "UPDATE mill_catalog.pipeline SET failure = $2, state_at = clock_timestamp(),"
-			   " version = version + 1 WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, TEXTOID}};
+	static MillStatement statement =
+		{.sql = "UPDATE mill_catalog.pipeline SET failure = $2, state_at = clock_timestamp(),"
+				" version = version + 1 WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, TEXTOID}};
 
 	set_rest(&statement, id, failure);
 }
@@ -181,11 +182,11 @@ mill_pipeline_fail(int64 id, const char *failure)
 void
 mill_pipeline_pause(int64 id, const char *reason)
 {
-	static MillStatement statement = {
-		.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = $2, state_at = clock_timestamp(),"
-			   " version = version + 1 WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, TEXTOID}};
+	static MillStatement statement =
+		{.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = $2, state_at = clock_timestamp(),"
+				" version = version + 1 WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, TEXTOID}};
 
 	set_rest(&statement, id, reason);
 }
@@ -194,10 +195,10 @@ void
 mill_pipeline_fetch_less(int64 id, int bytes)
 {
 	/* Not another version: its other workers may go on. */
-	static MillStatement statement = {
-		.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, INT4OID}};
+	static MillStatement statement =
+		{.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, INT4OID}};
 	Datum values[2] = {Int64GetDatum(id), Int32GetDatum(bytes)};
 
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
@@ -210,21 +211,22 @@ mill_pipeline_fetch_less(int64 id, int bytes)
 static List *
 desired_pipeline_workers(void)
 {
-	static MillStatement statement = {
-		.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline p"
-			   " WHERE enabled AND failure IS NULL AND mill_catalog.pipeline_obstacle(p) IS NULL"
-			   " AND armed_system = mill_catalog.system_identifier()"
-			   " AND armed_database = $1 ORDER BY id",
-		.nargs = 1,
-		.types = {OIDOID}};
+	static MillStatement statement =
+		{.sql = "SELECT id, owner::oid, version, workers, name FROM mill_catalog.pipeline p"
+				" WHERE enabled AND failure IS NULL AND mill_catalog.pipeline_obstacle(p) IS NULL"
+				" AND armed_system = mill_catalog.system_identifier()"
+				" AND armed_database = $1 ORDER BY id",
+		 .nargs = 1,
+		 .types = {OIDOID}};
 	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
 	static MillStatement follow_owners = {
-		.sql = "UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
-			   /* Not while somebody changes the row, and not in a copy, where owners may be anybody. */
-			   "  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
-			   "   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
-			   "   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
-			   "   FOR UPDATE OF q SKIP LOCKED) given WHERE p.id = given.id"};
+		.sql =
+			"UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
+			/* not while somebody changes the row, nor in a copy, where owners may be anybody */
+			"  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
+			"   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
+			"   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
+			"   FOR UPDATE OF q SKIP LOCKED) given WHERE p.id = given.id"};
 	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
 	uint64 rows;
 	List *work_list = NIL;

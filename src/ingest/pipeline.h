@@ -49,7 +49,7 @@ extern Oid mill_pipeline_key_index(const MillPipeline *pipeline);
 /* Raise an error if source or target are gone. */
 extern void mill_pipeline_check_relations(const MillPipeline *pipeline);
 
-/* Let the pipeline rest until its owner acts, with a reason; in a transaction without offsets locked. */
+/* Let the pipeline rest until its owner acts; in a transaction without offsets locked. */
 extern void mill_pipeline_fail(int64 id, const char *failure);
 extern void mill_pipeline_pause(int64 id, const char *reason);
 

@@ -55,10 +55,8 @@ static void
 check_name(const char *name)
 {
 	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid pipeline name: \"%s\"", name),
-				 errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_NAME), errmsg("invalid pipeline name: \"%s\"", name),
+						errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
 /* One of a NULL-terminated list of words; NULL passes. */
@@ -76,20 +74,18 @@ check_word(const char *argument, const char *value, const char *const *words)
 			return;
 		appendStringInfo(&list, "%s%s", i ? ", " : "", words[i]);
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for argument \"%s\": \"%s\"", argument, value),
-			 errhint("Valid values are: %s.", list.data)));
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("invalid value for argument \"%s\": \"%s\"", argument, value),
+					errhint("Valid values are: %s.", list.data)));
 }
 
 static void
 check_range(FunctionCallInfo fcinfo, int number, const char *name, int low, int high)
 {
 	if (!PG_ARGISNULL(number) && (PG_GETARG_INT32(number) < low || PG_GETARG_INT32(number) > high))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" is %d, outside of its range %d .. %d",
-						name, PG_GETARG_INT32(number), low, high)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("argument \"%s\" is %d, outside of its range %d .. %d", name,
+							   PG_GETARG_INT32(number), low, high)));
 }
 
 static void
@@ -103,10 +99,9 @@ check_max_wait(FunctionCallInfo fcinfo, int number)
 	wait = PG_GETARG_INTERVAL_P(number);
 	span = wait->time + (wait->day + wait->month * INT64CONST(30)) * USECS_PER_DAY;
 	if (span < 0 || span > USECS_PER_MINUTE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"max_wait\" is outside of its range 0 .. 1 minute"),
-				 errhint("For example: max_wait => '1 second'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("argument \"max_wait\" is outside of its range 0 .. 1 minute"),
+						errhint("For example: max_wait => '1 second'.")));
 }
 
 static const char *const modes[] = {"append", "upsert", NULL};
@@ -141,11 +136,10 @@ static void
 check_member(void)
 {
 	if (!has_privs_of_role(GetUserId(), get_role_oid("mill_user", false)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be a member of role \"mill_user\" to create a pipeline"),
-				 errhint("A superuser can say: GRANT mill_user TO %s.",
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be a member of role \"mill_user\" to create a pipeline"),
+						errhint("A superuser can say: GRANT mill_user TO %s.",
+								quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
 /* The worker connects as the owner. */
@@ -160,17 +154,17 @@ check_login(void)
 	if (!login)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("role \"%s\" cannot own a pipeline, as it may not log in", GetUserNameFromId(GetUserId(), false)),
+				 errmsg("role \"%s\" cannot own a pipeline, as it may not log in",
+						GetUserNameFromId(GetUserId(), false)),
 				 errhint("The pipeline's workers connect as its owner: ALTER ROLE ... LOGIN.")));
 }
 
 static bool
 pipeline_exists(const char *name)
 {
-	static MillStatement find = {
-		.sql = "SELECT FROM mill_catalog.pipeline WHERE name = $1",
-		.nargs = 1,
-		.types = {TEXTOID}};
+	static MillStatement find = {.sql = "SELECT FROM mill_catalog.pipeline WHERE name = $1",
+								 .nargs = 1,
+								 .types = {TEXTOID}};
 	Datum values[1] = {CStringGetTextDatum(name)};
 
 	return mill_run(&find, SPI_OK_SELECT, values, NULL) > 0;
@@ -181,9 +175,8 @@ check_new_name(const char *name)
 {
 	check_name(name);
 	if (pipeline_exists(name))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("pipeline \"%s\" already exists", name)));
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+						errmsg("pipeline \"%s\" already exists", name)));
 }
 
 /* Arguments of mill.create_pipeline. */
@@ -205,28 +198,32 @@ enum
 	ARG_ENABLED
 };
 
-static const char *const create_arguments[] = {
-	"name", "source", "target", "mode", NULL, "start", NULL, NULL,
-	"durability", "workers", "batch_rows", "batch_bytes", "max_wait", "enabled"};
+static const char *const create_arguments[] = {"name",		 "source",	"target",	  "mode",
+											   NULL,		 "start",	NULL,		  NULL,
+											   "durability", "workers", "batch_rows", "batch_bytes",
+											   "max_wait",	 "enabled"};
 
 static int64
 insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 {
-	static MillStatement insert = {
-		.sql = "INSERT INTO mill_catalog.pipeline (name, source, target, mode, key_index, start_position, on_error, max_errors,"
-			   " durability, workers, batch_rows, batch_bytes, max_wait, enabled, owner, stream, pause_reason)"
-			   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,"
-			   " CASE WHEN NOT $14 THEN 'created with enabled => false' END) RETURNING id",
-		.nargs = 16,
-		.types = {TEXTOID, REGCLASSOID, REGCLASSOID, TEXTOID, NAMEOID, TEXTOID, TEXTOID, INT4OID,
-				  TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, BOOLOID, REGROLEOID, REGCLASSOID}};
+	static MillStatement insert =
+		{.sql = "INSERT INTO mill_catalog.pipeline (name, source, target, mode, key_index, start_position, on_error, max_errors,"
+				" durability, workers, batch_rows, batch_bytes, max_wait, enabled, owner, stream, pause_reason)"
+				" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,"
+				" CASE WHEN NOT $14 THEN 'created with enabled => false' END) RETURNING id",
+		 .nargs = 16,
+		 .types = {TEXTOID, REGCLASSOID, REGCLASSOID, TEXTOID, NAMEOID, TEXTOID, TEXTOID, INT4OID,
+				   TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, BOOLOID, REGROLEOID,
+				   REGCLASSOID}};
 	Datum values[16];
 	char nulls[16];
 
 	copy_arguments(fcinfo, 0, 14, values, nulls);
 	values[ARG_START] = CStringGetTextDatum(start);
 	if (nulls[ARG_KEY_INDEX] == ' ')
-		values[ARG_KEY_INDEX] = DirectFunctionCall1(namein, CStringGetDatum(get_rel_name(DatumGetObjectId(values[ARG_KEY_INDEX]))));
+		values[ARG_KEY_INDEX] = DirectFunctionCall1(namein,
+													CStringGetDatum(get_rel_name(
+														DatumGetObjectId(values[ARG_KEY_INDEX]))));
 	values[14] = ObjectIdGetDatum(GetUserId());
 	values[15] = ObjectIdGetDatum(stream);
 	nulls[14] = nulls[15] = ' ';
@@ -250,7 +247,9 @@ check_plan(void *arg)
 {
 	NewPlan *plan = arg;
 
-	plan->stream = mill_source_prepare(CurrentMemoryContext, plan->owner, plan->source, plan->target, plan->upsert, plan->key_index)->stream->layout.relid;
+	plan->stream = mill_source_prepare(CurrentMemoryContext, plan->owner, plan->source,
+									   plan->target, plan->upsert, plan->key_index)
+					   ->stream->layout.relid;
 	mill_pipeline_check_rights(plan->owner, plan->source, plan->stream, plan->target, plan->upsert);
 }
 
@@ -280,18 +279,22 @@ execute_utilities(void *arg)
 static void
 create_mark(int64 id, const char *name)
 {
-	static MillStatement note = {
-		.sql = "UPDATE mill_catalog.pipeline SET mark = $2::regtype WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, TEXTOID}};
+	static MillStatement note =
+		{.sql = "UPDATE mill_catalog.pipeline SET mark = $2::regtype WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, TEXTOID}};
 	char *mark = mark_name(id);
 	const char *owner = quote_identifier(GetUserNameFromId(GetUserId(), false));
-	List *commands = list_make4(psprintf("CREATE TYPE %s AS ()", mark), psprintf("REVOKE ALL ON TYPE %s FROM PUBLIC", mark),
+	List *commands = list_make4(psprintf("CREATE TYPE %s AS ()", mark),
+								psprintf("REVOKE ALL ON TYPE %s FROM PUBLIC", mark),
 								psprintf("ALTER TYPE %s OWNER TO %s", mark, owner),
-								psprintf("COMMENT ON TYPE %s IS %s", mark, quote_literal_cstr(psprintf("owner of the pipeline \"%s\"", name))));
+								psprintf("COMMENT ON TYPE %s IS %s", mark,
+										 quote_literal_cstr(
+											 psprintf("owner of the pipeline \"%s\"", name))));
 
 	/* A copy may have the mark of a row that it lacks. */
-	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(strchr(mark, '.') + 1), ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
+	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(strchr(mark, '.') + 1),
+							  ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
 		commands = lcons(psprintf("DROP TYPE %s", mark), commands);
 	mill_as_extension(execute_utilities, commands);
 	mill_run(&note, SPI_OK_UPDATE, (Datum[]){Int64GetDatum(id), CStringGetTextDatum(mark)}, NULL);
@@ -316,10 +319,9 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	plan.target = PG_GETARG_OID(ARG_TARGET);
 	check_word("mode", text_argument(fcinfo, ARG_MODE), modes);
 	if (!PG_ARGISNULL(ARG_KEY_INDEX) && strcmp(text_argument(fcinfo, ARG_MODE), "upsert") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"key_index\" is for mode \"upsert\""),
-				 errhint("Add mode => 'upsert', or leave it out.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("argument \"key_index\" is for mode \"upsert\""),
+						errhint("Add mode => 'upsert', or leave it out.")));
 	check_options(fcinfo, ARG_ON_ERROR, ARG_MAX_ERRORS, ARG_DURABILITY, ARG_WORKERS);
 	start = mill_position_check(text_argument(fcinfo, ARG_START));
 
@@ -341,7 +343,10 @@ static void
 check_new_relations(const MillPipeline *pipeline, Oid source, Oid target)
 {
 	MillPipeline changed = *pipeline;
-	NewPlan plan = {.owner = pipeline->owner, .source = source, .target = target, .upsert = pipeline->upsert};
+	NewPlan plan = {.owner = pipeline->owner,
+					.source = source,
+					.target = target,
+					.upsert = pipeline->upsert};
 
 	changed.source = source;
 	changed.target = target;
@@ -353,15 +358,16 @@ check_new_relations(const MillPipeline *pipeline, Oid source, Oid target)
 Datum
 mill_alter_pipeline(PG_FUNCTION_ARGS)
 {
-	static MillStatement update = {
-		.sql = "UPDATE mill_catalog.pipeline SET name = coalesce($1, name), on_error = coalesce($2, on_error),"
-			   " max_errors = coalesce($3, max_errors), durability = coalesce($4, durability), workers = coalesce($5, workers),"
-			   " batch_rows = coalesce($6, batch_rows), batch_bytes = coalesce($7, batch_bytes),"
-			   " max_wait = coalesce($8, max_wait), start_position = coalesce($9, start_position),"
-			   " source = coalesce($10, source), target = coalesce($11, target),"
-			   " version = version + 1 WHERE id = $12",
-		.nargs = 12,
-		.types = {TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID, TEXTOID, REGCLASSOID, REGCLASSOID, INT8OID}};
+	static MillStatement update =
+		{.sql = "UPDATE mill_catalog.pipeline SET name = coalesce($1, name), on_error = coalesce($2, on_error),"
+				" max_errors = coalesce($3, max_errors), durability = coalesce($4, durability), workers = coalesce($5, workers),"
+				" batch_rows = coalesce($6, batch_rows), batch_bytes = coalesce($7, batch_bytes),"
+				" max_wait = coalesce($8, max_wait), start_position = coalesce($9, start_position),"
+				" source = coalesce($10, source), target = coalesce($11, target),"
+				" version = version + 1 WHERE id = $12",
+		 .nargs = 12,
+		 .types = {TEXTOID, TEXTOID, INT4OID, TEXTOID, INT4OID, INT4OID, INT4OID, INTERVALOID,
+				   TEXTOID, REGCLASSOID, REGCLASSOID, INT8OID}};
 	Datum values[12];
 	char nulls[12];
 	MillPipeline *pipeline;
@@ -416,19 +422,19 @@ change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 Datum
 mill_pipeline_deleted(PG_FUNCTION_ARGS)
 {
-	static MillStatement deletes[] = {
-		{.sql = "DELETE FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true},
-		{.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true},
-		{.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline' AND object_id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true}};
+	static MillStatement deletes[] =
+		{{.sql = "DELETE FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1",
+		  .nargs = 1,
+		  .types = {INT8OID},
+		  .latest_snapshot = true},
+		 {.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1",
+		  .nargs = 1,
+		  .types = {INT8OID},
+		  .latest_snapshot = true},
+		 {.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline' AND object_id = $1",
+		  .nargs = 1,
+		  .types = {INT8OID},
+		  .latest_snapshot = true}};
 
 	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
 }
@@ -436,11 +442,11 @@ mill_pipeline_deleted(PG_FUNCTION_ARGS)
 Datum
 mill_drop_pipeline(PG_FUNCTION_ARGS)
 {
-	static MillStatement drop = {
-		.sql = "DELETE FROM mill_catalog.pipeline WHERE id = $1"
-			   " RETURNING (SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = mark)",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement drop =
+		{.sql = "DELETE FROM mill_catalog.pipeline WHERE id = $1"
+				" RETURNING (SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = mark)",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 	Datum id;
 	char *mark;
 
@@ -465,9 +471,8 @@ mill_follow_marks(PG_FUNCTION_ARGS)
 			   " WHERE o.classid = 'pg_catalog.pg_type'::regclass AND o.objid = p.mark"};
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("this function was not called by an event trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("this function was not called by an event trigger")));
 	SPI_connect();
 	mill_run(&drop, SPI_OK_DELETE, NULL, NULL);
 	SPI_finish();
@@ -478,12 +483,12 @@ mill_follow_marks(PG_FUNCTION_ARGS)
 Datum
 mill_pause(PG_FUNCTION_ARGS)
 {
-	static MillStatement pause = {
-		.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = NULL,"
-			   " state_at = clock_timestamp(), version = version + 1"
-			   " WHERE id = $1 AND enabled",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement pause =
+		{.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = NULL,"
+				" state_at = clock_timestamp(), version = version + 1"
+				" WHERE id = $1 AND enabled",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 
 	change_pipeline(fcinfo, &pause, SPI_OK_UPDATE);
 	PG_RETURN_VOID();
@@ -492,12 +497,12 @@ mill_pause(PG_FUNCTION_ARGS)
 Datum
 mill_resume(PG_FUNCTION_ARGS)
 {
-	static MillStatement resume = {
-		.sql = "UPDATE mill_catalog.pipeline SET enabled = true, pause_reason = NULL, failure = NULL, fetch_bytes = NULL,"
-			   " state_at = clock_timestamp(), version = version + 1"
-			   " WHERE id = $1",
-		.nargs = 1,
-		.types = {INT8OID}};
+	static MillStatement resume =
+		{.sql = "UPDATE mill_catalog.pipeline SET enabled = true, pause_reason = NULL, failure = NULL, fetch_bytes = NULL,"
+				" state_at = clock_timestamp(), version = version + 1"
+				" WHERE id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID}};
 
 	mill_require_preload();
 	change_pipeline(fcinfo, &resume, SPI_OK_UPDATE);
@@ -512,17 +517,17 @@ mill_resume(PG_FUNCTION_ARGS)
 Datum
 mill_seek(PG_FUNCTION_ARGS)
 {
-	static MillStatement unset = {
-		.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = -1 - next_offset"
-			   " WHERE pipeline_id = $1 AND next_offset >= 0",
-		.nargs = 1,
-		.types = {INT8OID}};
-	static MillStatement seek = {
-		.sql = "UPDATE mill_catalog.pipeline SET start_position = $2, start_resolved = false, failure = NULL, fetch_bytes = NULL,"
-			   " state_at = clock_timestamp(), version = version + 1"
-			   " WHERE id = $1",
-		.nargs = 2,
-		.types = {INT8OID, TEXTOID}};
+	static MillStatement unset =
+		{.sql = "UPDATE mill_catalog.pipeline_offset SET next_offset = -1 - next_offset"
+				" WHERE pipeline_id = $1 AND next_offset >= 0",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	static MillStatement seek =
+		{.sql = "UPDATE mill_catalog.pipeline SET start_position = $2, start_resolved = false, failure = NULL, fetch_bytes = NULL,"
+				" state_at = clock_timestamp(), version = version + 1"
+				" WHERE id = $1",
+		 .nargs = 2,
+		 .types = {INT8OID, TEXTOID}};
 	Datum values[2];
 
 	mill_require_argument(fcinfo, 0, "pipeline");
@@ -541,12 +546,11 @@ mill_seek(PG_FUNCTION_ARGS)
 static int64
 stored_offset(int64 pipeline, int32 partition)
 {
-	static MillStatement read = {
-		.sql = "SELECT next_offset FROM mill_catalog.pipeline_offset"
-			   " WHERE pipeline_id = $1 AND partition = $2",
-		.nargs = 2,
-		.types = {INT8OID, INT4OID},
-		.current_snapshot = true};
+	static MillStatement read = {.sql = "SELECT next_offset FROM mill_catalog.pipeline_offset"
+										" WHERE pipeline_id = $1 AND partition = $2",
+								 .nargs = 2,
+								 .types = {INT8OID, INT4OID},
+								 .current_snapshot = true};
 	Datum values[2] = {Int64GetDatum(pipeline), Int32GetDatum(partition)};
 	int64 offset = -1;
 
@@ -563,23 +567,21 @@ stored_offset(int64 pipeline, int32 partition)
 static int64
 pipeline_id(const char *name)
 {
-	static MillStatement find = {
-		.sql = "SELECT id, owner::oid FROM mill_catalog.pipeline WHERE name = $1",
-		.nargs = 1,
-		.types = {TEXTOID}};
+	static MillStatement find =
+		{.sql = "SELECT id, owner::oid FROM mill_catalog.pipeline WHERE name = $1",
+		 .nargs = 1,
+		 .types = {TEXTOID}};
 	Datum values[1] = {CStringGetTextDatum(name)};
 	int64 id;
 
 	SPI_connect();
 	if (mill_run(&find, SPI_OK_SELECT, values, NULL) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("pipeline \"%s\" does not exist", name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("pipeline \"%s\" does not exist", name)));
 	id = DatumGetInt64(mill_value(0, 1, NULL));
 	if (!has_privs_of_role(GetUserId(), DatumGetObjectId(mill_value(0, 2, NULL))))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of pipeline \"%s\"", name)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of pipeline \"%s\"", name)));
 	SPI_finish();
 	return id;
 }
@@ -605,9 +607,11 @@ mill_wait_for(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("offset %lld of partition %d is not in the table of pipeline \"%s\" yet",
-							(long long) PG_GETARG_INT64(2), PG_GETARG_INT32(1), text_argument(fcinfo, 0)),
+							(long long) PG_GETARG_INT64(2), PG_GETARG_INT32(1),
+							text_argument(fcinfo, 0)),
 					 errhint("mill.pipelines and mill.lag show what the pipeline is doing.")));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, MILL_WAIT_EVENT);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
+						 MILL_WAIT_EVENT);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -617,18 +621,19 @@ mill_wait_for(PG_FUNCTION_ARGS)
 Datum
 mill_arm(PG_FUNCTION_ARGS)
 {
-	static MillStatement arm = {
-		.sql = "UPDATE mill_catalog.pipeline SET armed_system = mill_catalog.system_identifier(),"
-			   " armed_database = mill_catalog.database_oid(), version = version + 1",
-		.nargs = 0};
+	static MillStatement arm =
+		{.sql = "UPDATE mill_catalog.pipeline SET armed_system = mill_catalog.system_identifier(),"
+				" armed_database = mill_catalog.database_oid(), version = version + 1",
+		 .nargs = 0};
 	/* Transactions of another server say nothing here. */
-	static MillStatement forget_letters = {.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
-	static MillStatement forget_deletes = {.sql = "UPDATE mill_catalog.pipeline_offset SET deleted_by = NULL"};
+	static MillStatement forget_letters = {
+		.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
+	static MillStatement forget_deletes = {
+		.sql = "UPDATE mill_catalog.pipeline_offset SET deleted_by = NULL"};
 
 	if (!superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be superuser to arm the pipelines of a copied database")));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be superuser to arm the pipelines of a copied database")));
 	SPI_connect();
 	mill_run(&arm, SPI_OK_UPDATE, NULL, NULL);
 	mill_run(&forget_letters, SPI_OK_UPDATE, NULL, NULL);

@@ -19,7 +19,7 @@
 
 #include "ingest/position.h"
 
-#define POSITION_HINT \
+#define POSITION_HINT                                                                              \
 	"Write earliest, latest, a timestamp such as 2024-03-01 00:00+01, or offsets such as {\"0\": 1500, \"1\": 1620}."
 
 /* A number from 0 to max in digits alone; -1 for anything else. */
@@ -44,7 +44,8 @@ offset_of(const JsonbValue *value)
 
 /* Calls the function for each partition of {"partition": offset, ...}. */
 static void
-each_offset(const char *written, void (*function)(int32 partition, int64 offset, void *arg), void *arg)
+each_offset(const char *written, void (*function)(int32 partition, int64 offset, void *arg),
+			void *arg)
 {
 	Jsonb *json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(written)));
 	JsonbIterator *it = JsonbIteratorInit(&json->root);
@@ -55,17 +56,17 @@ each_offset(const char *written, void (*function)(int32 partition, int64 offset,
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
-			partition = whole_number(pnstrdup(value.val.string.val, value.val.string.len), PG_INT32_MAX);
+			partition = whole_number(pnstrdup(value.val.string.val, value.val.string.len),
+									 PG_INT32_MAX);
 		else if (token == WJB_VALUE)
 		{
 			int64 offset = offset_of(&value);
 
 			if (partition < 0 || offset < 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("invalid offsets: \"%s\"", written),
-						 errdetail("Partitions and offsets are whole numbers from 0 on."),
-						 errhint(POSITION_HINT)));
+				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+								errmsg("invalid offsets: \"%s\"", written),
+								errdetail("Partitions and offsets are whole numbers from 0 on."),
+								errhint(POSITION_HINT)));
 			function((int32) partition, offset, arg);
 		}
 	}
@@ -92,15 +93,14 @@ mill_position_check(const char *written)
 	if (written[strcspn(written, "0123456789")] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid position in a topic: \"%s\"", written),
-				 errhint(POSITION_HINT)));
+				 errmsg("invalid position in a topic: \"%s\"", written), errhint(POSITION_HINT)));
 	/* "2" and "[3, 3]" look like times to nobody but a hint helps. */
 	if (written[strspn(written, "0123456789 ")] == '\0' || written[0] == '[')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid position in a topic: \"%s\"", written),
-				 errhint(POSITION_HINT)));
-	time = DirectFunctionCall3(timestamptz_in, CStringGetDatum(written), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+				 errmsg("invalid position in a topic: \"%s\"", written), errhint(POSITION_HINT)));
+	time = DirectFunctionCall3(timestamptz_in, CStringGetDatum(written),
+							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 	result = palloc(MAXDATELEN + 1);
 	return JsonEncodeDateTime(result, time, TIMESTAMPTZOID, NULL);
 }
@@ -156,8 +156,9 @@ resolve_time(const char *position, MillGateway *gateway, const MillWatermark *ma
 {
 	MillPartitionTime *times = palloc0(sizeof(MillPartitionTime) * count);
 	MillPartitionOffset *found = palloc0(sizeof(MillPartitionOffset) * count);
-	TimestampTz time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(position),
-															   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	TimestampTz time = DatumGetTimestampTz(
+		DirectFunctionCall3(timestamptz_in, CStringGetDatum(position), ObjectIdGetDatum(InvalidOid),
+							Int32GetDatum(-1)));
 	int64 epoch = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
 
 	for (int i = 0; i < count; i++)
@@ -172,8 +173,8 @@ resolve_time(const char *position, MillGateway *gateway, const MillWatermark *ma
 }
 
 void
-mill_position_resolve(const char *position, MillGateway *gateway,
-					  const int32 *partitions, int64 *offsets, int count, int timeout_ms)
+mill_position_resolve(const char *position, MillGateway *gateway, const int32 *partitions,
+					  int64 *offsets, int count, int timeout_ms)
 {
 	MillWatermark *marks = palloc0(sizeof(MillWatermark) * count);
 	bool latest = strcmp(position, "latest") == 0;

@@ -19,6 +19,7 @@ extern int32 mill_position_beyond(const char *position, int count);
  * where it says nothing about a partition.
  */
 extern void mill_position_resolve(const char *position, MillGateway *gateway,
-								  const int32 *partitions, int64 *offsets, int count, int timeout_ms);
+								  const int32 *partitions, int64 *offsets, int count,
+								  int timeout_ms);
 
 #endif

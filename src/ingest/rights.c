@@ -42,7 +42,8 @@ check_column_rights(Oid user, Oid source, Oid target, AclMode right)
 
 		if (target_attnum != InvalidAttrNumber &&
 			pg_attribute_aclcheck(target, target_attnum, user, right) != ACLCHECK_OK)
-			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)),
+						   get_rel_name(target));
 	}
 }
 
@@ -52,9 +53,11 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 	Oid server = GetForeignServerIdByRelId(stream);
 
 	if (mill_server_aclcheck(server, user, ACL_USAGE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, GetForeignServer(server)->servername);
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER,
+					   GetForeignServer(server)->servername);
 	if (pg_class_aclcheck(source, user, ACL_SELECT) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)), get_rel_name(source));
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(source)),
+					   get_rel_name(source));
 	check_column_rights(user, source, target, ACL_INSERT);
 	if (upsert)
 	{
@@ -62,7 +65,8 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 		check_column_rights(user, source, target, ACL_SELECT);
 		check_column_rights(user, source, target, ACL_UPDATE);
 		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
-			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)), get_rel_name(target));
+			aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(target)),
+						   get_rel_name(target));
 	}
 }
 
@@ -71,9 +75,11 @@ refuse_superuser(Oid relid, const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("a superuser's pipeline cannot %s \"%s\", which belongs to another role", what, get_rel_name(relid)),
+			 errmsg("a superuser's pipeline cannot %s \"%s\", which belongs to another role", what,
+					get_rel_name(relid)),
 			 errdetail("What that role wrote would run as superuser."),
-			 errhint("Create the pipeline as that role, give the relation to a superuser, or set mill.superuser_any_target.")));
+			 errhint(
+				 "Create the pipeline as that role, give the relation to a superuser, or set mill.superuser_any_target.")));
 }
 
 static void check_written(Oid relid);
@@ -106,7 +112,8 @@ check_triggers(Relation rel)
 	{
 		const Trigger *trigger = &rel->trigdesc->triggers[i];
 		HeapTuple function = SearchSysCache1(PROCOID, ObjectIdGetDatum(trigger->tgfoid));
-		Oid owner = HeapTupleIsValid(function) ? ((Form_pg_proc) GETSTRUCT(function))->proowner : InvalidOid;
+		Oid owner = HeapTupleIsValid(function) ? ((Form_pg_proc) GETSTRUCT(function))->proowner
+											   : InvalidOid;
 
 		if (HeapTupleIsValid(function))
 			ReleaseSysCache(function);
@@ -116,7 +123,8 @@ check_triggers(Relation rel)
 					 errmsg("a superuser's pipeline cannot write into \"%s\", whose trigger \"%s\" calls another role's function",
 							RelationGetRelationName(rel), trigger->tgname),
 					 errdetail("What that role wrote would run as superuser."),
-					 errhint("Create the pipeline as that role, give the function to a superuser, or set mill.superuser_any_target.")));
+					 errhint(
+						 "Create the pipeline as that role, give the function to a superuser, or set mill.superuser_any_target.")));
 	}
 }
 

@@ -56,7 +56,8 @@
 #include "ingest/rights.h"
 #include "ingest/source.h"
 
-#define ROWWISE_HINT "A pipeline sees its stream in batches. Aggregate or sort the target table instead, for example in a view."
+#define ROWWISE_HINT                                                                               \
+	"A pipeline sees its stream in batches. Aggregate or sort the target table instead, for example in a view."
 
 /* All prepared sources share one flag, counted up by invalidations. */
 static uint64 invalidations = 0;
@@ -67,7 +68,8 @@ static bool callbacks_registered = false;
 static bool
 is_stream(const RangeTblEntry *rte)
 {
-	return rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE && mill_is_stream(rte->relid);
+	return rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE &&
+		   mill_is_stream(rte->relid);
 }
 
 /* Collect the streams of a query tree, at any depth. */
@@ -95,8 +97,7 @@ refuse_source(const char *what)
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("the source of a pipeline cannot have %s", what),
-			 errdetail("Its result would depend on where a batch ends."),
-			 errhint(ROWWISE_HINT)));
+			 errdetail("Its result would depend on where a batch ends."), errhint(ROWWISE_HINT)));
 }
 
 static void
@@ -225,9 +226,11 @@ match_columns(Query *query, Relation source, Relation target)
 									 COERCE_IMPLICIT_CAST, -1);
 		if (expr == NULL)
 		{
-			appendStringInfo(&problems, "%sColumn \"%s\" is of type %s in the source and %s in the target.",
+			appendStringInfo(&problems,
+							 "%sColumn \"%s\" is of type %s in the source and %s in the target.",
 							 problems.len ? "\n" : "", entry->resname,
-							 format_type_be(exprType((Node *) entry->expr)), format_type_be(att->atttypid));
+							 format_type_be(exprType((Node *) entry->expr)),
+							 format_type_be(att->atttypid));
 			continue;
 		}
 		entry->expr = (Expr *) expr;
@@ -240,7 +243,8 @@ match_columns(Query *query, Relation source, Relation target)
 				 errmsg("the columns of \"%s\" do not fit into \"%s\"",
 						RelationGetRelationName(source), RelationGetRelationName(target)),
 				 errdetail_internal("%s", problems.data),
-				 errhint("Columns are matched by name; a view can rename, cast or leave out columns.")));
+				 errhint(
+					 "Columns are matched by name; a view can rename, cast or leave out columns.")));
 	return attnums;
 }
 
@@ -250,26 +254,28 @@ open_key_index(Relation target, Oid key_index)
 {
 	Relation index;
 
-	if (target->rd_rel->relkind != RELKIND_RELATION && target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("mode \"upsert\" needs a table, and \"%s\" is not one", RelationGetRelationName(target))));
+	if (target->rd_rel->relkind != RELKIND_RELATION &&
+		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("mode \"upsert\" needs a table, and \"%s\" is not one",
+							   RelationGetRelationName(target))));
 	if (!OidIsValid(key_index))
 		key_index = mill_primary_key_index(target);
 	if (!OidIsValid(key_index))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("mode \"upsert\" needs a primary key, and \"%s\" has none", RelationGetRelationName(target)),
-				 errhint("Add a primary key, or name a unique index: key_index => '...'.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("mode \"upsert\" needs a primary key, and \"%s\" has none",
+							   RelationGetRelationName(target)),
+						errhint("Add a primary key, or name a unique index: key_index => '...'.")));
 	index = index_open(key_index, AccessShareLock);
 	if (index->rd_index->indrelid != RelationGetRelid(target) || !index->rd_index->indisunique ||
 		!index->rd_index->indimmediate || !index->rd_index->indisvalid ||
 		RelationGetIndexExpressions(index) != NIL || RelationGetIndexPredicate(index) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("index \"%s\" cannot be the key of \"%s\"",
-						RelationGetRelationName(index), RelationGetRelationName(target)),
-				 errdetail("It must be a unique, valid and immediate index of the target on plain columns, without WHERE.")));
+				 errmsg("index \"%s\" cannot be the key of \"%s\"", RelationGetRelationName(index),
+						RelationGetRelationName(target)),
+				 errdetail(
+					 "It must be a unique, valid and immediate index of the target on plain columns, without WHERE.")));
 	return index;
 }
 
@@ -295,7 +301,8 @@ find_key_columns(MillWriteSpec *spec, Relation target, Oid key_index)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("key column \"%s\" of \"%s\" is not among the columns of the source",
-							get_attname(RelationGetRelid(target), attnum, false), RelationGetRelationName(target))));
+							get_attname(RelationGetRelid(target), attnum, false),
+							RelationGetRelationName(target))));
 	}
 	index_close(index, NoLock);
 }
@@ -307,7 +314,8 @@ check_kinds(Relation source, Relation target)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a stream or a view of one", RelationGetRelationName(source)),
-				 errhint("A stream is a foreign table on a server of the foreign data wrapper kafka.")));
+				 errhint(
+					 "A stream is a foreign table on a server of the foreign data wrapper kafka.")));
 	switch (target->rd_rel->relkind)
 	{
 		case RELKIND_RELATION:
@@ -318,13 +326,15 @@ check_kinds(Relation source, Relation target)
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("\"%s\" cannot be the target of a pipeline", RelationGetRelationName(target)),
-					 errdetail("A target is a table, a partitioned table, an updatable view or a foreign table.")));
+					 errmsg("\"%s\" cannot be the target of a pipeline",
+							RelationGetRelationName(target)),
+					 errdetail(
+						 "A target is a table, a partitioned table, an updatable view or a foreign table.")));
 	}
 	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is a temporary table, which no other session can see", RelationGetRelationName(target))));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is a temporary table, which no other session can see",
+							   RelationGetRelationName(target))));
 }
 
 /* MillWriteSpec.is_delete: a row's ordinal tells its message. */
@@ -363,7 +373,8 @@ typedef struct PreparedSource
 } PreparedSource;
 
 MillSource *
-mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_oid, bool upsert, Oid key_index)
+mill_source_prepare(MemoryContext parent, Oid owner, Oid source_oid, Oid target_oid, bool upsert,
+					Oid key_index)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "pg_mill source", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);

@@ -27,7 +27,8 @@ typedef struct MillSource
  * snapshot; the result lives in a child of the parent context.  Errors are the
  * user's.
  */
-extern MillSource *mill_source_prepare(MemoryContext parent, Oid owner, Oid source, Oid target, bool upsert, Oid key_index);
+extern MillSource *mill_source_prepare(MemoryContext parent, Oid owner, Oid source, Oid target,
+									   bool upsert, Oid key_index);
 
 /* Make the batch one of this source's stream. */
 extern void mill_source_take(const MillSource *source, MillBatch *batch);

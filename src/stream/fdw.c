@@ -16,6 +16,7 @@
 
 #include "commands/explain.h"
 #include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -87,6 +88,16 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 		ExplainPropertyText("Kafka Offsets", conditions_text(node, scan, false, es), es);
 	if (es->analyze)
 		ExplainPropertyInteger("Kafka Messages", NULL, scan->messages, es);
+}
+
+bool
+mill_is_stream(Oid relid)
+{
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(
+		GetForeignServer(GetForeignTable(relid)->serverid)->fdwid);
+
+	return OidIsValid(wrapper->fdwhandler) &&
+		   GetFdwRoutine(wrapper->fdwhandler)->IterateForeignScan == mill_fdw_iterate;
 }
 
 Datum

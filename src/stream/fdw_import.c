@@ -65,11 +65,11 @@ mill_fdw_import(ImportForeignSchemaStmt *stmt, Oid serverid)
 	int flags;
 
 	if (strcmp(stmt->remote_schema, REMOTE_SCHEMA) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_SCHEMA_NOT_FOUND),
-				 errmsg("schema \"%s\" is not present on foreign server \"%s\"",
-						stmt->remote_schema, stmt->server_name),
-				 errhint("Topics have no schemas; use the name \"%s\" for all of them.", REMOTE_SCHEMA)));
+		ereport(ERROR, (errcode(ERRCODE_FDW_SCHEMA_NOT_FOUND),
+						errmsg("schema \"%s\" is not present on foreign server \"%s\"",
+							   stmt->remote_schema, stmt->server_name),
+						errhint("Topics have no schemas; use the name \"%s\" for all of them.",
+								REMOTE_SCHEMA)));
 	if (stmt->options != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),

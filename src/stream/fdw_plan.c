@@ -51,9 +51,11 @@ void
 mill_fdw_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	Cost startup = STARTUP_COST + rel->baserestrictcost.startup;
-	Cost total = startup + rel->tuples * (MESSAGE_COST + cpu_tuple_cost + rel->baserestrictcost.per_tuple);
+	Cost total = startup +
+				 rel->tuples * (MESSAGE_COST + cpu_tuple_cost + rel->baserestrictcost.per_tuple);
 
-	add_path(rel, (Path *) mill_create_foreignscan_path(root, rel, rel->rows, startup, total, rel->lateral_relids));
+	add_path(rel, (Path *) mill_create_foreignscan_path(root, rel, rel->rows, startup, total,
+														rel->lateral_relids));
 }
 
 /* ---- conditions ---- */
@@ -73,15 +75,18 @@ column_kind(const MillStream *stream, RelOptInfo *rel, Node *node)
 	if (node == NULL || !IsA(node, Var))
 		return MILL_COLUMN_FIELD;
 	var = (Var *) node;
-	if (var->varno != rel->relid || var->varlevelsup != 0 || var->varattno < 1 || var->varattno > stream->layout.ncolumns)
+	if (var->varno != rel->relid || var->varlevelsup != 0 || var->varattno < 1 ||
+		var->varattno > stream->layout.ncolumns)
 		return MILL_COLUMN_FIELD;
 
 	kind = stream->layout.columns[var->varattno - 1].kind;
 	if (kind == MILL_COLUMN_PARTITION || kind == MILL_COLUMN_OFFSET)
-		return var->vartype == INT2OID || var->vartype == INT4OID || var->vartype == INT8OID ? kind
-																							 : MILL_COLUMN_FIELD;
+		return var->vartype == INT2OID || var->vartype == INT4OID || var->vartype == INT8OID
+				   ? kind
+				   : MILL_COLUMN_FIELD;
 	/* not for timestamp without time zone, where an hour comes twice a year */
-	return kind == MILL_COLUMN_TIMESTAMP && var->vartype == TIMESTAMPTZOID ? kind : MILL_COLUMN_FIELD;
+	return kind == MILL_COLUMN_TIMESTAMP && var->vartype == TIMESTAMPTZOID ? kind
+																		   : MILL_COLUMN_FIELD;
 }
 
 /* Can the node be evaluated before the first row? */
@@ -185,8 +190,8 @@ needed_attributes(RelOptInfo *rel, Oid relid, List *clauses)
 }
 
 ForeignScan *
-mill_fdw_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
-			  List *tlist, List *clauses, Plan *outer)
+mill_fdw_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path, List *tlist,
+			  List *clauses, Plan *outer)
 {
 	MillStream *stream = mill_stream_load(relid);
 	List *conditions = NIL;
@@ -198,6 +203,6 @@ mill_fdw_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 		push_down(stream, rel, lfirst(cell), &conditions, &values);
 
 	return make_foreignscan(tlist, clauses, rel->relid, values,
-							list_make2(needed_attributes(rel, relid, clauses), conditions),
-							NIL, NIL, outer);
+							list_make2(needed_attributes(rel, relid, clauses), conditions), NIL,
+							NIL, outer);
 }

@@ -170,7 +170,8 @@ evaluate_conditions(ForeignScanState *node, const MillScan *scan)
 		else if (lthird_int(condition))
 			add_partitions(&bounds, value, type);
 		else if (linitial_int(condition) == MILL_COLUMN_PARTITION)
-			narrow(&bounds, &bounds.low_partition, &bounds.high_partition, strategy, integer_value(value, type));
+			narrow(&bounds, &bounds.low_partition, &bounds.high_partition, strategy,
+				   integer_value(value, type));
 		else if (linitial_int(condition) == MILL_COLUMN_OFFSET)
 			narrow(&bounds, &bounds.start, &last_offset, strategy, integer_value(value, type));
 		else
@@ -223,10 +224,10 @@ bound_ranges(MillScan *scan, const Bounds *bounds, int count)
 		MillRange range = {partition, Max(marks[i].low, bounds->start), 0, false};
 
 		if (marks[i].error != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-					 errmsg("could not get the offsets of topic \"%s\", partition %d", scan->stream->layout.topic, partition),
-					 errdetail("The client library's error code is %d.", marks[i].error)));
+			ereport(ERROR, (errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+							errmsg("could not get the offsets of topic \"%s\", partition %d",
+								   scan->stream->layout.topic, partition),
+							errdetail("The client library's error code is %d.", marks[i].error)));
 		if (scan->fixed_end[partition] < 0)
 			scan->fixed_end[partition] = marks[i].high;
 		range.end = Min(scan->fixed_end[partition], bounds->end);
@@ -279,7 +280,8 @@ assign_ranges(MillScan *scan)
 		assignments[i].start = scan->ranges[i].start;
 		assignments[i].end = scan->ranges[i].end;
 	}
-	mill_gateway_assign(scan->gateway, assignments, scan->nranges, scan->stream->layout.max_message_bytes);
+	mill_gateway_assign(scan->gateway, assignments, scan->nranges,
+						scan->stream->layout.max_message_bytes);
 	scan->running = scan->nranges;
 }
 
@@ -292,7 +294,8 @@ find_partitions(MillScan *scan, MemoryContext query)
 {
 	if (scan->fixed_end != NULL)
 		return;
-	scan->npartitions = mill_gateway_partitions(scan->gateway, scan->stream->layout.topic, ANSWER_TIMEOUT_MS);
+	scan->npartitions = mill_gateway_partitions(scan->gateway, scan->stream->layout.topic,
+												ANSWER_TIMEOUT_MS);
 	scan->fixed_end = MemoryContextAlloc(query, sizeof(int64) * Max(scan->npartitions, 1));
 	scan->ranges = MemoryContextAllocZero(query, sizeof(MillRange) * Max(scan->npartitions, 1));
 	for (int i = 0; i < scan->npartitions; i++)
@@ -324,7 +327,8 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 
 		/* the gateway wants to know its topic before anything about it */
 		if (scan->fixed_end != NULL)
-			(void) mill_gateway_partitions(scan->gateway, scan->stream->layout.topic, ANSWER_TIMEOUT_MS);
+			(void) mill_gateway_partitions(scan->gateway, scan->stream->layout.topic,
+										   ANSWER_TIMEOUT_MS);
 		find_partitions(scan, query);
 		for (int32 partition = 0; partition < scan->npartitions; partition++)
 			if (partition_wanted(&bounds, partition))

@@ -123,7 +123,8 @@ delete_as(MillTombstone tombstone, MillDecodeError *error)
 /* Decode the scan's message with this function, and settle what a delete is. */
 static MillVerdict
 take_verdict(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
-			 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error), MillDecodeError *error)
+			 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error),
+			 MillDecodeError *error)
 {
 	MillVerdict verdict = MILL_DELETE;
 
@@ -247,11 +248,10 @@ take_scan_event(MillScan *scan, const MillFrame *frame)
 					 errhint("Retention or a deletion passed the scan; read again.")));
 			break;
 		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-					 errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
-					 errdetail_internal("%s", event.message),
-					 event.hint ? errhint("%s", event.hint) : 0));
+			ereport(ERROR, (errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+							errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
+							errdetail_internal("%s", event.message),
+							event.hint ? errhint("%s", event.hint) : 0));
 	}
 }
 
@@ -266,14 +266,15 @@ wait_for_gateway(MillScan *scan)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
 				 errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
-				 errdetail_internal("%s: %s", scan->trouble->message, scan->trouble->detail ? scan->trouble->detail : "no answer"),
+				 errdetail_internal("%s: %s", scan->trouble->message,
+									scan->trouble->detail ? scan->trouble->detail : "no answer"),
 				 scan->trouble->hint ? errhint("%s", scan->trouble->hint) : 0));
 	if (scan->short_since != 0 &&
 		TimestampDifferenceExceeds(scan->short_since, GetCurrentTimestamp(), SHORT_END_LIMIT_MS))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
-				 errmsg("topic \"%s\" ends before the offsets that its broker promised", scan->stream->layout.topic),
-				 errhint("If the topic was recreated or lost messages, read again.")));
+		ereport(ERROR, (errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
+						errmsg("topic \"%s\" ends before the offsets that its broker promised",
+							   scan->stream->layout.topic),
+						errhint("If the topic was recreated or lost messages, read again.")));
 }
 
 /*
@@ -325,10 +326,10 @@ static void
 raise_bad_message(MillScan *scan, const MillDecodeError *error)
 {
 	ereport(ERROR,
-			(errcode(error->sqlerrcode),
-			 errmsg_internal("%s", error->message),
+			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
-			 errhint("To read past bad messages set the stream's option on_error to 'skip', or narrow the offsets that are read."),
+			 errhint(
+				 "To read past bad messages set the stream's option on_error to 'skip', or narrow the offsets that are read."),
 			 errcontext("topic \"%s\", partition %d, offset %lld", scan->stream->layout.topic,
 						scan->message->partition, (long long) scan->message->offset)));
 }
@@ -386,7 +387,8 @@ next_row(MillScan *scan, TupleTableSlot *slot)
 	while (next_message(scan))
 	{
 		MillDecodeError error = {0};
-		MillVerdict verdict = take_verdict(scan, slot, stream->tombstone, skip ? decode_contained : decode, &error);
+		MillVerdict verdict = take_verdict(scan, slot, stream->tombstone,
+										   skip ? decode_contained : decode, &error);
 
 		if (verdict == MILL_ROW || verdict == MILL_DELETE)
 			return slot;
@@ -428,7 +430,8 @@ bind_scans(PlanState *node, void *batch)
 {
 	if (node == NULL)
 		return false;
-	if (IsA(node, ForeignScanState) && castNode(ForeignScanState, node)->fdwroutine->IterateForeignScan == mill_fdw_iterate)
+	if (IsA(node, ForeignScanState) &&
+		castNode(ForeignScanState, node)->fdwroutine->IterateForeignScan == mill_fdw_iterate)
 	{
 		MillScan *scan = castNode(ForeignScanState, node)->fdw_state;
 
@@ -468,8 +471,7 @@ mill_fdw_end(ForeignScanState *node)
 		return;
 	mill_fdw_close_topic(scan);
 	if (scan->skipped > 0)
-		ereport(NOTICE,
-				(errmsg_plural("skipped %lld bad message of topic \"%s\"",
-							   "skipped %lld bad messages of topic \"%s\"",
-							   scan->skipped, (long long) scan->skipped, scan->stream->layout.topic)));
+		ereport(NOTICE, (errmsg_plural("skipped %lld bad message of topic \"%s\"",
+									   "skipped %lld bad messages of topic \"%s\"", scan->skipped,
+									   (long long) scan->skipped, scan->stream->layout.topic)));
 }

@@ -55,13 +55,15 @@ static const char *const on_error_names[] = {"dead_letter", "stop", "skip"};
 static const char *const tombstone_names[] = {"skip", "nulls", "dead_letter"};
 
 /* By MillColumnKind; the first is not a choice. */
-static const char *const metadata_names[] = {
-	NULL, "key", "key_text", "headers", "timestamp", "partition", "offset", "topic", "payload"};
+static const char *const metadata_names[] = {NULL,		"key",		 "key_text",
+											 "headers", "timestamp", "partition",
+											 "offset",	"topic",	 "payload"};
 
 static const char *const column_option_names[] = {"field", "metadata"};
 
 static _Noreturn void refuse_name(const char *name, const char *const *valid, int count);
-static _Noreturn void refuse_value(const char *name, const char *value, const OptionProblem *problem);
+static _Noreturn void refuse_value(const char *name, const char *value,
+								   const OptionProblem *problem);
 PG_FUNCTION_INFO_V1(mill_kafka_validator);
 
 /* ---- values ---- */
@@ -86,8 +88,8 @@ parse_topic(MillStream *stream, const char *value, OptionProblem *problem)
 	if (length == 0 || length > 249 || strcmp(value, ".") == 0 || strcmp(value, "..") == 0)
 		return false;
 	for (const char *c = value; *c; c++)
-		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-			  (*c >= '0' && *c <= '9') || *c == '.' || *c == '_' || *c == '-'))
+		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
+			  *c == '.' || *c == '_' || *c == '-'))
 			return false;
 	stream->layout.topic = pstrdup(value);
 	return true;
@@ -106,7 +108,8 @@ parse_on_error(MillStream *stream, const char *value, OptionProblem *problem)
 {
 	int choice = choose(on_error_names, lengthof(on_error_names), value);
 
-	problem->hint = "Valid values are dead_letter, stop and skip; for example: on_error 'dead_letter'.";
+	problem
+		->hint = "Valid values are dead_letter, stop and skip; for example: on_error 'dead_letter'.";
 	stream->on_error = (MillOnError) choice;
 	return choice >= 0;
 }
@@ -127,7 +130,8 @@ parse_max_message_bytes(MillStream *stream, const char *value, OptionProblem *pr
 	problem->detail = "The limit is from 1 byte to 100 MB.";
 	problem->hint = "For example: max_message_bytes '1048576', or '1MB'.";
 	return parse_int(value, &stream->layout.max_message_bytes, GUC_UNIT_BYTE, NULL) &&
-		   stream->layout.max_message_bytes >= 1 && stream->layout.max_message_bytes <= MAX_MESSAGE_BYTES;
+		   stream->layout.max_message_bytes >= 1 &&
+		   stream->layout.max_message_bytes <= MAX_MESSAGE_BYTES;
 }
 
 static bool
@@ -183,8 +187,8 @@ refuse_name(const char *name, const char *const *valid, int count)
 		appendStringInfo(&list, "%s%s", i ? ", " : "", valid[i]);
 		if (strlen(name) > NAMEDATALEN)
 			continue;
-		distance = varstr_levenshtein_less_equal(name, strlen(name), valid[i], strlen(valid[i]),
-												 1, 1, 1, best, true);
+		distance = varstr_levenshtein_less_equal(name, strlen(name), valid[i], strlen(valid[i]), 1,
+												 1, 1, best, true);
 		if (distance < best && distance <= Max(strlen(name), strlen(valid[i])) / 2)
 		{
 			best = distance;
@@ -192,22 +196,19 @@ refuse_name(const char *name, const char *const *valid, int count)
 		}
 	}
 
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-			 errmsg("invalid option \"%s\"", name),
-			 nearest	 ? errhint("Perhaps you meant the option \"%s\".", nearest)
-			 : count > 0 ? errhint("Valid options in this context are: %s.", list.data)
-						 : errhint("There are no valid options in this context.")));
+	ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_OPTION_NAME), errmsg("invalid option \"%s\"", name),
+					nearest		? errhint("Perhaps you meant the option \"%s\".", nearest)
+					: count > 0 ? errhint("Valid options in this context are: %s.", list.data)
+								: errhint("There are no valid options in this context.")));
 }
 
 static void
 refuse_value(const char *name, const char *value, const OptionProblem *problem)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for option \"%s\": \"%s\"", name, value),
-			 problem->detail ? errdetail("%s", problem->detail) : 0,
-			 problem->hint ? errhint("%s", problem->hint) : 0));
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("invalid value for option \"%s\": \"%s\"", name, value),
+					problem->detail ? errdetail("%s", problem->detail) : 0,
+					problem->hint ? errhint("%s", problem->hint) : 0));
 }
 
 /* ---- tables ---- */
@@ -252,10 +253,9 @@ static void
 check_table_options(const MillStream *stream)
 {
 	if (stream->layout.topic == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
-				 errmsg("option \"topic\" is required for a stream"),
-				 errhint("For example: OPTIONS (topic 'user_clicks').")));
+		ereport(ERROR, (errcode(ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED),
+						errmsg("option \"topic\" is required for a stream"),
+						errhint("For example: OPTIONS (topic 'user_clicks').")));
 	mill_format_check(&stream->layout);
 }
 
@@ -285,8 +285,8 @@ name_as_path(const char *name)
 static bool
 is_foreign_path(const char *path)
 {
-	return strncmp(path, "$.", 2) == 0 || strncmp(path, "$[", 2) == 0 || strcmp(path, "$") == 0 || path[0] == '/' ||
-		   (path[0] != '"' && strchr(path, '*') != NULL);
+	return strncmp(path, "$.", 2) == 0 || strncmp(path, "$[", 2) == 0 || strcmp(path, "$") == 0 ||
+		   path[0] == '/' || (path[0] != '"' && strchr(path, '*') != NULL);
 }
 
 /* Parse one column's options; field stays NULL where none is given. */
@@ -314,8 +314,9 @@ parse_column_options(MillColumn *column, List *options)
 				refuse_value("field", value, &problem);
 			if (is_foreign_path(value))
 			{
-				problem.hint = "Paths begin with a name and have no $, / or *: field 'user.id' for $.user.id or /user/id; "
-							   "a name with such signs in double quotes: field '\"$.a\"'.";
+				problem.hint =
+					"Paths begin with a name and have no $, / or *: field 'user.id' for $.user.id or /user/id; "
+					"a name with such signs in double quotes: field '\"$.a\"'.";
 				refuse_value("field", value, &problem);
 			}
 			column->field = pstrdup(value);
@@ -324,8 +325,9 @@ parse_column_options(MillColumn *column, List *options)
 		{
 			int kind = choose(metadata_names, lengthof(metadata_names), value);
 
-			problem.hint = "Valid values are key, key_text, headers, timestamp, partition, offset, topic and payload; "
-						   "for example: metadata 'offset'.";
+			problem.hint =
+				"Valid values are key, key_text, headers, timestamp, partition, offset, topic and payload; "
+				"for example: metadata 'offset'.";
 			if (kind < 0)
 				refuse_value("metadata", value, &problem);
 			column->kind = (MillColumnKind) kind;
@@ -338,7 +340,8 @@ parse_column_options(MillColumn *column, List *options)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options \"field\" and \"metadata\" cannot be used for the same column"),
-				 errhint("A column comes from the message's value or from its metadata; for example: OPTIONS (metadata 'offset').")));
+				 errhint(
+					 "A column comes from the message's value or from its metadata; for example: OPTIONS (metadata 'offset').")));
 }
 
 /*
@@ -378,14 +381,6 @@ mill_kafka_validator(PG_FUNCTION_ARGS)
 
 /* ---- streams ---- */
 
-bool
-mill_is_stream(Oid relid)
-{
-	ForeignDataWrapper *wrapper = GetForeignDataWrapper(GetForeignServer(GetForeignTable(relid)->serverid)->fdwid);
-
-	return OidIsValid(wrapper->fdwhandler) && GetFdwRoutine(wrapper->fdwhandler)->IterateForeignScan == mill_fdw_iterate;
-}
-
 static void
 load_columns(MillStream *stream, TupleDesc desc)
 {
@@ -398,8 +393,10 @@ load_columns(MillStream *stream, TupleDesc desc)
 
 		if (attribute->attisdropped)
 			continue;
-		parse_column_options(column, GetForeignColumnOptions(stream->layout.relid, attribute->attnum));
-		if (column->kind == MILL_COLUMN_FIELD && column->field == NULL && stream->layout.format->named_fields)
+		parse_column_options(column,
+							 GetForeignColumnOptions(stream->layout.relid, attribute->attnum));
+		if (column->kind == MILL_COLUMN_FIELD && column->field == NULL &&
+			stream->layout.format->named_fields)
 			column->field = name_as_path(NameStr(attribute->attname));
 	}
 }
@@ -411,11 +408,6 @@ mill_stream_load(Oid relid)
 	MillStream *stream = palloc0(sizeof(MillStream));
 
 	stream->layout.relid = relid;
-	if (relation->rd_rel->relkind != RELKIND_FOREIGN_TABLE || !mill_is_stream(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a stream", RelationGetRelationName(relation)),
-				 errhint("A stream is a foreign table of a server of the foreign data wrapper \"kafka\".")));
 	stream->serverid = GetForeignTable(relid)->serverid;
 	parse_table_options(stream, GetForeignTable(relid)->options);
 	load_columns(stream, RelationGetDescr(relation));

@@ -37,7 +37,7 @@ typedef struct MillStream
 /* Is this foreign table one? */
 extern bool mill_is_stream(Oid relid);
 
-/* The stream's options, parsed, in the current memory context; an error if it is none. */
+/* Its options, parsed, in the current memory context. */
 extern MillStream *mill_stream_load(Oid relid);
 
 #endif

@@ -45,23 +45,20 @@ gap_units(Datum gap, MillTimeType type)
 	{
 		interval = DatumGetIntervalP(gap);
 		if (interval->month != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("gap of sessions must not have months"),
-					 errdetail("A month is 28 to 31 days long."),
-					 errhint("Write for example \"30 minutes\" or \"30 days\".")));
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("gap of sessions must not have months"),
+							errdetail("A month is 28 to 31 days long."),
+							errhint("Write for example \"30 minutes\" or \"30 days\".")));
 		if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &units) ||
 			pg_add_s64_overflow(units, interval->time, &units))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERVAL_FIELD_OVERFLOW),
-					 errmsg("gap of sessions out of range")));
+			ereport(ERROR, (errcode(ERRCODE_INTERVAL_FIELD_OVERFLOW),
+							errmsg("gap of sessions out of range")));
 		if (type == MILL_TIME_DATE)
 		{
 			if (units % USECS_PER_DAY != 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("gap of sessions of dates must be whole days"),
-						 errhint("Write for example \"1 day\".")));
+				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+								errmsg("gap of sessions of dates must be whole days"),
+								errhint("Write for example \"1 day\".")));
 			units /= USECS_PER_DAY;
 		}
 	}
@@ -69,8 +66,9 @@ gap_units(Datum gap, MillTimeType type)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("gap of sessions must be greater than zero"),
-				 errhint("Write for example %s.", type == MILL_TIME_BIGINT ? "1000" : type == MILL_TIME_DATE ? "\"1 day\""
-																											 : "\"30 minutes\"")));
+				 errhint("Write for example %s.", type == MILL_TIME_BIGINT ? "1000"
+												  : type == MILL_TIME_DATE ? "\"1 day\""
+																		   : "\"30 minutes\"")));
 	return units;
 }
 
@@ -78,9 +76,8 @@ static void
 refuse_null_gap(bool null)
 {
 	if (null)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("gap of sessions must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("gap of sessions must not be null")));
 }
 
 /* The time of the first event of the session that the current row is in. */
@@ -107,7 +104,8 @@ session_start(FunctionCallInfo fcinfo, MillTimeType type)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("events of a session must come in ascending order"),
-				 errhint("ORDER BY the event time: mill.session_start(ts, gap) OVER (PARTITION BY user_id ORDER BY ts).")));
+				 errhint(
+					 "ORDER BY the event time: mill.session_start(ts, gap) OVER (PARTITION BY user_id ORDER BY ts).")));
 	if (!state->open || pg_sub_s64_overflow(at, state->last, &distance) || distance >= gap)
 		state->start = at;
 	state->last = at;
@@ -128,7 +126,8 @@ session_end(FunctionCallInfo fcinfo, MillTimeType type)
 			PG_RETURN_NULL();
 		return PG_GETARG_DATUM(0);
 	}
-	if (pg_add_s64_overflow(time_of(PG_GETARG_DATUM(1), type), gap_units(PG_GETARG_DATUM(2), type), &end) ||
+	if (pg_add_s64_overflow(time_of(PG_GETARG_DATUM(1), type), gap_units(PG_GETARG_DATUM(2), type),
+							&end) ||
 		!mill_window_in_range(type, end))
 		mill_window_out_of_range(type);
 	if (!PG_ARGISNULL(0))
@@ -136,17 +135,17 @@ session_end(FunctionCallInfo fcinfo, MillTimeType type)
 	return mill_time_datum(type, end);
 }
 
-#define SESSION_FUNCTIONS(name, type)                 \
-	PG_FUNCTION_INFO_V1(mill_session_start_##name);   \
-	Datum mill_session_start_##name(PG_FUNCTION_ARGS) \
-	{                                                 \
-		return session_start(fcinfo, type);           \
-	}                                                 \
-	PG_FUNCTION_INFO_V1(mill_session_end_##name);     \
-	Datum mill_session_end_##name(PG_FUNCTION_ARGS)   \
-	{                                                 \
-		return session_end(fcinfo, type);             \
-	}                                                 \
+#define SESSION_FUNCTIONS(name, type)                                                              \
+	PG_FUNCTION_INFO_V1(mill_session_start_##name);                                                \
+	Datum mill_session_start_##name(PG_FUNCTION_ARGS)                                              \
+	{                                                                                              \
+		return session_start(fcinfo, type);                                                        \
+	}                                                                                              \
+	PG_FUNCTION_INFO_V1(mill_session_end_##name);                                                  \
+	Datum mill_session_end_##name(PG_FUNCTION_ARGS)                                                \
+	{                                                                                              \
+		return session_end(fcinfo, type);                                                          \
+	}                                                                                              \
 	extern Datum mill_session_end_##name(PG_FUNCTION_ARGS)
 
 /* Both timestamps look alike. */

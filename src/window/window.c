@@ -26,10 +26,11 @@
 void
 mill_window_out_of_range(MillTimeType type)
 {
-	ereport(ERROR,
-			(errcode(type == MILL_TIME_BIGINT ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-			 type == MILL_TIME_BIGINT ? errmsg("bigint out of range") : type == MILL_TIME_DATE ? errmsg("date out of range")
-																							   : errmsg("timestamp out of range")));
+	ereport(ERROR, (errcode(type == MILL_TIME_BIGINT ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE
+													 : ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					type == MILL_TIME_BIGINT ? errmsg("bigint out of range")
+					: type == MILL_TIME_DATE ? errmsg("date out of range")
+											 : errmsg("timestamp out of range")));
 }
 
 static char *
@@ -47,14 +48,15 @@ width_kind(const Interval *width, const char *what)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s \"%s\" mixes months, days and hours", what, interval_text(width)),
 				 errdetail("A month has 28 to 31 days, and a day in a time zone 23 to 25 hours."),
-				 errhint("Write it in one of them, for example \"36 hours\", \"1 day\" or \"1 month\".")));
+				 errhint(
+					 "Write it in one of them, for example \"36 hours\", \"1 day\" or \"1 month\".")));
 	if (width->month <= 0 && width->day <= 0 && width->time <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be greater than zero", what),
-				 errhint("Write for example \"5 minutes\" or \"1 day\".")));
-	return width->month != 0 ? MILL_WIDTH_MONTHS : width->day != 0 ? MILL_WIDTH_DAYS
-																   : MILL_WIDTH_FIXED;
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be greater than zero", what),
+						errhint("Write for example \"5 minutes\" or \"1 day\".")));
+	return width->month != 0 ? MILL_WIDTH_MONTHS
+		   : width->day != 0 ? MILL_WIDTH_DAYS
+							 : MILL_WIDTH_FIXED;
 }
 
 /* The kind of a window's width; an error when it mixes kinds or is not above zero. */
@@ -72,9 +74,10 @@ common_kind(const Interval *slide, const Interval *size)
 	if (width_kind(slide, "slide") != kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("slide \"%s\" and window size \"%s\" are of different kinds", interval_text(slide),
-						interval_text(size)),
-				 errhint("Write both in hours and less, both in days, or both in months, for example \"1 hour\" and \"24 hours\".")));
+				 errmsg("slide \"%s\" and window size \"%s\" are of different kinds",
+						interval_text(slide), interval_text(size)),
+				 errhint(
+					 "Write both in hours and less, both in days, or both in months, for example \"1 hour\" and \"24 hours\".")));
 	return kind;
 }
 
@@ -111,10 +114,9 @@ static void
 check_widths_int(int64 slide, int64 size)
 {
 	if (slide <= 0 || size <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must be greater than zero", size <= 0 ? "window size" : "slide"),
-				 errhint("Write for example 1000.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be greater than zero", size <= 0 ? "window size" : "slide"),
+						errhint("Write for example 1000.")));
 }
 
 int64
@@ -200,7 +202,7 @@ width_units(MillTimeType type, MillWidthKind kind, const Interval *width)
 	return units;
 }
 
-/* The month since 2000-01 in which a local time or date lies, and what of the month has passed by then. */
+/* The month since 2000-01 of a local time or date, and what of the month has passed by then. */
 static int64
 month_of(MillTimeType type, int64 local, int64 *passed)
 {
@@ -221,9 +223,8 @@ place_origin(MillWindows *windows, int64 origin)
 	int64 month;
 
 	if (!mill_window_finite(windows->type, origin))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("origin of windows must be finite")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("origin of windows must be finite")));
 	if (windows->zone != NULL)
 		origin = mill_zone_local(windows->zone, origin);
 	if (windows->kind == MILL_WIDTH_FIXED)
@@ -235,11 +236,10 @@ place_origin(MillWindows *windows, int64 origin)
 	}
 	month = month_of(windows->type, origin, &windows->rest);
 	if (windows->rest >= 28 * day_units(windows->type))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("origin of windows of months must lie on day 1 to 28 of its month"),
-				 errdetail("Not every month has the days after."),
-				 errhint("Use for example the first of the month.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("origin of windows of months must lie on day 1 to 28 of its month"),
+						errdetail("Not every month has the days after."),
+						errhint("Use for example the first of the month.")));
 	return month;
 }
 
@@ -248,23 +248,23 @@ place_origin(MillWindows *windows, int64 origin)
  * only; else ignored) must live as long as they do.
  */
 void
-mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide, const Interval *size,
-				 const int64 *origin, pg_tz *zone)
+mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
+				 const Interval *size, const int64 *origin, pg_tz *zone)
 {
 	int64 unit;
 
 	windows->type = type;
 	windows->kind = common_kind(slide, size);
 	if (type == MILL_TIME_DATE && windows->kind == MILL_WIDTH_FIXED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("windows of dates are whole days or months wide"),
-				 errhint("Write for example \"1 day\" or \"7 days\" or \"1 month\".")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("windows of dates are whole days or months wide"),
+						errhint("Write for example \"1 day\" or \"7 days\" or \"1 month\".")));
 	windows->slide = width_units(type, windows->kind, slide);
 	windows->size = width_units(type, windows->kind, size);
 	Assert(windows->slide > 0 && windows->size > 0);
 	windows->rest = 0;
-	windows->zone = type == MILL_TIME_TIMESTAMPTZ && windows->kind != MILL_WIDTH_FIXED ? zone : NULL;
+	windows->zone = type == MILL_TIME_TIMESTAMPTZ && windows->kind != MILL_WIDTH_FIXED ? zone
+																					   : NULL;
 	if (origin != NULL)
 		unit = place_origin(windows, *origin);
 	else
@@ -338,7 +338,8 @@ month_begin(const MillWindows *windows, int64 month)
 	int64 begin;
 
 	month = floor_modulo(month, 12) + 1;
-	if (year < JULIAN_MINYEAR || year > JULIAN_MAXYEAR || !IS_VALID_JULIAN((int) year, (int) month, 1))
+	if (year < JULIAN_MINYEAR || year > JULIAN_MAXYEAR ||
+		!IS_VALID_JULIAN((int) year, (int) month, 1))
 		mill_window_out_of_range(windows->type);
 	begin = (int64) date2j(year, month, 1) - POSTGRES_EPOCH_JDATE;
 	if (pg_mul_s64_overflow(begin, day_units(windows->type), &begin) ||
@@ -347,7 +348,7 @@ month_begin(const MillWindows *windows, int64 month)
 	return begin;
 }
 
-/* The time at which a unit, and some more, begins: of a window's start, or with its size added, its end. */
+/* The time at which a unit, and some more, begins: a window's start; with its size, its end. */
 int64
 mill_window_value(const MillWindows *windows, int64 unit, int64 plus)
 {

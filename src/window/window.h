@@ -44,8 +44,8 @@ extern _Noreturn void mill_window_out_of_range(MillTimeType type);
 extern Datum mill_time_datum(MillTimeType type, int64 value);
 extern bool mill_window_in_range(MillTimeType type, int64 value);
 extern bool mill_window_finite(MillTimeType type, int64 value);
-extern void mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide, const Interval *size,
-							 const int64 *origin, pg_tz *zone);
+extern void mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
+							 const Interval *size, const int64 *origin, pg_tz *zone);
 extern void mill_windows_set_int(MillWindows *windows, int64 slide, int64 size, int64 origin);
 extern int64 mill_window_unit(const MillWindows *windows, int64 value);
 extern int64 mill_window_start_unit(const MillWindows *windows, int64 start);

@@ -49,11 +49,10 @@ refuse_null(FunctionCallInfo fcinfo, int argument, const char *what)
 {
 	if (PG_ARGISNULL(argument))
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not be null", what)));
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", what)));
 }
 
-/* Notes the zone that is meant, the session's without a name; true when it is another than before. */
+/* Notes the zone that is meant, the session's without a name; true if it is another now. */
 static bool
 note_zone(FunctionCallInfo fcinfo, int argument, WindowCache *cache)
 {
@@ -127,7 +126,8 @@ find_windows(FunctionCallInfo fcinfo, MillTimeType type, bool hop)
 	int64 origin = has_origin ? get_time(fcinfo, size_arg + 1, type) : 0;
 
 	if (cache == NULL)
-		fcinfo->flinfo->fn_extra = cache = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(WindowCache));
+		fcinfo->flinfo->fn_extra = cache = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt,
+																  sizeof(WindowCache));
 	refuse_null(fcinfo, 1, hop ? "slide" : "window size");
 	refuse_null(fcinfo, size_arg, "window size");
 	if (note_widths(fcinfo, size_arg, type, cache))
@@ -141,7 +141,8 @@ find_windows(FunctionCallInfo fcinfo, MillTimeType type, bool hop)
 	if (type == MILL_TIME_BIGINT)
 		mill_windows_set_int(&cache->windows, cache->slide.time, cache->size.time, origin);
 	else
-		mill_windows_set(&cache->windows, type, &cache->slide, &cache->size, has_origin ? &origin : NULL, cache->zone);
+		mill_windows_set(&cache->windows, type, &cache->slide, &cache->size,
+						 has_origin ? &origin : NULL, cache->zone);
 	cache->has_origin = has_origin;
 	cache->origin = origin;
 	cache->start = cache->end = 0;
@@ -169,7 +170,8 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 	if (cache->windows.kind == MILL_WIDTH_FIXED)
 	{
 		unit = mill_window_floor(&cache->windows, value);
-		return mill_time_datum(type, mill_window_value(&cache->windows, unit, end ? cache->windows.size : 0));
+		return mill_time_datum(type, mill_window_value(&cache->windows, unit,
+													   end ? cache->windows.size : 0));
 	}
 	if (value < cache->start || value >= cache->end)
 	{
@@ -181,7 +183,7 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 	return mill_time_datum(type, end ? cache->end : cache->start);
 }
 
-/* The end of the window that starts at a time: also of a hop, whose starts are not aligned to its size. */
+/* The end of the window that starts at a time; a hop starts where its size does not. */
 static Datum
 window_end(FunctionCallInfo fcinfo, MillTimeType type)
 {
@@ -198,7 +200,8 @@ window_end(FunctionCallInfo fcinfo, MillTimeType type)
 	{
 		cache->end = PG_INT64_MIN;
 		cache->start = value;
-		cache->end = mill_window_value(&cache->windows, mill_window_start_unit(&cache->windows, value),
+		cache->end = mill_window_value(&cache->windows,
+									   mill_window_start_unit(&cache->windows, value),
 									   cache->windows.size);
 	}
 	return mill_time_datum(type, cache->end);
@@ -237,33 +240,34 @@ hop(FunctionCallInfo fcinfo, MillTimeType type)
 		CHECK_FOR_INTERRUPTS();
 		start = mill_window_value(windows, last, -count * windows->slide);
 		values[0] = mill_time_datum(type, start);
-		values[1] = mill_time_datum(type, mill_window_value(windows, last, windows->size - count * windows->slide));
+		values[1] = mill_time_datum(type, mill_window_value(windows, last,
+															windows->size - count * windows->slide));
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
 }
 
-#define WINDOW_FUNCTIONS(name, type)                  \
-	PG_FUNCTION_INFO_V1(mill_window_start_##name);    \
-	Datum mill_window_start_##name(PG_FUNCTION_ARGS)  \
-	{                                                 \
-		return window_around(fcinfo, type, false);    \
-	}                                                 \
-	PG_FUNCTION_INFO_V1(mill_window_end_of_##name);   \
-	Datum mill_window_end_of_##name(PG_FUNCTION_ARGS) \
-	{                                                 \
-		return window_around(fcinfo, type, true);     \
-	}                                                 \
-	PG_FUNCTION_INFO_V1(mill_window_end_##name);      \
-	Datum mill_window_end_##name(PG_FUNCTION_ARGS)    \
-	{                                                 \
-		return window_end(fcinfo, type);              \
-	}                                                 \
-	PG_FUNCTION_INFO_V1(mill_hop_##name);             \
-	Datum mill_hop_##name(PG_FUNCTION_ARGS)           \
-	{                                                 \
-		return hop(fcinfo, type);                     \
-	}                                                 \
+#define WINDOW_FUNCTIONS(name, type)                                                               \
+	PG_FUNCTION_INFO_V1(mill_window_start_##name);                                                 \
+	Datum mill_window_start_##name(PG_FUNCTION_ARGS)                                               \
+	{                                                                                              \
+		return window_around(fcinfo, type, false);                                                 \
+	}                                                                                              \
+	PG_FUNCTION_INFO_V1(mill_window_end_of_##name);                                                \
+	Datum mill_window_end_of_##name(PG_FUNCTION_ARGS)                                              \
+	{                                                                                              \
+		return window_around(fcinfo, type, true);                                                  \
+	}                                                                                              \
+	PG_FUNCTION_INFO_V1(mill_window_end_##name);                                                   \
+	Datum mill_window_end_##name(PG_FUNCTION_ARGS)                                                 \
+	{                                                                                              \
+		return window_end(fcinfo, type);                                                           \
+	}                                                                                              \
+	PG_FUNCTION_INFO_V1(mill_hop_##name);                                                          \
+	Datum mill_hop_##name(PG_FUNCTION_ARGS)                                                        \
+	{                                                                                              \
+		return hop(fcinfo, type);                                                                  \
+	}                                                                                              \
 	extern Datum mill_hop_##name(PG_FUNCTION_ARGS)
 
 WINDOW_FUNCTIONS(timestamptz, MILL_TIME_TIMESTAMPTZ);

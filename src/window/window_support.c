@@ -30,7 +30,9 @@ constant_operand(List *arguments, int n)
 {
 	Node *argument = n < list_length(arguments) ? list_nth(arguments, n) : NULL;
 
-	return argument != NULL && IsA(argument, Const) && !((Const *) argument)->constisnull ? (Const *) argument : NULL;
+	return argument != NULL && IsA(argument, Const) && !((Const *) argument)->constisnull
+			   ? (Const *) argument
+			   : NULL;
 }
 
 static bool
@@ -41,14 +43,15 @@ is_null_constant(List *arguments, int n)
 	return IsA(argument, Const) && ((Const *) argument)->constisnull;
 }
 
-/* An interval's months, days or microseconds, when it is of that kind alone and above zero; else 0. */
+/* An interval's months, days or microseconds, if it is that alone and above zero; else 0. */
 static int64
 width_of(const Interval *width, MillWidthKind *kind)
 {
-	*kind = width->month != 0 ? MILL_WIDTH_MONTHS : width->day != 0 ? MILL_WIDTH_DAYS
-																	: MILL_WIDTH_FIXED;
-	if ((width->month != 0) + (width->day != 0) + (width->time != 0) != 1 ||
-		width->month < 0 || width->day < 0 || width->time < 0)
+	*kind = width->month != 0 ? MILL_WIDTH_MONTHS
+			: width->day != 0 ? MILL_WIDTH_DAYS
+							  : MILL_WIDTH_FIXED;
+	if ((width->month != 0) + (width->day != 0) + (width->time != 0) != 1 || width->month < 0 ||
+		width->day < 0 || width->time < 0)
 		return 0;
 	return width->month + width->day + width->time;
 }
@@ -64,7 +67,8 @@ constant_width(List *arguments, int n, MillWidthKind *kind)
 		return 0;
 	if (width->consttype == INT8OID)
 		return Max(DatumGetInt64(width->constvalue), 0);
-	return width->consttype == INTERVALOID ? width_of(DatumGetIntervalP(width->constvalue), kind) : 0;
+	return width->consttype == INTERVALOID ? width_of(DatumGetIntervalP(width->constvalue), kind)
+										   : 0;
 }
 
 /* A zone does not matter to fixed widths, but a name that is none must be told. */
@@ -82,7 +86,8 @@ zone_is_fine(List *arguments, int n)
 static Const *
 bigint_constant(int64 value)
 {
-	return makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(value), false, FLOAT8PASSBYVAL);
+	return makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(value), false,
+					 FLOAT8PASSBYVAL);
 }
 
 /* A function of ours, also for users who may not name what is in mill_catalog. */
@@ -91,8 +96,8 @@ find_function(const char *name, oidvector *types)
 {
 	Oid schema = get_namespace_oid("mill_catalog", true);
 
-	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, PointerGetDatum(name), PointerGetDatum(types),
-						   ObjectIdGetDatum(schema));
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, PointerGetDatum(name),
+						   PointerGetDatum(types), ObjectIdGetDatum(schema));
 }
 
 /*
@@ -128,7 +133,8 @@ simplify(FuncExpr *call, char *replacement)
 	origin_value %= width;
 	return (Node *) makeFuncExpr(function, call->funcresulttype,
 								 list_make3(linitial(arguments), bigint_constant(width),
-											bigint_constant(origin_value < 0 ? origin_value + width : origin_value)),
+											bigint_constant(origin_value < 0 ? origin_value + width
+																			 : origin_value)),
 								 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
 }
 

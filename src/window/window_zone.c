@@ -39,10 +39,9 @@ mill_zone_lookup(const char *name, bool missing_ok)
 	if (zone != NULL && pg_tz_acceptable(zone))
 		return zone;
 	if (!missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("time zone \"%s\" not recognized", name),
-				 errhint("Use a name of pg_timezone_names, for example \"Europe/Berlin\".")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("time zone \"%s\" not recognized", name),
+						errhint("Use a name of pg_timezone_names, for example \"Europe/Berlin\".")));
 	return NULL;
 }
 
@@ -62,13 +61,15 @@ next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
 	long int after_offset;
 	int before_dst;
 	int after_dst;
-	int found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst, zone);
+	int found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst,
+									 zone);
 
-	/* At the very second of the last change of its table, core does not look on to the years after. */
+	/* At the very second of its table's last change, core does not look at the years after. */
 	if (found == 0)
 	{
 		at++;
-		found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst, zone);
+		found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst,
+									 zone);
 	}
 	if (found < 0)
 		elog(ERROR, "no offset for this time in time zone \"%s\"", pg_get_timezone_name(zone));
@@ -86,7 +87,7 @@ mill_zone_local(pg_tz *zone, TimestampTz at)
 	return at + offset * USECS_PER_SEC;
 }
 
-/* The latest local time up to an instant: what the clock shows, but for the time after it was set back. */
+/* The latest local time up to an instant: what the clock shows, unless it was set back. */
 Timestamp
 mill_zone_reached(pg_tz *zone, TimestampTz at)
 {

@@ -127,10 +127,10 @@ column_default(Relation target, const MillWriteSpec *spec, AttrNumber attnum)
 
 		if (base == attribute->atttypid)
 			return NULL;
-		expr = (Node *) makeConst(base, typmod, attribute->attcollation,
-								  get_typlen(base), (Datum) 0, true, get_typbyval(base));
-		expr = coerce_to_domain(expr, InvalidOid, -1, attribute->atttypid,
-								COERCION_IMPLICIT, COERCE_IMPLICIT_CAST, -1, false);
+		expr = (Node *) makeConst(base, typmod, attribute->attcollation, get_typlen(base),
+								  (Datum) 0, true, get_typbyval(base));
+		expr = coerce_to_domain(expr, InvalidOid, -1, attribute->atttypid, COERCION_IMPLICIT,
+								COERCE_IMPLICIT_CAST, -1, false);
 	}
 	return expression_planner((Expr *) expr);
 }
@@ -275,7 +275,8 @@ mill_bulk_begin(Relation target, const MillWriteSpec *spec, List *entries, List 
 
 	/* From here to mill_bulk_end this is the query that triggers belong to. */
 	AfterTriggerBeginQuery();
-	bulk->capture = MakeTransitionCaptureState(target->trigdesc, RelationGetRelid(target), CMD_INSERT);
+	bulk->capture = MakeTransitionCaptureState(target->trigdesc, RelationGetRelid(target),
+											   CMD_INSERT);
 	bulk->state->mt_transition_capture = bulk->capture;
 	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 	{

@@ -74,8 +74,7 @@ flush_buffer(MillBuffers *buffers, RowBuffer *buffer)
 {
 	ResultRelInfo *relation = buffer->relation;
 	TriggerDesc *triggers = relation->ri_TrigDesc;
-	bool events = buffers->capture != NULL ||
-				  (triggers != NULL && triggers->trig_insert_after_row);
+	bool events = buffers->capture != NULL || (triggers != NULL && triggers->trig_insert_after_row);
 	MemoryContext caller;
 
 	if (buffer->used == 0)
@@ -83,8 +82,8 @@ flush_buffer(MillBuffers *buffers, RowBuffer *buffer)
 
 	/* It may leak. */
 	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(buffers->estate));
-	table_multi_insert(relation->ri_RelationDesc, buffer->slots, buffer->used,
-					   buffers->cid, 0, buffer->state);
+	table_multi_insert(relation->ri_RelationDesc, buffer->slots, buffer->used, buffers->cid, 0,
+					   buffer->state);
 	MemoryContextSwitchTo(caller);
 
 	for (int i = 0; i < buffer->used; i++)
@@ -156,8 +155,8 @@ mill_buffers_keep(MillBuffers *buffers, ResultRelInfo *relation, TupleTableSlot 
 	else
 	{
 		slot_getallattrs(slot);
-		buffers->bytes += heap_compute_data_size(slot->tts_tupleDescriptor,
-												 slot->tts_values, slot->tts_isnull);
+		buffers->bytes += heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
+												 slot->tts_isnull);
 	}
 }
 

@@ -51,8 +51,8 @@ mill_insert_end(MillInsert *insert)
 	initStringInfo(&sql);
 	mill_statement_insert(&sql, insert->target, insert->spec, BATCH);
 	changed = mill_statement_run(sql.data, BATCH,
-								 mill_statement_desc(insert->target, insert->spec, 0),
-								 insert->rows, insert->count, false);
+								 mill_statement_desc(insert->target, insert->spec, 0), insert->rows,
+								 insert->count, false);
 	tuplestore_end(insert->rows);
 	return changed;
 }

@@ -68,9 +68,8 @@ mill_statement_insert(StringInfo sql, Relation target, const MillWriteSpec *spec
 												RelationGetRelationName(target)));
 	for (int i = 0; i < spec->ncolumns; i++)
 		appendStringInfo(sql, "%s%s%s", i == 0 ? " (" : ", ",
-						 quote_identifier(NameStr(TupleDescAttr(RelationGetDescr(target),
-																spec->attnums[i] - 1)
-													  ->attname)),
+						 quote_identifier(NameStr(
+							 TupleDescAttr(RelationGetDescr(target), spec->attnums[i] - 1)->attname)),
 						 i == spec->ncolumns - 1 ? ")" : "");
 	appendStringInfoString(sql, " SELECT");
 	for (int i = 0; i < spec->ncolumns; i++)
@@ -87,8 +86,7 @@ plan_key(const char *sql, TupleDesc desc)
 	appendStringInfoString(&key, sql);
 	for (int i = 0; i < desc->natts; i++)
 		appendStringInfo(&key, " %u,%d,%u", TupleDescAttr(desc, i)->atttypid,
-						 TupleDescAttr(desc, i)->atttypmod,
-						 TupleDescAttr(desc, i)->attcollation);
+						 TupleDescAttr(desc, i)->atttypmod, TupleDescAttr(desc, i)->attcollation);
 	return key.data;
 }
 
@@ -138,14 +136,14 @@ get_plan(const char *sql, TupleDesc desc)
 static void
 plan_by_index(SPIPlanPtr plan)
 {
-	static const char *const others[] = {"enable_hashjoin", "enable_mergejoin", "enable_seqscan",
-										 "enable_bitmapscan", "enable_material", "enable_memoize"};
+	static const char *const others[] = {"enable_hashjoin",	  "enable_mergejoin", "enable_seqscan",
+										 "enable_bitmapscan", "enable_material",  "enable_memoize"};
 	int level = NewGUCNestLevel();
 	CachedPlan *cached;
 
 	for (int i = 0; i < lengthof(others); i++)
-		(void) set_config_option(others[i], "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option(others[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
 	cached = SPI_plan_get_cached_plan(plan);
 	if (cached != NULL)
 		ReleaseCachedPlan(cached, CurrentResourceOwner);
@@ -154,8 +152,8 @@ plan_by_index(SPIPlanPtr plan)
 
 /* Leaves SPI connected, with the result. */
 static void
-run_with_rows(const char *sql, const char *batch, TupleDesc desc,
-			  Tuplestorestate *rows, double count, bool by_index)
+run_with_rows(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
+			  double count, bool by_index)
 {
 	EphemeralNamedRelation relation = palloc0_object(EphemeralNamedRelationData);
 	SPIPlanPtr plan;
@@ -181,8 +179,8 @@ run_with_rows(const char *sql, const char *batch, TupleDesc desc,
 }
 
 uint64
-mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
-				   Tuplestorestate *rows, double count, bool by_index)
+mill_statement_run(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
+				   double count, bool by_index)
 {
 	uint64 changed;
 

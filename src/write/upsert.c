@@ -121,11 +121,10 @@ set_key(MillUpsert *upsert, Relation index, int number)
 	column = TupleDescAttr(RelationGetDescr(upsert->target), spec->attnums[key->column - 1] - 1);
 	source = TupleDescAttr(spec->source, key->column - 1);
 	if (source->atttypid != column->atttypid)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("key column \"%s\" is of type %s but the rows have type %s",
-						NameStr(column->attname),
-						format_type_be(column->atttypid), format_type_be(source->atttypid))));
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("key column \"%s\" is of type %s but the rows have type %s",
+							   NameStr(column->attname), format_type_be(column->atttypid),
+							   format_type_be(source->atttypid))));
 
 	if (index != NULL)
 	{
@@ -147,10 +146,9 @@ set_key(MillUpsert *upsert, Relation index, int number)
 		key->collation = column->attcollation;
 	}
 	if (!OidIsValid(key->less) || !OidIsValid(key->equal))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("key column \"%s\" of type %s cannot be ordered",
-						NameStr(column->attname), format_type_be(column->atttypid))));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("key column \"%s\" of type %s cannot be ordered",
+							   NameStr(column->attname), format_type_be(column->atttypid))));
 	fmgr_info(get_opcode(key->equal), &key->same);
 }
 
@@ -207,8 +205,12 @@ refuse_null_key(MillUpsert *upsert, const Key *key, bool is_tombstone)
 	ereport(ERROR,
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 errmsg("key column \"%s\" is null", NameStr(column->attname)),
-			 errdetail("A row that is inserted, updated or deleted by its key needs all columns of the key."),
-			 is_tombstone ? errhint("The message is a tombstone: it has no value, so the key must come from metadata 'key' of the stream.") : 0,
+			 errdetail(
+				 "A row that is inserted, updated or deleted by its key needs all columns of the key."),
+			 is_tombstone
+				 ? errhint(
+					   "The message is a tombstone: it has no value, so the key must come from metadata 'key' of the stream.")
+				 : 0,
 			 errtablecol(upsert->target, upsert->spec->attnums[key->column - 1])));
 }
 
@@ -224,7 +226,8 @@ mill_upsert_row(MillUpsert *upsert, TupleTableSlot *row)
 	if (row->tts_isnull[natts - 1])
 		elog(ERROR, "a row has no ordinal");
 	is_tombstone = spec->is_delete != NULL &&
-				   spec->is_delete((ItemPointer) DatumGetPointer(row->tts_values[natts - 1]), spec->batch);
+				   spec->is_delete((ItemPointer) DatumGetPointer(row->tts_values[natts - 1]),
+								   spec->batch);
 	for (int i = 0; i < spec->nkeys; i++)
 		if (row->tts_isnull[upsert->keys[i].column - 1])
 			refuse_null_key(upsert, &upsert->keys[i], is_tombstone);
@@ -258,8 +261,8 @@ same_key(MillUpsert *upsert, TupleTableSlot *a, TupleTableSlot *b)
 
 /* Deal the first row of each key out; the counts are of rows in each store. */
 static void
-pick_last_changes(MillUpsert *upsert, Tuplestorestate *live, uint64 *nlive,
-				  Tuplestorestate *gone, uint64 *ngone)
+pick_last_changes(MillUpsert *upsert, Tuplestorestate *live, uint64 *nlive, Tuplestorestate *gone,
+				  uint64 *ngone)
 {
 	TupleTableSlot *row = MakeSingleTupleTableSlot(upsert->desc, &TTSOpsMinimalTuple);
 	TupleTableSlot *last = MakeSingleTupleTableSlot(upsert->desc, &TTSOpsMinimalTuple);
@@ -294,9 +297,8 @@ pick_last_changes(MillUpsert *upsert, Tuplestorestate *live, uint64 *nlive,
 static const char *
 column_name(MillUpsert *upsert, int column)
 {
-	return quote_identifier(NameStr(TupleDescAttr(RelationGetDescr(upsert->target),
-												  upsert->spec->attnums[column] - 1)
-										->attname));
+	return quote_identifier(NameStr(
+		TupleDescAttr(RelationGetDescr(upsert->target), upsert->spec->attnums[column] - 1)->attname));
 }
 
 /* The index' equality, spelt out: schema, operator and collation. */
@@ -354,7 +356,8 @@ refuse_late(const char *why)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the message is late: %s", why),
 			 errdetail("Applying it now could bring an older value, or a delete, over a newer one."),
-			 errhint("Write it all the same with mill.retry_dead_letters(..., force => true), or give it up with mill.delete_dead_letters.")));
+			 errhint(
+				 "Write it all the same with mill.retry_dead_letters(..., force => true), or give it up with mill.delete_dead_letters.")));
 }
 
 /*
@@ -374,9 +377,11 @@ check_late_row(HeapTuple row, TupleDesc desc, void *arg)
 			refuse_late("its key is not in the target, and may have been deleted since");
 		return;
 	}
-	if (TransactionIdIsCurrentTransactionId(xmin) && TransactionIdFollowsOrEquals(xmin, late->guard->begun))
+	if (TransactionIdIsCurrentTransactionId(xmin) &&
+		TransactionIdFollowsOrEquals(xmin, late->guard->begun))
 		return;
-	if (!late->guard->known || (TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, late->guard->before)))
+	if (!late->guard->known ||
+		(TransactionIdIsNormal(xmin) && !TransactionIdPrecedes(xmin, late->guard->before)))
 		refuse_late("a row with its key was written since, or may have been");
 }
 
@@ -387,7 +392,8 @@ check_late(MillUpsert *upsert, const char *name, Tuplestorestate *rows, bool is_
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT t.xmin FROM %s AS g LEFT JOIN %s AS t ON ", name, target_name(upsert));
+	appendStringInfo(&sql, "SELECT t.xmin FROM %s AS g LEFT JOIN %s AS t ON ", name,
+					 target_name(upsert));
 	append_keys(upsert, &sql);
 	mill_statement_each(sql.data, name, upsert->desc, rows, check_late_row, &late);
 	tuplestore_rescan(rows);

@@ -18,8 +18,8 @@
 
 /* As COPY does: bulk.c. */
 typedef struct MillBulk MillBulk;
-extern MillBulk *mill_bulk_begin(Relation target, const MillWriteSpec *spec,
-								 List *entries, List *permissions);
+extern MillBulk *mill_bulk_begin(Relation target, const MillWriteSpec *spec, List *entries,
+								 List *permissions);
 extern void mill_bulk_row(MillBulk *bulk, TupleTableSlot *row);
 extern uint64 mill_bulk_end(MillBulk *bulk);
 
@@ -70,7 +70,8 @@ extern void mill_buffers_free(MillBuffers *buffers);
 extern TupleDesc mill_statement_desc(Relation target, const MillWriteSpec *spec, int extra);
 
 /* "schema"."target" ("a", "b") and c1, c2. */
-extern void mill_statement_insert(StringInfo sql, Relation target, const MillWriteSpec *spec, const char *batch);
+extern void mill_statement_insert(StringInfo sql, Relation target, const MillWriteSpec *spec,
+								  const char *batch);
 
 /*
  * Run a statement in which the name batch stands for the rows; returns how
@@ -81,7 +82,9 @@ extern uint64 mill_statement_run(const char *sql, const char *batch, TupleDesc d
 								 Tuplestorestate *rows, double count, bool by_index);
 
 /* The same for a query: calls the function with each row of its result. */
-extern void mill_statement_each(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
-								void (*function)(HeapTuple row, TupleDesc desc, void *arg), void *arg);
+extern void mill_statement_each(const char *sql, const char *batch, TupleDesc desc,
+								Tuplestorestate *rows,
+								void (*function)(HeapTuple row, TupleDesc desc, void *arg),
+								void *arg);
 
 #endif

@@ -56,10 +56,9 @@ check_columns(Relation target, const MillWriteSpec *spec)
 
 		if (spec->attnums[i] < 1 || spec->attnums[i] > desc->natts ||
 			TupleDescAttr(desc, spec->attnums[i] - 1)->attisdropped)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column number %d of relation \"%s\" does not exist",
-							spec->attnums[i], RelationGetRelationName(target))));
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("column number %d of relation \"%s\" does not exist",
+								   spec->attnums[i], RelationGetRelationName(target))));
 
 		attribute = TupleDescAttr(desc, spec->attnums[i] - 1);
 		if (attribute->attidentity == ATTRIBUTE_IDENTITY_ALWAYS)
@@ -75,8 +74,7 @@ check_columns(Relation target, const MillWriteSpec *spec)
 					(errcode(ERRCODE_GENERATED_ALWAYS),
 					 errmsg("cannot insert a non-DEFAULT value into column \"%s\"",
 							NameStr(attribute->attname)),
-					 errdetail("Column \"%s\" is a generated column.",
-							   NameStr(attribute->attname)),
+					 errdetail("Column \"%s\" is a generated column.", NameStr(attribute->attname)),
 					 errhint("Leave the column out of the source.")));
 	}
 }
@@ -113,7 +111,8 @@ make_range_table(Relation target, const MillWriteSpec *spec, List **permissions)
 		needs->updatedCols = bms_copy(needs->insertedCols);
 		for (int i = 0; i < spec->nkeys; i++)
 			needs->updatedCols = bms_del_member(needs->updatedCols,
-												spec->attnums[spec->keys[i]] - FirstLowInvalidHeapAttributeNumber);
+												spec->attnums[spec->keys[i]] -
+													FirstLowInvalidHeapAttributeNumber);
 		if (!bms_is_empty(needs->updatedCols))
 			needs->requiredPerms |= ACL_UPDATE;
 	}
@@ -139,10 +138,9 @@ choose_path(MillWriter *writer)
 	if (spec->path != MILL_WRITE_EXECUTOR)
 		refusal = mill_bulk_refusal(target, spec);
 	if (spec->path == MILL_WRITE_BULK && refusal != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot write to \"%s\" in bulk: %s",
-						RelationGetRelationName(target), refusal)));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot write to \"%s\" in bulk: %s",
+							   RelationGetRelationName(target), refusal)));
 
 	if (spec->upsert)
 		writer->upsert = mill_upsert_begin(target, spec);
@@ -161,8 +159,8 @@ mill_writer_begin(const MillWriteSpec *spec)
 	MillWriter *writer = palloc0(sizeof(MillWriter));
 
 	if (spec->source->natts != spec->ncolumns + 1)
-		elog(ERROR, "rows of a writer have %d columns, not %d and an ordinal",
-			 spec->source->natts, spec->ncolumns);
+		elog(ERROR, "rows of a writer have %d columns, not %d and an ordinal", spec->source->natts,
+			 spec->ncolumns);
 
 	Assert(IsTransactionState() && ActiveSnapshotSet());
 	Assert(!spec->upsert || (spec->nkeys > 0 && spec->is_delete));
@@ -176,9 +174,8 @@ mill_writer_begin(const MillWriteSpec *spec)
 	writer->context = context;
 	writer->target = try_relation_open(spec->target, RowExclusiveLock);
 	if (writer->target == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("target table with OID %u does not exist", spec->target)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("target table with OID %u does not exist", spec->target)));
 
 	choose_path(writer);
 	MemoryContextSwitchTo(caller);

@@ -21,18 +21,19 @@
 #endif
 #include "decode/json_scan.h"
 
-#define REQUIRE(condition)                               \
-	do                                                   \
-	{                                                    \
-		if (!(condition))                                \
-		{                                                \
-			fprintf(stderr, "not so: %s\n", #condition); \
-			abort();                                     \
-		}                                                \
-	}                                                    \
+#define REQUIRE(condition)                                                                         \
+	do                                                                                             \
+	{                                                                                              \
+		if (!(condition))                                                                          \
+		{                                                                                          \
+			fprintf(stderr, "not so: %s\n", #condition);                                           \
+			abort();                                                                               \
+		}                                                                                          \
+	}                                                                                              \
 	while (0)
 
-static const char *const wanted[] = {"a", "user_id", "page", "a.b", "a.b[0]", "x[1].id", "x", "\"\""};
+static const char *const wanted[] = {"a",	   "user_id", "page", "a.b",
+									 "a.b[0]", "x[1].id", "x",	  "\"\""};
 
 #define WANTED ((int) (sizeof(wanted) / sizeof(wanted[0])))
 
@@ -79,7 +80,8 @@ check_members(const MillJsonSpan *container, int depth)
 
 		REQUIRE(value.start > container->start && value.start + value.length <= end);
 		REQUIRE(mill_json_check(value.start - quote, value.length + 2 * quote, &again, &error));
-		REQUIRE(again.kind == value.kind && again.start == value.start && again.length == value.length);
+		REQUIRE(again.kind == value.kind && again.start == value.start &&
+				again.length == value.length);
 		REQUIRE(again.escaped == value.escaped);
 		if (container->kind == MILL_JSON_OBJECT)
 			check_string(&key);
@@ -146,10 +148,12 @@ LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 			MillJsonSpan other = find_by_stepping(&top, wanted[i]);
 
 			REQUIRE(spans[i].kind == other.kind);
-			REQUIRE(other.kind == MILL_JSON_ABSENT || (spans[i].start == other.start && spans[i].length == other.length));
+			REQUIRE(other.kind == MILL_JSON_ABSENT ||
+					(spans[i].start == other.start && spans[i].length == other.length));
 		}
 		for (int i = 0; i < WANTED; i++)
-			REQUIRE(spans[i].kind == MILL_JSON_ABSENT || (spans[i].start > data && spans[i].start + spans[i].length < data + size));
+			REQUIRE(spans[i].kind == MILL_JSON_ABSENT ||
+					(spans[i].start > data && spans[i].start + spans[i].length < data + size));
 		REQUIRE(spans[4].kind == MILL_JSON_ABSENT || spans[3].kind == MILL_JSON_ARRAY);
 		REQUIRE(spans[3].kind == MILL_JSON_ABSENT || spans[0].kind == MILL_JSON_OBJECT);
 		REQUIRE(spans[5].kind == MILL_JSON_ABSENT || spans[6].kind == MILL_JSON_ARRAY);

@@ -51,16 +51,21 @@ await_result(const Admin *a, const char *what)
 	if (rd_kafka_event_error(event))
 		fail(what, rd_kafka_event_error_string(event));
 	if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_CREATETOPICS_RESULT)
-		topics = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &count);
+		topics = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event),
+													 &count);
 	else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_DELETETOPICS_RESULT)
-		topics = rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &count);
+		topics = rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event),
+													 &count);
 	else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_CREATEPARTITIONS_RESULT)
-		topics = rd_kafka_CreatePartitions_result_topics(rd_kafka_event_CreatePartitions_result(event), &count);
+		topics = rd_kafka_CreatePartitions_result_topics(rd_kafka_event_CreatePartitions_result(
+															 event),
+														 &count);
 	check_topics(what, topics, count);
 	if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_ALTERCONFIGS_RESULT)
 	{
 		const rd_kafka_ConfigResource_t **resources =
-			rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(event), &count);
+			rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(event),
+												   &count);
 
 		for (size_t i = 0; i < count; i++)
 			if (rd_kafka_ConfigResource_error(resources[i]))
@@ -68,8 +73,8 @@ await_result(const Admin *a, const char *what)
 	}
 	else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_DELETERECORDS_RESULT)
 	{
-		const rd_kafka_topic_partition_list_t *list =
-			rd_kafka_DeleteRecords_result_offsets(rd_kafka_event_DeleteRecords_result(event));
+		const rd_kafka_topic_partition_list_t *list = rd_kafka_DeleteRecords_result_offsets(
+			rd_kafka_event_DeleteRecords_result(event));
 
 		for (int i = 0; i < list->cnt; i++)
 			if (list->elems[i].err)
@@ -117,12 +122,12 @@ watermarks(const Admin *a, const char *name, int partition, int64_t *low, int64_
 	int64_t deadline = now_ms() + TIMEOUT_MS;
 	rd_kafka_resp_err_t err;
 
-	while ((err = rd_kafka_query_watermark_offsets(a->rk, name, partition, low, high, TIMEOUT_MS)) != 0)
+	while ((err = rd_kafka_query_watermark_offsets(a->rk, name, partition, low, high,
+												   TIMEOUT_MS)) != 0)
 	{
 		if (err != RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION &&
 			err != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE &&
-			err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART &&
-			err != RD_KAFKA_RESP_ERR__TRANSPORT)
+			err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART && err != RD_KAFKA_RESP_ERR__TRANSPORT)
 			fail(name, rd_kafka_err2str(err));
 		nap(deadline, name);
 	}
@@ -145,8 +150,9 @@ create_topic(const Admin *a, int argc, char **argv)
 {
 	char error[512];
 	int partitions = argc > 1 ? atoi(argv[1]) : 1;
-	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(argv[0], partitions, argc > 2 ? atoi(argv[2]) : 1,
-													   error, sizeof(error));
+	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(argv[0], partitions,
+													   argc > 2 ? atoi(argv[2]) : 1, error,
+													   sizeof(error));
 
 	if (topic == NULL)
 		fail(argv[0], error);
@@ -202,7 +208,8 @@ delete_records(const Admin *a, const char *name, int partition, int64_t offset)
 static void
 configure_topic(const Admin *a, int argc, char **argv)
 {
-	rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, argv[0]);
+	rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC,
+																	  argv[0]);
 
 	for (int i = 1; i < argc; i++)
 	{

@@ -71,7 +71,8 @@ read_to_end(rd_kafka_t *rk, int partitions)
 			print_message(m);
 			deadline = now_ms() + 120000;
 		}
-		else if (m->err != RD_KAFKA_RESP_ERR__TRANSPORT && m->err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+		else if (m->err != RD_KAFKA_RESP_ERR__TRANSPORT &&
+				 m->err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
 			fail("consume", rd_kafka_message_errstr(m));
 		rd_kafka_message_destroy(m);
 	}

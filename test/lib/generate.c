@@ -97,7 +97,8 @@ make_bad(uint64_t *state, int64_t seq, char *out, size_t size)
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-	return snprintf(out, size, kinds[draw(state, sizeof(kinds) / sizeof(kinds[0]))], (long long) seq);
+	return snprintf(out, size, kinds[draw(state, sizeof(kinds) / sizeof(kinds[0]))],
+					(long long) seq);
 #pragma GCC diagnostic pop
 }
 
@@ -121,12 +122,15 @@ make_click(const GeneratorSettings *settings, int64_t seq, TestMessage *message)
 	if (message->bad)
 		message->value_len = make_bad(&state, seq, value, sizeof(value));
 	else if (settings->kind[0] == 'c')
-		message->value_len = snprintf(value, sizeof(value), "{\"user_id\":%u,\"page\":\"%s\",\"timestamp\":\"%s\",\"seq\":%lld}",
-									  user, page, at, (long long) seq);
+		message->value_len =
+			snprintf(value, sizeof(value),
+					 "{\"user_id\":%u,\"page\":\"%s\",\"timestamp\":\"%s\",\"seq\":%lld}", user,
+					 page, at, (long long) seq);
 	else
-		message->value_len = snprintf(value, sizeof(value),
-									  "{\"id\":%lld,\"user_id\":%u,\"page\":\"%s\",\"timestamp\":\"%s\",\"amount\":%u.%02u}",
-									  (long long) seq, user, page, at, draw(&state, 1000), draw(&state, 100));
+		message->value_len =
+			snprintf(value, sizeof(value),
+					 "{\"id\":%lld,\"user_id\":%u,\"page\":\"%s\",\"timestamp\":\"%s\",\"amount\":%u.%02u}",
+					 (long long) seq, user, page, at, draw(&state, 1000), draw(&state, 100));
 	message->value = value;
 	message->key = key;
 	message->key_len = snprintf(key, sizeof(key), "%u", user);
@@ -171,10 +175,11 @@ unescape(const char *text, size_t *len, char **room)
 			from = *end == ';' ? end : end - 1;
 		}
 		else
-			*to++ = *from == 't' ? '\t' : *from == 'n' ? '\n'
-									  : *from == 'r'   ? '\r'
-									  : *from == '0'   ? '\0'
-													   : *from;
+			*to++ = *from == 't'   ? '\t'
+					: *from == 'n' ? '\n'
+					: *from == 'r' ? '\r'
+					: *from == '0' ? '\0'
+								   : *from;
 	}
 	*len = to - *room;
 	return *room;

@@ -116,7 +116,8 @@ keep_pending(Producer *p, const rd_kafka_message_t *message, int64_t seq, bool b
 	new->seq = seq;
 	new->bad = bad;
 	new->key_len = message->key_len;
-	new->key = message->key ? memcpy(malloc(message->key_len + 1), message->key, message->key_len) : NULL;
+	new->key = message->key ? memcpy(malloc(message->key_len + 1), message->key, message->key_len)
+							: NULL;
 }
 
 static void
@@ -134,7 +135,8 @@ delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	if (message->err)
 	{
 		p->unknown++;
-		fprintf(stderr, "kafka_tool: message %lld: %s\n", (long long) seq, rd_kafka_err2str(message->err));
+		fprintf(stderr, "kafka_tool: message %lld: %s\n", (long long) seq,
+				rd_kafka_err2str(message->err));
 		write_account(p, message->partition, -1, seq, "unknown", message->key, message->key_len);
 		return;
 	}
@@ -142,8 +144,8 @@ delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 		p->bad++;
 	else
 		p->ok++;
-	write_account(p, message->partition, message->offset, seq, bad ? "bad" : "ok",
-				  message->key, message->key_len);
+	write_account(p, message->partition, message->offset, seq, bad ? "bad" : "ok", message->key,
+				  message->key_len);
 }
 
 /* Writes the account of the transaction that has just ended. */
@@ -161,8 +163,9 @@ settle(Producer *p, bool committed)
 		else
 			p->ok++;
 		write_account(p, m->partition, m->offset, m->seq,
-					  !committed ? "aborted" : m->bad ? "bad"
-													  : "ok",
+					  !committed ? "aborted"
+					  : m->bad	 ? "bad"
+								 : "ok",
 					  m->key, m->key_len);
 		free(m->key);
 	}
@@ -326,7 +329,8 @@ connect_producer(Producer *p, ClientSettings *settings)
 		default_setting(settings, "transactional.id", p->transaction);
 		default_setting(settings, "transaction.timeout.ms", "60000");
 		/* the library insists that a message gives up before its transaction */
-		default_setting(settings, "message.timeout.ms", get_setting(settings, "transaction.timeout.ms"));
+		default_setting(settings, "message.timeout.ms",
+						get_setting(settings, "transaction.timeout.ms"));
 	}
 	default_setting(settings, "message.timeout.ms", "600000");
 	conf = client_conf(settings);
@@ -455,7 +459,12 @@ int
 produce_main(ClientSettings *settings, int argc, char **argv)
 {
 	Producer p = {.count = -1, .commit_every = 1000};
-	GeneratorSettings g = {.kind = "clicks", .seed = 1, .users = 1000, .start = INT64_C(1767225600000), .step = 10, .partition = RD_KAFKA_PARTITION_UA};
+	GeneratorSettings g = {.kind = "clicks",
+						   .seed = 1,
+						   .users = 1000,
+						   .start = INT64_C(1767225600000),
+						   .step = 10,
+						   .partition = RD_KAFKA_PARTITION_UA};
 	struct sigaction action = {.sa_handler = stop}; /* no SA_RESTART: ends a read, too */
 	int opt;
 

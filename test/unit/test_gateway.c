@@ -64,79 +64,105 @@ typedef struct PolicyCase
 	const char *sqlstate; /* "" if allowed */
 } PolicyCase;
 
-static const PolicyCase policy_cases[] = {
-	{SERVER, "bootstrap.servers", "a:9092,b:9092", 0, ""},
-	{SERVER, "metadata.broker.list", "a:9092", 0, ""},
-	{MAPPING, "bootstrap.servers", "a:9092", SUPER, "HV00D"},
-	{SERVER, "bootstrap.servers", "", 0, "22023"},
-	{SERVER, "bootstrap.servers", "a:9092\nb", 0, "22023"},
-	{SERVER, "bootstrap.servers", "http://a:9092", 0, "22023"},
-	{SERVER, "metadata.broker.list", "a:9092,SSL://b:9092", SUPER, "22023"},
-	{SERVER, "bootstrap.servers ", "a:9092", 0, "HV00D"},
-	{SERVER, "Bootstrap.Servers", "a:9092", 0, "HV00D"},
-	{SERVER, "", "x", SUPER, "HV00D"},
-	{SERVER, "security.protocol", "plaintext", 0, ""},
-	{SERVER, "security.protocol", "sasl_ssl", 0, ""},
-	{SERVER, "sasl.mechanism", "PLAIN", 0, ""},
-	{MAPPING, "sasl.mechanisms", "SCRAM-SHA-512", 0, ""},
-	{SERVER, "sasl.mechanism", "GSSAPI", 0, "42501"},
-	{SERVER, "sasl.mechanisms", "gssapi", 0, "42501"},
-	{SERVER, "sasl.mechanism", "GSSAPI", SUPER, ""},
-	{MAPPING, "sasl.username", "alice", 0, ""},
-	{SERVER, "sasl.username", "alice", SUPER, "HV00D"},
-	{MAPPING, "sasl.password", "x", 0, ""},
-	{SERVER, "sasl.password", "x", SUPER, "HV00D"},
-	{SERVER, "ssl.key.pem", "x", SUPER, "HV00D"},
-	{MAPPING, "ssl.key.pem", "-----BEGIN\nx\n", 0, ""},
-	{SERVER, "ssl.ca.pem", "-----BEGIN\nx\n", 0, ""},
-	{SERVER, "ssl.ca.location", "/etc/ca.pem", 0, "42501"},
-	{SERVER, "ssl.ca.location", "/etc/ca.pem", READER, ""},
-	{SERVER, "ssl.ca.location", "/etc/ca.pem", SUPER, ""},
-	{MAPPING, "ssl.key.location", "/etc/key.pem", 0, "42501"},
-	{MAPPING, "ssl.keystore.location", "/etc/key.p12", READER, ""},
-	{SERVER, "sasl.kerberos.principal", "x", READER, "42501"},
-	{SERVER, "sasl.kerberos.keytab", "/x", READER, "42501"},
-	{SERVER, "sasl.kerberos.service.name", "kafka", SUPER, ""},
-	{SERVER, "sasl.oauthbearer.token.endpoint.url", "http://169.254.169.254/", READER, "42501"},
-	{SERVER, "enable.ssl.certificate.verification", "false", READER, "42501"},
-	{SERVER, "enable.ssl.certificate.verification", "0", 0, "42501"},
-	{SERVER, "enable.ssl.certificate.verification", "true", 0, ""},
-	{SERVER, "enable.ssl.certificate.verification", "false", SUPER, ""},
-	{SERVER, "ssl.endpoint.identification.algorithm", "none", 0, "42501"},
-	{SERVER, "ssl.endpoint.identification.algorithm", "https", 0, ""},
-	{SERVER, "ssl.cipher.suites", "NULL", 0, "42501"},
-	{SERVER, "isolation.level", "read_uncommitted", 0, ""},
-	{SERVER, "client.id", "me", 0, ""},
-	{SERVER, "fetch.wait.max.ms", "50", 0, ""},
-	{SERVER, "fetch.wait.max.ms", "5001", SUPER, "22023"},
-	{SERVER, "fetch.wait.max.ms", "9", 0, "22023"},
-	{SERVER, "fetch.wait.max.ms", "50ms", 0, "22023"},
-	{SERVER, "fetch.wait.max.ms", "99999999999999999999", 0, "22023"},
-	{SERVER, "max.partition.fetch.bytes", "1000000000", 0, "22023"},
-	{SERVER, "queued.max.messages.kbytes", "2097151", SUPER, "22023"},
-	{SERVER, "queued.min.messages", "10000000", SUPER, "22023"},
-	{SERVER, "receive.message.max.bytes", "2147483647", SUPER, "22023"},
-	{SERVER, "compression.type", "zstd", 0, ""},
-	{SERVER, "group.id", "x", SUPER, "HV00D"},
-	{SERVER, "enable.auto.commit", "true", SUPER, "HV00D"},
-	{SERVER, "auto.commit.enable", "true", SUPER, "HV00D"},
-	{SERVER, "auto.commit.enable ", "true", SUPER, "HV00D"},
-	{SERVER, "auto.offset.reset", "latest", SUPER, "HV00D"},
-	{SERVER, "check.crcs", "false", SUPER, "HV00D"},
-	{SERVER, "debug", "all", SUPER, "HV00D"},
-	{0, NULL, NULL, 0, NULL}};
+static const PolicyCase policy_cases[] =
+	{{SERVER, "bootstrap.servers", "a:9092,b:9092", 0, ""},
+	 {SERVER, "metadata.broker.list", "a:9092", 0, ""},
+	 {MAPPING, "bootstrap.servers", "a:9092", SUPER, "HV00D"},
+	 {SERVER, "bootstrap.servers", "", 0, "22023"},
+	 {SERVER, "bootstrap.servers", "a:9092\nb", 0, "22023"},
+	 {SERVER, "bootstrap.servers", "http://a:9092", 0, "22023"},
+	 {SERVER, "metadata.broker.list", "a:9092,SSL://b:9092", SUPER, "22023"},
+	 {SERVER, "bootstrap.servers ", "a:9092", 0, "HV00D"},
+	 {SERVER, "Bootstrap.Servers", "a:9092", 0, "HV00D"},
+	 {SERVER, "", "x", SUPER, "HV00D"},
+	 {SERVER, "security.protocol", "plaintext", 0, ""},
+	 {SERVER, "security.protocol", "sasl_ssl", 0, ""},
+	 {SERVER, "sasl.mechanism", "PLAIN", 0, ""},
+	 {MAPPING, "sasl.mechanisms", "SCRAM-SHA-512", 0, ""},
+	 {SERVER, "sasl.mechanism", "GSSAPI", 0, "42501"},
+	 {SERVER, "sasl.mechanisms", "gssapi", 0, "42501"},
+	 {SERVER, "sasl.mechanism", "GSSAPI", SUPER, ""},
+	 {MAPPING, "sasl.username", "alice", 0, ""},
+	 {SERVER, "sasl.username", "alice", SUPER, "HV00D"},
+	 {MAPPING, "sasl.password", "x", 0, ""},
+	 {SERVER, "sasl.password", "x", SUPER, "HV00D"},
+	 {SERVER, "ssl.key.pem", "x", SUPER, "HV00D"},
+	 {MAPPING, "ssl.key.pem", "-----BEGIN\nx\n", 0, ""},
+	 {SERVER, "ssl.ca.pem", "-----BEGIN\nx\n", 0, ""},
+	 {SERVER, "ssl.ca.location", "/etc/ca.pem", 0, "42501"},
+	 {SERVER, "ssl.ca.location", "/etc/ca.pem", READER, ""},
+	 {SERVER, "ssl.ca.location", "/etc/ca.pem", SUPER, ""},
+	 {MAPPING, "ssl.key.location", "/etc/key.pem", 0, "42501"},
+	 {MAPPING, "ssl.keystore.location", "/etc/key.p12", READER, ""},
+	 {SERVER, "sasl.kerberos.principal", "x", READER, "42501"},
+	 {SERVER, "sasl.kerberos.keytab", "/x", READER, "42501"},
+	 {SERVER, "sasl.kerberos.service.name", "kafka", SUPER, ""},
+	 {SERVER, "sasl.oauthbearer.token.endpoint.url", "http://169.254.169.254/", READER, "42501"},
+	 {SERVER, "enable.ssl.certificate.verification", "false", READER, "42501"},
+	 {SERVER, "enable.ssl.certificate.verification", "0", 0, "42501"},
+	 {SERVER, "enable.ssl.certificate.verification", "true", 0, ""},
+	 {SERVER, "enable.ssl.certificate.verification", "false", SUPER, ""},
+	 {SERVER, "ssl.endpoint.identification.algorithm", "none", 0, "42501"},
+	 {SERVER, "ssl.endpoint.identification.algorithm", "https", 0, ""},
+	 {SERVER, "ssl.cipher.suites", "NULL", 0, "42501"},
+	 {SERVER, "isolation.level", "read_uncommitted", 0, ""},
+	 {SERVER, "client.id", "me", 0, ""},
+	 {SERVER, "fetch.wait.max.ms", "50", 0, ""},
+	 {SERVER, "fetch.wait.max.ms", "5001", SUPER, "22023"},
+	 {SERVER, "fetch.wait.max.ms", "9", 0, "22023"},
+	 {SERVER, "fetch.wait.max.ms", "50ms", 0, "22023"},
+	 {SERVER, "fetch.wait.max.ms", "99999999999999999999", 0, "22023"},
+	 {SERVER, "max.partition.fetch.bytes", "1000000000", 0, "22023"},
+	 {SERVER, "queued.max.messages.kbytes", "2097151", SUPER, "22023"},
+	 {SERVER, "queued.min.messages", "10000000", SUPER, "22023"},
+	 {SERVER, "receive.message.max.bytes", "2147483647", SUPER, "22023"},
+	 {SERVER, "compression.type", "zstd", 0, ""},
+	 {SERVER, "group.id", "x", SUPER, "HV00D"},
+	 {SERVER, "enable.auto.commit", "true", SUPER, "HV00D"},
+	 {SERVER, "auto.commit.enable", "true", SUPER, "HV00D"},
+	 {SERVER, "auto.commit.enable ", "true", SUPER, "HV00D"},
+	 {SERVER, "auto.offset.reset", "latest", SUPER, "HV00D"},
+	 {SERVER, "check.crcs", "false", SUPER, "HV00D"},
+	 {SERVER, "debug", "all", SUPER, "HV00D"},
+	 {0, NULL, NULL, 0, NULL}};
 
 /* Nobody gets these through, a superuser with all rights included. */
-static const char *const never[] = {
-	"plugin.library.paths", "interceptors", "ssl.engine.location", "ssl.engine.id", "ssl.providers",
-	"ssl_engine_callback_data", "sasl.kerberos.kinit.cmd", "ssl_key", "ssl_certificate", "ssl_ca", "opaque",
-	"default_topic_conf", "test.mock.num.brokers", "test.mock.broker.rtt", "offset.store.path",
-	"offset.store.method", "offset.store.sync.interval.ms", "internal.termination.signal",
-	"enable.random.seed", "enabled_events", "log.queue", "log.thread.name",
-	"enable.sasl.oauthbearer.unsecure.jwt", "sasl.oauthbearer.metadata.authentication.type",
-	"error_cb", "log_cb", "open_cb", "connect_cb", "resolve_cb", "ssl.certificate.verify_cb",
-	"oauthbearer_token_refresh_cb", "background_event_cb", "ut_handle_ProduceResponse", "topic.blacklist",
-	"a.property.of.tomorrow", NULL};
+static const char *const never[] = {"plugin.library.paths",
+									"interceptors",
+									"ssl.engine.location",
+									"ssl.engine.id",
+									"ssl.providers",
+									"ssl_engine_callback_data",
+									"sasl.kerberos.kinit.cmd",
+									"ssl_key",
+									"ssl_certificate",
+									"ssl_ca",
+									"opaque",
+									"default_topic_conf",
+									"test.mock.num.brokers",
+									"test.mock.broker.rtt",
+									"offset.store.path",
+									"offset.store.method",
+									"offset.store.sync.interval.ms",
+									"internal.termination.signal",
+									"enable.random.seed",
+									"enabled_events",
+									"log.queue",
+									"log.thread.name",
+									"enable.sasl.oauthbearer.unsecure.jwt",
+									"sasl.oauthbearer.metadata.authentication.type",
+									"error_cb",
+									"log_cb",
+									"open_cb",
+									"connect_cb",
+									"resolve_cb",
+									"ssl.certificate.verify_cb",
+									"oauthbearer_token_refresh_cb",
+									"background_event_cb",
+									"ut_handle_ProduceResponse",
+									"topic.blacklist",
+									"a.property.of.tomorrow",
+									NULL};
 
 static void
 test_policy(void)
@@ -150,7 +176,8 @@ test_policy(void)
 
 		ok(allowed == (c->sqlstate[0] == '\0') && strcmp(error.sqlstate, c->sqlstate) == 0,
 		   "%s %s = \"%.20s\", flags %d: %s", c->place == SERVER ? "server" : "mapping", c->name,
-		   strchr(c->value, '\n') ? "..." : c->value, c->flags, allowed ? "allowed" : error.sqlstate);
+		   strchr(c->value, '\n') ? "..." : c->value, c->flags,
+		   allowed ? "allowed" : error.sqlstate);
 	}
 	for (int i = 0; never[i] != NULL; i++)
 	{
@@ -165,14 +192,13 @@ test_policy(void)
 static void
 test_hints(void)
 {
-	static const char *const typos[][2] = {
-		{"bootstrap.server", "bootstrap.servers"},
-		{"sasl.mecanism", "sasl.mechanism"},
-		{"sasl.pasword", "sasl.password"},
-		{"BOOTSTRAP.SERVERS", "bootstrap.servers"},
-		{"isolation_level", "isolation.level"},
-		{"wxyz", NULL},
-		{NULL, NULL}};
+	static const char *const typos[][2] = {{"bootstrap.server", "bootstrap.servers"},
+										   {"sasl.mecanism", "sasl.mechanism"},
+										   {"sasl.pasword", "sasl.password"},
+										   {"BOOTSTRAP.SERVERS", "bootstrap.servers"},
+										   {"isolation_level", "isolation.level"},
+										   {"wxyz", NULL},
+										   {NULL, NULL}};
 
 	for (int i = 0; typos[i][0] != NULL; i++)
 	{
@@ -212,8 +238,8 @@ test_library(void)
 	fclose(file);
 	ok(known > 100, "the library's list of properties was read: %d", known);
 	/* A newer library may have more; they are refused until they are listed. */
-	ok(unknown == 0 || rd_kafka_version() > 0x020002ff, "librdkafka %s: %d properties are not in the table",
-	   rd_kafka_version_str(), unknown);
+	ok(unknown == 0 || rd_kafka_version() > 0x020002ff,
+	   "librdkafka %s: %d properties are not in the table", rd_kafka_version_str(), unknown);
 	for (int i = 0; i < mill_rule_count; i++)
 	{
 		for (int j = 0; j < i; j++)
@@ -222,7 +248,8 @@ test_library(void)
 				ok(false, "%s is listed twice", mill_rules[i].name);
 		}
 		if (mill_rules[i].canonical != NULL &&
-			(mill_policy_find(mill_rules[i].name) == NULL || mill_policy_find(mill_rules[i].name)->canonical != NULL))
+			(mill_policy_find(mill_rules[i].name) == NULL ||
+			 mill_policy_find(mill_rules[i].name)->canonical != NULL))
 			ok(false, "%s is an alias of nothing", mill_rules[i].name);
 	}
 }
@@ -238,38 +265,53 @@ static const struct
 	const char *sqlstate;
 	const char *message;
 	const char *hint;
-} trouble_cases[] = {
-	{RD_KAFKA_RESP_ERR__TRANSPORT, "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)", 0,
-	 "08001", "could not reach", ""},
-	{RD_KAFKA_RESP_ERR__TRANSPORT, "a:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request) (after 0ms in state APIVERSION_QUERY)", 0,
-	 "08P01", "wants TLS", "security.protocol"},
-	{RD_KAFKA_RESP_ERR__BAD_MSG, "a:1/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase receive.message.max.bytes", 0,
-	 "08P01", "wants TLS", "security.protocol"},
-	{RD_KAFKA_RESP_ERR__BAD_MSG, "a:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes", 0,
-	 "08P01", "does not speak Kafka", "bootstrap.servers"},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000126:SSL routines::unexpected eof while reading (after 1ms in state SSL_HANDSHAKE)", 0,
-	 "08P01", "does not speak TLS", "security.protocol"},
-	{RD_KAFKA_RESP_ERR__TRANSPORT, "ssl://a:1/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication (after 0ms in state UP)", 0,
-	 "08P01", "SASL", "security.protocol"},
-	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_plaintext://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state: broker's supported mechanisms:  (after 0ms in state AUTH_HANDSHAKE)", 0,
-	 "08P01", "takes no authentication", "security.protocol"},
-	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_ssl://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512 (after 1ms in state AUTH_HANDSHAKE)", 0,
-	 "28000", "mechanism", "sasl.mechanism"},
-	{RD_KAFKA_RESP_ERR__AUTHENTICATION, "sasl_ssl://a:1/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after 303ms in state AUTH_REQ)", 0,
-	 "28000", "authenticate", "sasl.password"},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured", 20,
-	 "08004", "could not be verified", "ssl.ca.pem"},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 62,
-	 "08004", "another name", "ssl.endpoint.identification.algorithm"},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 64,
-	 "08004", "another name", "bootstrap.servers"},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified", 10,
-	 "08004", "expired", ""},
-	{RD_KAFKA_RESP_ERR__SSL, "ssl://a:1/bootstrap: SSL handshake failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: client SSL authentication might be required", 0,
-	 "08004", "refused", "ssl.certificate.pem"},
-	{RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Fetch from broker 1 failed: Broker: Topic authorization failed", 0,
-	 "42501", "permission denied", "access lists"},
-	{0, NULL, 0, NULL, NULL, NULL}};
+} trouble_cases[] =
+	{{RD_KAFKA_RESP_ERR__TRANSPORT,
+	  "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
+	  0, "08001", "could not reach", ""},
+	 {RD_KAFKA_RESP_ERR__TRANSPORT,
+	  "a:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10 (see api.version.request) (after 0ms in state APIVERSION_QUERY)",
+	  0, "08P01", "wants TLS", "security.protocol"},
+	 {RD_KAFKA_RESP_ERR__BAD_MSG,
+	  "a:1/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): increase receive.message.max.bytes",
+	  0, "08P01", "wants TLS", "security.protocol"},
+	 {RD_KAFKA_RESP_ERR__BAD_MSG,
+	  "a:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes",
+	  0, "08P01", "does not speak Kafka", "bootstrap.servers"},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A000126:SSL routines::unexpected eof while reading (after 1ms in state SSL_HANDSHAKE)",
+	  0, "08P01", "does not speak TLS", "security.protocol"},
+	 {RD_KAFKA_RESP_ERR__TRANSPORT,
+	  "ssl://a:1/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication (after 0ms in state UP)",
+	  0, "08P01", "SASL", "security.protocol"},
+	 {RD_KAFKA_RESP_ERR__AUTHENTICATION,
+	  "sasl_plaintext://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state: broker's supported mechanisms:  (after 0ms in state AUTH_HANDSHAKE)",
+	  0, "08P01", "takes no authentication", "security.protocol"},
+	 {RD_KAFKA_RESP_ERR__AUTHENTICATION,
+	  "sasl_ssl://a:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512 (after 1ms in state AUTH_HANDSHAKE)",
+	  0, "28000", "mechanism", "sasl.mechanism"},
+	 {RD_KAFKA_RESP_ERR__AUTHENTICATION,
+	  "sasl_ssl://a:1/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after 303ms in state AUTH_REQ)",
+	  0, "28000", "authenticate", "sasl.password"},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
+	  20, "08004", "could not be verified", "ssl.ca.pem"},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified",
+	  62, "08004", "another name", "ssl.endpoint.identification.algorithm"},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified",
+	  64, "08004", "another name", "bootstrap.servers"},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified",
+	  10, "08004", "expired", ""},
+	 {RD_KAFKA_RESP_ERR__SSL,
+	  "ssl://a:1/bootstrap: SSL handshake failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: client SSL authentication might be required",
+	  0, "08004", "refused", "ssl.certificate.pem"},
+	 {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+	  "Fetch from broker 1 failed: Broker: Topic authorization failed", 0, "42501",
+	  "permission denied", "access lists"},
+	 {0, NULL, 0, NULL, NULL, NULL}};
 
 static void
 test_trouble(void)
@@ -278,13 +320,17 @@ test_trouble(void)
 
 	for (int i = 0; trouble_cases[i].text != NULL; i++)
 	{
-		mill_trouble_explain(mill_trouble_find(trouble_cases[i].code, trouble_cases[i].text, trouble_cases[i].certificate_error), &error);
-		ok(strcmp(error.sqlstate, trouble_cases[i].sqlstate) == 0 && strstr(error.message, trouble_cases[i].message) &&
+		mill_trouble_explain(mill_trouble_find(trouble_cases[i].code, trouble_cases[i].text,
+											   trouble_cases[i].certificate_error),
+							 &error);
+		ok(strcmp(error.sqlstate, trouble_cases[i].sqlstate) == 0 &&
+			   strstr(error.message, trouble_cases[i].message) &&
 			   strstr(error.hint, trouble_cases[i].hint),
 		   "A9: %s %s: %.60s", error.sqlstate, error.message, trouble_cases[i].text);
 	}
 	mill_trouble_forbidden("clicks", &error);
-	ok(strcmp(error.sqlstate, "42501") == 0 && strstr(error.message, "permission denied for topic \"clicks\"") &&
+	ok(strcmp(error.sqlstate, "42501") == 0 &&
+		   strstr(error.message, "permission denied for topic \"clicks\"") &&
 		   !strstr(error.hint, "password"),
 	   "A2: rights are told from credentials: %s (%s)", error.message, error.hint);
 }
@@ -535,27 +581,54 @@ typedef struct ProgramCase
 	const char *expected; /* part of the error; NULL: OK */
 } ProgramCase;
 
-static const ProgramCase program_cases[] = {
-	{MILL_CHECK_ONLY, {NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "SASL_SSL", NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "compression.type", "zstd", "s", "linger.ms", "5", NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "compression.type", "brotli", NULL}, "22023|invalid value for option \"compression.type\"|Invalid value"},
-	{MILL_CHECK_ONLY, {"s", "isolation.level", "dirty", NULL}, "22023|invalid value for option \"isolation.level\"|Invalid value"},
-	{MILL_CHECK_ONLY, {"s", "bootstrap.server", "x", NULL}, "Perhaps you meant the option \"bootstrap.servers\"."},
-	{MILL_CHECK_ONLY, {"s", "bootstrap.servers", "x", "s", "metadata.broker.list", "y", NULL}, "42601|"},
-	{MILL_CHECK_ONLY, {"s", "sasl.mechanism", "PLAIN", "u", "sasl.mechanisms", "SCRAM-SHA-256", NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "test.mock.num.brokers", "3", NULL}, "HV00D|"},
-	{MILL_CHECK_ONLY, {"s", "fetch.max.bytes", "20000", NULL}, "22023|the server's options do not make a Kafka client|`fetch.max.bytes` must be >= `message.max.bytes`"},
-	{MILL_CHECK_ONLY, {"s", "fetch.max.bytes", "20000", "s", "message.max.bytes", "20000", NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "receive.message.max.bytes", "1000", NULL}, "22023|"},
-	{MILL_CHECK_ONLY, {"s", "ssl.ca.pem", "junk", NULL}, "22023|the server's options do not make a Kafka client|failed to read certificate #0 from ssl.ca.pem"},
-	{MILL_CHECK_ONLY, {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-SHA-512", NULL}, NULL},
-	{MILL_CHECK_ONLY, {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-MD17", NULL}, "22023|"},
-	{MILL_CHECK_ONLY, {"u", "ssl.certificate.pem", "junk", NULL}, NULL},
-	{0, {"s", "client.id", "x", NULL}, "HV00J|option \"bootstrap.servers\" is missing"},
-	{0, {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "sasl_ssl", NULL}, "HV00J|option \"sasl.mechanism\" is missing"},
-	{0, {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "ssl", "s", "ssl.ca.pem", "no certificate", NULL}, "22023|"},
-	{0, {NULL}, NULL}};
+static const ProgramCase program_cases[] =
+	{{MILL_CHECK_ONLY, {NULL}, NULL},
+	 {MILL_CHECK_ONLY,
+	  {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "SASL_SSL", NULL},
+	  NULL},
+	 {MILL_CHECK_ONLY, {"s", "compression.type", "zstd", "s", "linger.ms", "5", NULL}, NULL},
+	 {MILL_CHECK_ONLY,
+	  {"s", "compression.type", "brotli", NULL},
+	  "22023|invalid value for option \"compression.type\"|Invalid value"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "isolation.level", "dirty", NULL},
+	  "22023|invalid value for option \"isolation.level\"|Invalid value"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "bootstrap.server", "x", NULL},
+	  "Perhaps you meant the option \"bootstrap.servers\"."},
+	 {MILL_CHECK_ONLY,
+	  {"s", "bootstrap.servers", "x", "s", "metadata.broker.list", "y", NULL},
+	  "42601|"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "sasl.mechanism", "PLAIN", "u", "sasl.mechanisms", "SCRAM-SHA-256", NULL},
+	  NULL},
+	 {MILL_CHECK_ONLY, {"s", "test.mock.num.brokers", "3", NULL}, "HV00D|"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "fetch.max.bytes", "20000", NULL},
+	  "22023|the server's options do not make a Kafka client|`fetch.max.bytes` must be >= `message.max.bytes`"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "fetch.max.bytes", "20000", "s", "message.max.bytes", "20000", NULL},
+	  NULL},
+	 {MILL_CHECK_ONLY, {"s", "receive.message.max.bytes", "1000", NULL}, "22023|"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "ssl.ca.pem", "junk", NULL},
+	  "22023|the server's options do not make a Kafka client|failed to read certificate #0 from ssl.ca.pem"},
+	 {MILL_CHECK_ONLY,
+	  {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-SHA-512", NULL},
+	  NULL},
+	 {MILL_CHECK_ONLY,
+	  {"s", "security.protocol", "sasl_ssl", "s", "sasl.mechanism", "SCRAM-MD17", NULL},
+	  "22023|"},
+	 {MILL_CHECK_ONLY, {"u", "ssl.certificate.pem", "junk", NULL}, NULL},
+	 {0, {"s", "client.id", "x", NULL}, "HV00J|option \"bootstrap.servers\" is missing"},
+	 {0,
+	  {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "sasl_ssl", NULL},
+	  "HV00J|option \"sasl.mechanism\" is missing"},
+	 {0,
+	  {"s", "bootstrap.servers", "127.0.0.1:1", "s", "security.protocol", "ssl", "s", "ssl.ca.pem",
+	   "no certificate", NULL},
+	  "22023|"},
+	 {0, {NULL}, NULL}};
 
 static void
 test_program(void)
@@ -565,8 +638,10 @@ test_program(void)
 	const char *payload;
 	size_t length;
 	int32_t timeout = 3000;
-	static const char *const secret[] = {"s", "bootstrap.servers", "127.0.0.1:1", "u", "ssl.key.pem", "canary-4711",
-										 "s", "security.protocol", "ssl", NULL};
+	static const char *const secret[] = {"s", "bootstrap.servers", "127.0.0.1:1",
+										 "u", "ssl.key.pem",	   "canary-4711",
+										 "s", "security.protocol", "ssl",
+										 NULL};
 	static const char *const misplaced[] = {"s", "sasl.password", "canary-4711", NULL};
 	static const char *const nobody[] = {"s", "bootstrap.servers", "127.0.0.1:1", NULL};
 
@@ -574,12 +649,16 @@ test_program(void)
 	{
 		int type = configure(&program, c->flags, c->properties, text, sizeof(text));
 
-		ok(c->expected ? type == MILL_REPLY_ERROR && strstr(text, c->expected) : type == MILL_REPLY_OK,
-		   "program: %s: %s", c->properties[0] ? c->properties[1] : "nothing", type == MILL_REPLY_OK ? "OK" : text);
+		ok(c->expected ? type == MILL_REPLY_ERROR && strstr(text, c->expected)
+					   : type == MILL_REPLY_OK,
+		   "program: %s: %s", c->properties[0] ? c->properties[1] : "nothing",
+		   type == MILL_REPLY_OK ? "OK" : text);
 	}
-	ok(configure(&program, 0, secret, text, sizeof(text)) == MILL_REPLY_ERROR && !strstr(text, "canary"),
+	ok(configure(&program, 0, secret, text, sizeof(text)) == MILL_REPLY_ERROR &&
+		   !strstr(text, "canary"),
 	   "no secret in an error: %s", text);
-	ok(configure(&program, 0, misplaced, text, sizeof(text)) == MILL_REPLY_ERROR && !strstr(text, "canary"),
+	ok(configure(&program, 0, misplaced, text, sizeof(text)) == MILL_REPLY_ERROR &&
+		   !strstr(text, "canary"),
 	   "no secret in an error about its place: %s", text);
 
 	mill_output_frame(&program.out, MILL_REQUEST_TOPICS, &timeout, sizeof(timeout));
@@ -587,7 +666,8 @@ test_program(void)
 	ok(answer(&program, &payload, &length) == MILL_REPLY_ERROR && strcmp(payload, "08P01") == 0,
 	   "a question before there is a client is an error");
 
-	ok(configure(&program, 0, nobody, text, sizeof(text)) == MILL_REPLY_OK, "a client for a broker that is not there");
+	ok(configure(&program, 0, nobody, text, sizeof(text)) == MILL_REPLY_OK,
+	   "a client for a broker that is not there");
 	mill_output_frame(&program.out, MILL_REQUEST_TOPICS, &timeout, sizeof(timeout));
 	mill_output_flush(&program.out);
 	ok(answer(&program, &payload, &length) == MILL_REPLY_ERROR && strcmp(payload, "08001") == 0 &&
@@ -662,8 +742,12 @@ int
 main(void)
 {
 	MillFrame wrong_version = {.type = MILL_REQUEST_CONFIGURE, .version = MILL_PROTOCOL_VERSION + 1};
-	MillFrame too_long = {.length = MILL_REQUEST_LIMIT + 1, .type = MILL_REQUEST_CONFIGURE, .version = MILL_PROTOCOL_VERSION};
-	MillFrame cut = {.length = 100, .type = MILL_REQUEST_CONFIGURE, .version = MILL_PROTOCOL_VERSION};
+	MillFrame too_long = {.length = MILL_REQUEST_LIMIT + 1,
+						  .type = MILL_REQUEST_CONFIGURE,
+						  .version = MILL_PROTOCOL_VERSION};
+	MillFrame cut = {.length = 100,
+					 .type = MILL_REQUEST_CONFIGURE,
+					 .version = MILL_PROTOCOL_VERSION};
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	signal(SIGPIPE, SIG_IGN);

@@ -97,7 +97,8 @@ test_corpus(void)
 				ok(good, "accepts %s %s", texts[i].name, error.message);
 				break;
 			case 'n':
-				ok(!good && error.fault != MILL_JSON_LIMIT && error.position <= texts[i].length, "refuses %s", texts[i].name);
+				ok(!good && error.fault != MILL_JSON_LIMIT && error.position <= texts[i].length,
+				   "refuses %s", texts[i].name);
 				break;
 			default:
 				ok(!good && error.fault == MILL_JSON_LIMIT, "is beyond a limit: %s", texts[i].name);
@@ -111,7 +112,8 @@ test_corpus(void)
 static void
 test_cut(void)
 {
-	const char *text = "{\"a\":[1.5e-3,true,false,null,\"x\\u00e9\\ud83d\\ude00\xc3\xa9\xe2\x82\xac\"],\"b\":{\"c\":-0}}";
+	const char *text =
+		"{\"a\":[1.5e-3,true,false,null,\"x\\u00e9\\ud83d\\ude00\xc3\xa9\xe2\x82\xac\"],\"b\":{\"c\":-0}}";
 	size_t length = strlen(text);
 	bool good = true;
 	MillJsonSpan value;
@@ -162,15 +164,22 @@ test_keys(void)
 	finds("a", "{\"a\":1,\"a\":2}", "2", "the last of equal keys");
 	finds("a", "{\"a\":1,\"\\u0061\":2}", "2", "the last of equal keys, one escaped");
 	finds("a", "{\"a\":1,\"a\":null}", "null", "the last of equal keys, null");
-	finds("a.b", "{\"a\":{\"b\":1},\"a\":{\"c\":2}}", "<absent>", "a later object replaces the whole earlier");
+	finds("a.b", "{\"a\":{\"b\":1},\"a\":{\"c\":2}}", "<absent>",
+		  "a later object replaces the whole earlier");
 	finds("a.b", "{\"a\":{\"b\":1},\"a\":3}", "<absent>", "a later number replaces an object");
-	finds("a.b.c", "{\"a\":{\"b\":{\"c\":1},\"b\":{}}}", "<absent>", "a later object replaces the earlier, nested");
-	finds("a[0].b", "{\"a\":[{\"b\":1}],\"\\u0061\":[{}]}", "<absent>", "a later array replaces the whole earlier");
+	finds("a.b.c", "{\"a\":{\"b\":{\"c\":1},\"b\":{}}}", "<absent>",
+		  "a later object replaces the earlier, nested");
+	finds("a[0].b", "{\"a\":[{\"b\":1}],\"\\u0061\":[{}]}", "<absent>",
+		  "a later array replaces the whole earlier");
 	finds("a.b", "{\"a\":3,\"a\":{\"b\":1}}", "1", "a later object replaces a number");
-	finds("user_id", "{\"user_ie\":1,\"user_id \":2,\"user_i\":3,\"user_id\":4}", "4", "keys that are nearly equal");
-	finds("abcdefghijklmnop", "{\"abcdefghijklmnoq\":1,\"bbcdefghijklmnop\":2,\"abcdefghijklmnop\":3}", "3", "long keys that are nearly equal");
+	finds("user_id", "{\"user_ie\":1,\"user_id \":2,\"user_i\":3,\"user_id\":4}", "4",
+		  "keys that are nearly equal");
+	finds("abcdefghijklmnop",
+		  "{\"abcdefghijklmnoq\":1,\"bbcdefghijklmnop\":2,\"abcdefghijklmnop\":3}", "3",
+		  "long keys that are nearly equal");
 	finds("a\nb", "{\"a\\nb\":1}", "1", "a key with an escape");
-	finds("\xc3\xa9\xf0\x9f\x98\x80", "{\"\\u00e9\\ud83d\\ude00\":1}", "1", "a key with escaped letters");
+	finds("\xc3\xa9\xf0\x9f\x98\x80", "{\"\\u00e9\\ud83d\\ude00\":1}", "1",
+		  "a key with escaped letters");
 	finds("\xc3\xa9", "{\"\xc3\xa9\":1}", "1", "a key in UTF-8");
 	finds("s", "{\"s\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\\u00e9\\u20ac\\ud83d\\ude00\"}",
 		  "\"\\/\b\f\n\r\tA\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "every escape");
@@ -194,19 +203,22 @@ test_many(void)
 		snprintf(json + strlen(json), 24, "%s\"column_%d\":%d", i ? "," : "", MAX_SPANS - 1 - i, i);
 	}
 	strcat(json, "}");
-	good &= mill_json_paths_add_name(paths, "column_3", 8) == 3 && mill_json_paths_count(paths) == MAX_SPANS;
+	good &= mill_json_paths_add_name(paths, "column_3", 8) == 3 &&
+			mill_json_paths_count(paths) == MAX_SPANS;
 	ok(good, "the same name has the same span");
 	good = mill_json_scan(paths, json, strlen(json), spans, &error);
 	for (int i = 0; good && i < MAX_SPANS; i++)
 		good = spans[i].kind == MILL_JSON_NUMBER && atoi(spans[i].start) == MAX_SPANS - 1 - i;
 	ok(good, "%d fields in another order", MAX_SPANS);
-	ok(mill_json_scan(paths, "{}", 2, spans, &error) && spans[0].kind == MILL_JSON_ABSENT, "nothing is left of the text before");
+	ok(mill_json_scan(paths, "{}", 2, spans, &error) && spans[0].kind == MILL_JSON_ABSENT,
+	   "nothing is left of the text before");
 }
 
 static void
 test_next(void)
 {
-	const char *json = " { \"a\" : [ 1 , \"]\\\"\" , [ ] ] , \"b\\n\" : { \"}\" : 1.5 } , \"c\":null} ";
+	const char
+		*json = " { \"a\" : [ 1 , \"]\\\"\" , [ ] ] , \"b\\n\" : { \"}\" : 1.5 } , \"c\":null} ";
 	const char *position = NULL;
 	MillJsonSpan top;
 	MillJsonSpan key;
@@ -215,9 +227,14 @@ test_next(void)
 	MillJsonError error;
 	int count = 0;
 
-	ok(mill_json_check(json, strlen(json), &top, &error) && top.kind == MILL_JSON_OBJECT, "an object to step through");
-	ok(mill_json_next(&top, &position, &key, &array) && array.kind == MILL_JSON_ARRAY && mill_json_equals(&key, "a", 1), "its array");
-	ok(mill_json_next(&top, &position, &key, &value) && value.kind == MILL_JSON_OBJECT && mill_json_equals(&key, "b\n", 2) && value.length == 13, "its object");
+	ok(mill_json_check(json, strlen(json), &top, &error) && top.kind == MILL_JSON_OBJECT,
+	   "an object to step through");
+	ok(mill_json_next(&top, &position, &key, &array) && array.kind == MILL_JSON_ARRAY &&
+		   mill_json_equals(&key, "a", 1),
+	   "its array");
+	ok(mill_json_next(&top, &position, &key, &value) && value.kind == MILL_JSON_OBJECT &&
+		   mill_json_equals(&key, "b\n", 2) && value.length == 13,
+	   "its object");
 	ok(mill_json_next(&top, &position, &key, &value) && value.kind == MILL_JSON_NULL, "its null");
 	ok(!mill_json_next(&top, &position, &key, &value), "its end");
 	position = NULL;
@@ -260,10 +277,12 @@ static void
 test_utf8(void)
 {
 	ok(mill_utf8_prefix("abc", 3) == 3 && mill_utf8_prefix("", 0) == 0, "ASCII is UTF-8");
-	ok(mill_utf8_prefix("abcdefgh\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80zz", 19) == 19, "sequences of two to four bytes");
+	ok(mill_utf8_prefix("abcdefgh\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80zz", 19) == 19,
+	   "sequences of two to four bytes");
 	ok(mill_utf8_prefix("abcdefghi\0k", 11) == 9, "a zero byte is not text");
 	ok(mill_utf8_prefix("abcdefghijk\xc3", 12) == 11, "a sequence cut off");
-	ok(mill_utf8_prefix("\xed\xa0\x80", 3) == 0 && mill_utf8_prefix("\xc0\x80", 2) == 0, "surrogates, overlong sequences");
+	ok(mill_utf8_prefix("\xed\xa0\x80", 3) == 0 && mill_utf8_prefix("\xc0\x80", 2) == 0,
+	   "surrogates, overlong sequences");
 }
 
 int
