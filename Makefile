@@ -12,7 +12,7 @@
 EXTENSION = pg_mill
 MODULE_big = pg_mill
 # Rooms: each includes headers of earlier ones only; test/rooms checks it.
-ROOMS = core broker decode stream write ingest window aggregate
+ROOMS = core broker decode stream write ingest window aggregate job
 OBJS = $(patsubst %.c,%.o,src/init.c $(foreach room,$(ROOMS),$(wildcard src/$(room)/*.c)))
 DATA = $(wildcard sql/pg_mill--*.sql)
 PGFILEDESC = "pg_mill - Kafka topics into tables, exactly once"

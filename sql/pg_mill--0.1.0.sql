@@ -659,6 +659,13 @@ CREATE FUNCTION mill_catalog.aggregate_figures(delta_table regclass,
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_aggregate_figures';
 COMMENT ON FUNCTION mill_catalog.aggregate_figures(regclass) IS 'what waits to be folded';
 
+---- jobs ----
+
+CREATE FUNCTION mill.next_runs(schedule text, time_zone text DEFAULT NULL, after timestamptz DEFAULT now(), n integer DEFAULT 1)
+    RETURNS SETOF timestamptz
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_next_runs';
+COMMENT ON FUNCTION mill.next_runs(text, text, timestamptz, integer) IS 'when a schedule is due: the next n times after one, in a time zone or the session''s';
+
 ---- what goes on ----
 
 CREATE FUNCTION mill_catalog.slots(

@@ -23,7 +23,7 @@ needs_a_database(const Node *command)
 	return IsA(command, DropdbStmt) || IsA(command, CreatedbStmt) ||
 		   IsA(command, AlterDatabaseStmt) ||
 		   (IsA(command, RenameStmt) &&
-			castNode(RenameStmt, command)->renameType == OBJECT_DATABASE);
+			((const RenameStmt *) command)->renameType == OBJECT_DATABASE);
 }
 
 static void

@@ -11,6 +11,7 @@
 
 #include "datatype/timestamp.h"
 #include "pgtime.h"
+#include "window/zone.h"
 typedef enum MillWidthKind
 {
 	MILL_WIDTH_FIXED, /* hours and less: always as long */
@@ -51,10 +52,5 @@ extern int64 mill_window_unit(const MillWindows *windows, int64 value);
 extern int64 mill_window_start_unit(const MillWindows *windows, int64 start);
 extern int64 mill_window_floor(const MillWindows *windows, int64 unit);
 extern int64 mill_window_value(const MillWindows *windows, int64 unit, int64 plus);
-
-extern pg_tz *mill_zone_lookup(const char *name, bool missing_ok);
-extern Timestamp mill_zone_local(pg_tz *zone, TimestampTz at);
-extern Timestamp mill_zone_reached(pg_tz *zone, TimestampTz at);
-extern TimestampTz mill_zone_first(pg_tz *zone, Timestamp local);
 
 #endif

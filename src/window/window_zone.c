@@ -76,6 +76,18 @@ next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
 	return found > 0;
 }
 
+/* When the clock is next set, forwards or back, after an instant; DT_NOEND: never again. */
+TimestampTz
+mill_zone_change(pg_tz *zone, TimestampTz at)
+{
+	long int offset;
+	pg_time_t change;
+
+	if (!next_change(zone, floor_seconds(at) + EPOCH_SECONDS, &offset, &change))
+		return DT_NOEND;
+	return (change - EPOCH_SECONDS) * USECS_PER_SEC;
+}
+
 /* What a clock in the zone shows. */
 Timestamp
 mill_zone_local(pg_tz *zone, TimestampTz at)

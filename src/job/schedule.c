@@ -1,0 +1,177 @@
+/*
+ * schedule.c
+ *		When a job is due: cron's five fields, its macros, or every so often.
+ *
+ * Local time jumps.  A schedule with a wildcard in its minutes or hours follows
+ * the minutes that there are: "every half hour" is every half hour, also in the
+ * night that has one hour more or less.  One of fixed times means a daily, a
+ * weekly job, which is to run once: the first time that the clock shows the
+ * time; where it leaves it out, when it goes on.
+ */
+#include "postgres.h"
+
+#include "common/int.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "core/catalog.h"
+#include "job/cron.h"
+#include "window/zone.h"
+
+PG_FUNCTION_INFO_V1(mill_next_runs);
+
+/* So many may be asked for at once. */
+#define MOST_RUNS 100000
+
+static const char every_word[] = "@every";
+
+/* "@every 90 seconds": an interval of a fixed length. */
+static int64
+parse_every(const char *text, const char *interval_text)
+{
+	Interval *interval = DatumGetIntervalP(
+		DirectFunctionCall3(interval_in, CStringGetDatum(interval_text),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	int64 days;
+
+	if (interval->month != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid schedule: \"%s\"", text),
+				 errdetail("Months and years are not always as long."),
+				 errhint("For example \"@monthly\", \"0 1 1 * *\", or \"@every 30 days\".")));
+	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
+		pg_add_s64_overflow(days, interval->time, &days) || days < USECS_PER_SEC)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid schedule: \"%s\"", text),
+				 errdetail("It must be one second or more."),
+				 errhint("For example \"@every 90 seconds\".")));
+	return days;
+}
+
+void
+mill_schedule_parse(const char *text, MillSchedule *schedule)
+{
+	const char *start = text + strspn(text, " \t");
+	size_t word = strlen(every_word);
+
+	memset(schedule, 0, sizeof(*schedule));
+	if (pg_strncasecmp(start, every_word, word) == 0 && (start[word] == ' ' || start[word] == '\t'))
+		schedule->every = parse_every(text, start + word);
+	else
+		mill_cron_parse(text, &schedule->cron);
+}
+
+static TimestampTz
+next_of_every(int64 every, TimestampTz anchor, TimestampTz after)
+{
+	int64 passed;
+	TimestampTz next;
+
+	if (after < anchor)
+		return anchor;
+	if (pg_sub_s64_overflow(after, anchor, &passed) ||
+		pg_add_s64_overflow(after - passed % every, every, &next) || !IS_VALID_TIMESTAMP(next))
+		return DT_NOEND;
+	return next;
+}
+
+/* Each local time once. */
+static TimestampTz
+next_fixed(const MillCron *cron, pg_tz *zone, TimestampTz after)
+{
+	/* no clock goes further back than this */
+	Timestamp local = mill_zone_local(zone, after) - 2 * USECS_PER_DAY;
+
+	for (;;)
+	{
+		TimestampTz at;
+
+		local = mill_cron_local(cron, local);
+		if (local == DT_NOEND)
+			return DT_NOEND;
+		at = mill_zone_first(zone, local);
+		if (at > after)
+			return at;
+		local += USECS_PER_MINUTE;
+	}
+}
+
+/* Each local minute that exists, as often as it does. */
+static TimestampTz
+next_wildcard(const MillCron *cron, pg_tz *zone, TimestampTz after)
+{
+	TimestampTz from = after + 1;
+
+	for (;;)
+	{
+		TimestampTz change = mill_zone_change(zone, from);
+		Timestamp shown = mill_zone_local(zone, from);
+		Timestamp local = mill_cron_local(cron, shown);
+
+		/* until the next change the clock goes on evenly */
+		if (local == DT_NOEND)
+			return DT_NOEND;
+		if (change == DT_NOEND || local - shown < change - from)
+			return from + (local - shown);
+		from = change;
+	}
+}
+
+TimestampTz
+mill_schedule_next(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor, TimestampTz after)
+{
+	TimestampTz next;
+
+	Assert(!TIMESTAMP_NOT_FINITE(after));
+	if (schedule->every > 0)
+		return next_of_every(schedule->every, anchor, after);
+	next = schedule->cron.wildcard ? next_wildcard(&schedule->cron, zone, after)
+								   : next_fixed(&schedule->cron, zone, after);
+	Assert(next > after);
+	return IS_VALID_TIMESTAMP(next) ? next : DT_NOEND;
+}
+
+/* SQL: mill.next_runs(schedule, time_zone, after, n) */
+Datum
+mill_next_runs(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MillSchedule schedule;
+	pg_tz *zone = session_timezone;
+	TimestampTz at;
+	int count;
+
+	mill_require_argument(fcinfo, 0, "schedule");
+	mill_require_argument(fcinfo, 2, "after");
+	mill_require_argument(fcinfo, 3, "n");
+	mill_schedule_parse(text_to_cstring(PG_GETARG_TEXT_PP(0)), &schedule);
+	if (!PG_ARGISNULL(1))
+		zone = mill_zone_lookup(text_to_cstring(PG_GETARG_TEXT_PP(1)), false);
+	at = PG_GETARG_TIMESTAMPTZ(2);
+	count = PG_GETARG_INT32(3);
+	if (TIMESTAMP_NOT_FINITE(at))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("argument \"after\" must be finite")));
+	if (count < 0 || count > MOST_RUNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"n\" is %d, outside of its range 0 .. %d", count, MOST_RUNS)));
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	for (int i = 0; i < count; i++)
+	{
+		Datum value;
+		bool isnull = false;
+
+		CHECK_FOR_INTERRUPTS();
+		at = mill_schedule_next(&schedule, zone, PG_GETARG_TIMESTAMPTZ(2), at);
+		if (at == DT_NOEND)
+			break;
+		value = TimestampTzGetDatum(at);
+		tuplestore_putvalues(result->setResult, result->setDesc, &value, &isnull);
+	}
+	return (Datum) 0;
+}
