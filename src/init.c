@@ -33,7 +33,7 @@ _PG_init(void)
 
 	mill_settings_init();
 	mill_xact_init();
-	mill_capture_init();
+	mill_merge_init();
 	mill_room_register(&mill_pipeline_room);
 	mill_room_register(&mill_fold_room);
 	if (process_shared_preload_libraries_in_progress)

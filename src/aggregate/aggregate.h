@@ -27,8 +27,8 @@ typedef struct MillAggregate
 	List *relations;	  /* base table and partitions that are followed, as oids */
 } MillAggregate;
 
-/* Install the hook by which writes are captured; when the library is loaded. */
-extern void mill_capture_init(void);
+/* Install the hook that merge.c is; when the library is loaded. */
+extern void mill_merge_init(void);
 
 extern const MillRoom mill_fold_room;
 

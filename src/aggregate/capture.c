@@ -37,8 +37,6 @@
 
 PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
 
-static ExecutorStart_hook_type previous_executor_start = NULL;
-
 typedef enum Change
 {
 	CHANGE_INSERT,
@@ -436,49 +434,4 @@ mill_maintain_aggregates(PG_FUNCTION_ARGS)
 		capture_statement(trigger);
 	/* AFTER triggers return nothing, which is not the same as NULL. */
 	PG_RETURN_POINTER(NULL);
-}
-
-/*
- * A MERGE whose only action is UPDATE may move rows between partitions.  Core
- * notes them as deleted and inserted, but then fires the statement triggers of
- * UPDATE alone.  Let it fire all three for tables that have ours.
- */
-static void
-fire_all_triggers_of_merge(PlanState *plan)
-{
-	ModifyTableState *merge = (ModifyTableState *) plan;
-	Relation target;
-
-	if (plan == NULL || !IsA(plan, ModifyTableState) || merge->operation != CMD_MERGE)
-		return;
-	target = merge->rootResultRelInfo->ri_RelationDesc;
-	if ((merge->mt_merge_subcommands & MERGE_UPDATE) == 0 ||
-		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || target->trigdesc == NULL ||
-		!OidIsValid(get_trigger_oid(RelationGetRelid(target), "mill_insert", true)))
-		return;
-	merge->mt_merge_subcommands |= MERGE_INSERT | MERGE_DELETE;
-}
-
-static void
-executor_start(QueryDesc *query, int flags)
-{
-	ListCell *lc;
-
-	if (previous_executor_start)
-		previous_executor_start(query, flags);
-	else
-		standard_ExecutorStart(query, flags);
-	if (flags & EXEC_FLAG_EXPLAIN_ONLY)
-		return;
-	fire_all_triggers_of_merge(query->planstate);
-	foreach (lc, query->estate->es_auxmodifytables)
-		fire_all_triggers_of_merge(lfirst(lc));
-}
-
-/* Called once, from _PG_init. */
-void
-mill_capture_init(void)
-{
-	previous_executor_start = ExecutorStart_hook;
-	ExecutorStart_hook = executor_start;
 }

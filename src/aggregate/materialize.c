@@ -64,7 +64,7 @@ is_small(Oid base)
 	BlockNumber pages = 0;
 	ListCell *lc;
 
-	foreach (lc, find_all_inheritors(base, NoLock, NULL))
+	foreach (lc, find_all_inheritors(base, AccessShareLock, NULL))
 	{
 		Relation rel = table_open(lfirst_oid(lc), NoLock);
 
@@ -127,6 +127,8 @@ check_rights(Oid view, Oid base)
 void
 mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
 {
+	/* nobody sees the row before we commit; but whoever fills holds this */
+	(void) mill_aggregate_lock(a->id, true);
 	mill_aggregate_note_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
 	if (is_small(a->base))
 	{

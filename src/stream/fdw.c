@@ -61,7 +61,7 @@ conditions_text(ForeignScanState *node, const MillScan *scan, bool partitions, E
 	initStringInfo(&buffer);
 	forboth (condition_cell, scan->conditions, value_cell, plan->fdw_exprs)
 	{
-		List *condition = lfirst_node(List, condition_cell);
+		List *condition = lfirst(condition_cell); /* of integers */
 		MillColumnKind kind = linitial_int(condition);
 		char *value;
 

@@ -158,7 +158,7 @@ evaluate_conditions(ForeignScanState *node, const MillScan *scan)
 
 	forboth (condition_cell, scan->conditions, value_cell, scan->values)
 	{
-		List *condition = lfirst_node(List, condition_cell);
+		List *condition = lfirst(condition_cell); /* of integers */
 		ExprState *state = lfirst_node(ExprState, value_cell);
 		Oid type = getBaseType(exprType((Node *) state->expr));
 		int strategy = lsecond_int(condition);

@@ -21,6 +21,7 @@
 #include "parser/parse_relation.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "core/compat.h"
 #include "write/write_path.h"
