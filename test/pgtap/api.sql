@@ -2,7 +2,7 @@
 --
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(37);
+SELECT plan(41);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
@@ -36,5 +36,17 @@ SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p
                   WHERE pronamespace = 'mill'::regnamespace AND prorettype = 'trigger'::regtype
                   AND has_function_privilege('public', p.oid, 'EXECUTE')$$,
                 'CASES 55: nobody makes a trigger with a function of ours');
+
+-- who sees the errors of a role's fold worker
+CREATE ROLE folder;
+CREATE ROLE stranger;
+INSERT INTO mill_catalog.error (object_kind, object_id, sqlstate, message) VALUES ('fold', 'folder'::regrole::oid::bigint, '57P01', 'ended');
+SET ROLE folder;
+SELECT is((SELECT string_agg(concat_ws(' ', object_kind, object_name, message), ', ') FROM mill.errors), 'fold folder ended', 'errors of a fold worker are seen by its role');
+SET ROLE stranger;
+SELECT is_empty('SELECT * FROM mill.errors', 'and by no other');
+SELECT is_empty($$SELECT * FROM mill.workers WHERE kind <> 'manager'$$, 'nor does another see the role''s workers');
+RESET ROLE;
+SELECT throws_ok($$INSERT INTO mill_catalog.error (object_kind, object_id, sqlstate, message) VALUES ('thing', 1, '57P01', 'ended')$$, '23514', NULL, 'an error is of a known kind of object');
 
 SELECT * FROM finish();
