@@ -1,6 +1,8 @@
 /*
  * ddl.c
- *		Announces commands that need a database for themselves.
+ *		Tells managers of commands that no event trigger sees.
+ *
+ * What a role may do decides about its work; managers look when that changes.
  *
  * DROP, RENAME, SET TABLESPACE and CREATE DATABASE ... TEMPLATE wait five
  * seconds for other sessions to leave a database.  Managers and workers are such
@@ -14,6 +16,7 @@
 
 #include "core/ddl.h"
 #include "core/slot.h"
+#include "core/xact.h"
 
 static ProcessUtility_hook_type previous_hook = NULL;
 
@@ -26,6 +29,25 @@ needs_a_database(const Node *command)
 			((const RenameStmt *) command)->renameType == OBJECT_DATABASE);
 }
 
+static bool
+changes_rights(const Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_AlterRoleStmt:
+		case T_DropRoleStmt:
+		case T_CreateRoleStmt:
+		case T_GrantRoleStmt:
+		case T_ReassignOwnedStmt:
+		case T_DropOwnedStmt:
+			return true;
+		case T_GrantStmt:
+			return ((const GrantStmt *) command)->objtype == OBJECT_DATABASE;
+		default:
+			return false;
+	}
+}
+
 static void
 announce(PlannedStmt *statement, const char *text, bool read_only_tree,
 		 ProcessUtilityContext context, ParamListInfo parameters, QueryEnvironment *environment,
@@ -33,6 +55,8 @@ announce(PlannedStmt *statement, const char *text, bool read_only_tree,
 {
 	if (needs_a_database(statement->utilityStmt))
 		mill_expect_database_ddl();
+	if (changes_rights(statement->utilityStmt))
+		mill_wake_all_managers_at_commit();
 	if (previous_hook)
 		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
 					  completion);

@@ -1,6 +1,6 @@
 /*
  * ddl.h
- *		Announces commands that need a database for themselves.
+ *		Tells managers of commands that no event trigger sees.
  */
 #ifndef MILL_CORE_DDL_H
 #define MILL_CORE_DDL_H

@@ -50,8 +50,8 @@
 #include "core/xact.h"
 
 /*
- * All in milliseconds.  Between two looks without anything known to come: a
- * role's rights tell nobody of their change.
+ * All in milliseconds.  Between two looks without anything known to come: an
+ * account that expires, for example, tells nobody.
  */
 #define LOOK 10000
 /* While something waits for its turn; while DDL on a database was announced. */

@@ -27,6 +27,7 @@ PG_FUNCTION_INFO_V1(mill_work_changed);
 static MemoryContext outer_context;
 
 static bool wake_manager = false;
+static bool wake_all_managers = false;
 static bool wake_launcher = false;
 static uint32 wake_kinds = 0; /* of workers, as bits */
 
@@ -85,19 +86,21 @@ at_transaction_end(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			if (wake_launcher)
 				mill_wake_launcher();
-			if (wake_manager)
+			if (wake_all_managers)
+				mill_wake_manager(InvalidOid);
+			else if (wake_manager)
 				mill_wake_manager(MyDatabaseId);
 			for (MillKind kind = 1; wake_kinds >> kind; kind++)
 			{
 				if (wake_kinds & (1U << kind))
 					mill_wake_workers(kind, MyDatabaseId);
 			}
-			wake_launcher = wake_manager = false;
+			wake_launcher = wake_manager = wake_all_managers = false;
 			wake_kinds = 0;
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			wake_launcher = wake_manager = false;
+			wake_launcher = wake_manager = wake_all_managers = false;
 			wake_kinds = 0;
 			break;
 		default:
@@ -116,6 +119,13 @@ void
 mill_wake_manager_at_commit(void)
 {
 	wake_manager = true;
+}
+
+/* For changes of what all databases share. */
+void
+mill_wake_all_managers_at_commit(void)
+{
+	wake_all_managers = true;
 }
 
 void

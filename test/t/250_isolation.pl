@@ -247,11 +247,12 @@ flow('quiet', 'int', [ map { qq({"v":$_}) } 1 .. 1000 ]);
 read_all('quiet', 1000);
 foreach my $i (1 .. 100)
 {
-	my $version = sql("UPDATE mill_catalog.pipeline_offset SET last_commit_at = last_commit_at - interval '100 seconds';"
-		  . "UPDATE mill_catalog.pipeline SET version = version + 1 WHERE name = 'quiet' RETURNING version");
-	my $before = sql('SELECT xmin FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = \'quiet\')');
+	# one transaction; the worker may be there before we ask again
+	my $before = sql("BEGIN; UPDATE mill_catalog.pipeline_offset SET last_commit_at = last_commit_at - interval '100 seconds';"
+		  . "UPDATE mill_catalog.pipeline SET version = version + 1 WHERE name = 'quiet'; SELECT pg_current_xact_id(); COMMIT");
 
-	last unless wait_for_sql($node, "SELECT xmin::text <> '$before' FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = 'quiet')");
+	wait_for_sql($node, "SELECT xmin::text <> '$before' FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = 'quiet')")
+	  or die "restart $i did not come";
 }
 is(sql("SELECT rows_per_second FROM mill_catalog.pipeline_offset WHERE pipeline_id = (SELECT id FROM mill_catalog.pipeline WHERE name = 'quiet')"), 0,
 	'S3: CASES 51: after 100 restarts of 100 seconds each the rate has decayed to 0');
