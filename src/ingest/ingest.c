@@ -274,10 +274,7 @@ take_watermarks(MillIngest *ingest, const MillFrame *frame)
 			partition->low = marks[i].low;
 		if (marks[i].high > partition->high && !partition->ended)
 			partition->high = marks[i].high;
-		if (partition->ended && marks[i].high > partition->position && !ingest->trouble)
-			mill_slot_report(mill_my_slot, MILL_STATE_IDLE,
-							 psprintf("everything committed is read; an open transaction holds partition %d at offset %lld",
-									  partition->partition, (long long) partition->position));
+		partition->top = marks[i].high;
 	}
 }
 
@@ -428,32 +425,51 @@ all_ended(const MillIngest *ingest)
 	return true;
 }
 
+/* A partition of which everything committed is read, and that an open transaction holds; or NULL. */
+static const MillPartition *
+held_partition(const MillIngest *ingest)
+{
+	for (int i = 0; i < ingest->npartitions; i++)
+	{
+		const MillPartition *p = &ingest->partitions[i];
+
+		if (p->ended && p->top > p->position)
+			return p;
+	}
+	return NULL;
+}
+
 /*
  * Show whether we are behind.  Trouble stays shown until something is fetched
  * again, also the trouble of the worker before; and that everything is read is
- * said only by a gateway that lives.
+ * said only by a gateway that lives.  Allocates nothing: called at each turn.
  */
 static void
 report(MillIngest *ingest)
 {
 	MillSlotInfo slot;
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
+	const MillPartition *held = state == MILL_STATE_IDLE ? held_partition(ingest) : NULL;
 	int silence = mill_gateway_silence(ingest->gateway);
-	const char *reason = "";
+	char reason[2 * MILL_REASON_SIZE] = ""; /* the slot cuts it between words */
 
 	if (ingest->fetched || ingest->npartitions == 0)
 		ingest->trouble = false;
 	if (silence >= SILENCE_SHOWN)
 	{
 		state = MILL_STATE_DEGRADED;
-		reason = psprintf("the kafka gateway has given no sign of life for %d seconds",
-						  silence / 1000);
+		snprintf(reason, sizeof(reason),
+				 "the kafka gateway has given no sign of life for %d seconds", silence / 1000);
 	}
 	else if (ingest->trouble)
 		return;
+	else if (held)
+		snprintf(reason, sizeof(reason),
+				 "everything committed is read; an open transaction holds partition %d at offset %lld",
+				 held->partition, (long long) held->position);
 	else if (ingest->fields_reason)
-		reason = psprintf("%s; %s", state == MILL_STATE_IDLE ? "everything is read" : "reading",
-						  ingest->fields_reason);
+		snprintf(reason, sizeof(reason), "%s; %s",
+				 state == MILL_STATE_IDLE ? "everything is read" : "reading", ingest->fields_reason);
 	(void) mill_slot_get(mill_my_slot, &slot);
 	if (slot.state != state || strcmp(slot.reason, reason) != 0)
 		mill_slot_report(mill_my_slot, state, reason);

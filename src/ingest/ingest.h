@@ -17,6 +17,7 @@ typedef struct MillPartition
 	int64 position; /* the next offset after all that the batch holds */
 	int64 low;
 	int64 high;
+	int64 top;	/* the topic's end, with what is not committed yet */
 	bool ended; /* nothing more to read as far as we know */
 	bool stale; /* low, high or position changed without a message */
 } MillPartition;
