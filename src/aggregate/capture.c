@@ -31,7 +31,6 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
-#include "core/xact.h"
 
 #include "aggregate/internal.h"
 

@@ -308,9 +308,7 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 		FlushErrorState();
 		mill_xact_abort();
 		retry_at = mill_retry_time(task->failures++, false);
-		mill_xact_begin("recording an error");
 		mill_error_record("aggregate", a->id, error, retry_at);
-		mill_xact_commit();
 		task->due = task->fill_due = retry_at;
 		task->pending = true;
 		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, error->message);

@@ -32,7 +32,6 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 #include "core/slot.h"
-#include "core/xact.h"
 
 #include "aggregate/internal.h"
 
@@ -139,7 +138,6 @@ mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
 		ereport(NOTICE,
 				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
 				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
-	mill_wake_manager_at_commit();
 	mill_wake_workers_at_commit(&mill_fold_room);
 }
 
@@ -230,7 +228,6 @@ mill_aggregate_forget(const MillAggregate *a)
 			mill_triggers_drop(a->base);
 		mill_base_changed(a->base);
 	}
-	mill_wake_manager_at_commit();
 }
 
 /*
@@ -361,11 +358,8 @@ mill_refresh(PG_FUNCTION_ARGS)
 				 errhint("Refresh all of it: mill.refresh('%s').", get_rel_name(a->view))));
 	groups = mill_fill(a, d, from, until);
 	if (!a->live && from == NULL && until == NULL)
-	{
 		/* Deltas of all panes are gone: the state is complete. */
 		mill_aggregate_go_live(a, d);
-		mill_wake_manager_at_commit();
-	}
 	SPI_finish();
 	PG_RETURN_INT64(groups);
 }
@@ -414,7 +408,6 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 		mill_triggers_drop(old->base);
 	mill_base_changed(old->base);
 	mill_base_changed(new->base);
-	mill_wake_manager_at_commit();
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -9,6 +9,7 @@
 
 #include "core/catalog.h"
 #include "core/error.h"
+#include "core/xact.h"
 
 /* Will the same do, after a rest? */
 bool
@@ -80,6 +81,7 @@ mill_error_record(const char *kind, int64 object_id, const ErrorData *error, Tim
 	Datum values[8];
 	char nulls[8];
 
+	mill_xact_begin("recording an error");
 	for (int i = 0; i < 8; i++)
 	{
 		values[i] = texts[i] ? CStringGetTextDatum(texts[i]) : (Datum) 0;
@@ -90,12 +92,13 @@ mill_error_record(const char *kind, int64 object_id, const ErrorData *error, Tim
 	values[7] = TimestampTzGetDatum(retry_at);
 	nulls[7] = retry_at ? ' ' : 'n';
 
-	Assert(IsTransactionState());
 	SPI_connect();
-	if (mill_run(&repeat, SPI_OK_UPDATE, values, nulls) == 0)
+	/* without the extension there is nowhere to write it */
+	if (OidIsValid(mill_extension()) && mill_run(&repeat, SPI_OK_UPDATE, values, nulls) == 0)
 	{
 		mill_run(&insert, SPI_OK_INSERT, values, nulls);
 		mill_run(&prune, SPI_OK_DELETE, values, NULL);
 	}
 	SPI_finish();
+	mill_xact_commit();
 }

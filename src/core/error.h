@@ -14,7 +14,7 @@ extern bool mill_error_is_environment(int sqlerrcode);
 /* An error in the words of a state's reason; in the current memory context. */
 extern const char *mill_error_reason(const ErrorData *error);
 
-/* In a transaction of its own, after the failed one; kind: a value of mill_catalog.object_kind. */
+/* Outside of a transaction, in one of its own; kind: a value of mill_catalog.object_kind. */
 extern void mill_error_record(const char *kind, int64 object_id, const ErrorData *error,
 							  TimestampTz retry_at);
 

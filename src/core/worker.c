@@ -37,7 +37,6 @@
 #include "core/error.h"
 #include "core/room.h"
 #include "core/worker.h"
-#include "core/xact.h"
 
 /*
  * Attach to the slot that this process was registered for, whose copy comes
@@ -120,10 +119,7 @@ record_failure(const MillSlotInfo *slot)
 				   mill_error_reason(error));
 	RESUME_INTERRUPTS();
 
-	mill_xact_begin("recording an error");
-	if (OidIsValid(mill_extension()))
-		mill_error_record(mill_room_of(slot->kind)->kind, slot->object_id, error, retry_at);
-	mill_xact_commit();
+	mill_error_record(mill_room_of(slot->kind)->kind, slot->object_id, error, retry_at);
 }
 
 void

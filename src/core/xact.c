@@ -115,12 +115,6 @@ mill_xact_init(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 }
 
-void
-mill_wake_manager_at_commit(void)
-{
-	wake_manager = true;
-}
-
 /* For changes of what all databases share. */
 void
 mill_wake_all_managers_at_commit(void)
@@ -161,6 +155,6 @@ mill_work_changed(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("this function was not called by a trigger")));
-	mill_wake_manager_at_commit();
+	wake_manager = true;
 	return PointerGetDatum(NULL);
 }

@@ -96,9 +96,11 @@ extern void mill_record_add(MillDecoder *decoder, MillDecoderColumn *column);
 extern bool mill_record_field(MillDecoder *decoder, MillDecoderColumn *column,
 							  const MillMessage *message, Datum *value, bool *isnull,
 							  MillDecodeError *error);
-/* Does a record of so many fields (-1: *error is set) fit the columns? */
-extern MillVerdict mill_record_check(const MillDecoder *decoder, int count, size_t length,
-									 MillDecodeError *error);
+/* A format's way to split a value: the number of fields, or -1 with *error set. */
+typedef int (*MillSplit)(MillRecord *record, const char *data, size_t length, char delimiter,
+						 const char *null_string, MillDecodeError *error);
+extern MillVerdict mill_record_read(MillDecoder *decoder, const MillMessage *message,
+									MillSplit split, MillDecodeError *error);
 extern void mill_record_store(MillRecord *record, int number, const char *start, size_t length,
 							  bool isnull);
 /* A record may end with a newline; producers that read lines leave one. */

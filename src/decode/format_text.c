@@ -97,16 +97,7 @@ split_text(MillRecord *record, const char *data, size_t length, char delimiter,
 static MillVerdict
 read_text(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
 {
-	const MillLayout *layout = decoder->layout;
-	const char *data = mill_message_value(message);
-	size_t length = message->value_length;
-
-	if (!mill_check_utf8(data, length, error))
-		return MILL_BAD;
-	return mill_record_check(decoder,
-							 split_text(decoder->format_data, data, length, layout->delimiter,
-										layout->null_string, error),
-							 length, error);
+	return mill_record_read(decoder, message, split_text, error);
 }
 
 const MillFormat mill_format_text = {

@@ -89,8 +89,9 @@ mill_record_store(MillRecord *record, int number, const char *start, size_t leng
 	}
 }
 
-MillVerdict
-mill_record_check(const MillDecoder *decoder, int count, size_t length, MillDecodeError *error)
+/* Does a record of so many fields (-1: *error is set) fit the columns? */
+static MillVerdict
+check_fields(const MillDecoder *decoder, int count, size_t length, MillDecodeError *error)
 {
 	const MillRecord *record = decoder->format_data;
 
@@ -113,6 +114,21 @@ mill_record_check(const MillDecoder *decoder, int count, size_t length, MillDeco
 		return MILL_BAD;
 	}
 	return MILL_ROW;
+}
+
+MillVerdict
+mill_record_read(MillDecoder *decoder, const MillMessage *message, MillSplit split,
+				 MillDecodeError *error)
+{
+	const MillLayout *layout = decoder->layout;
+	const char *data = mill_message_value(message);
+	size_t length = message->value_length;
+	int count;
+
+	if (!mill_check_utf8(data, length, error))
+		return MILL_BAD;
+	count = split(decoder->format_data, data, length, layout->delimiter, layout->null_string, error);
+	return check_fields(decoder, count, length, error);
 }
 
 bool

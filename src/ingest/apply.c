@@ -187,8 +187,8 @@ settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
  * a batch holds the offsets.  Should we end before this is written, the next
  * batch comes to the same end.
  */
-static void
-stop_pipeline(MillIngest *ingest, void (*stop)(int64 id, const char *reason), const char *reason)
+void
+mill_ingest_stop(MillIngest *ingest, void (*stop)(int64 id, const char *reason), const char *reason)
 {
 	mill_xact_begin("stopping a pipeline");
 	SPI_connect();
@@ -203,19 +203,19 @@ stop_at(MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
 
-	stop_pipeline(ingest, mill_pipeline_fail,
-				  psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
-						   ingest->source->stream->layout.topic, message->partition,
-						   (long long) message->offset, ingest->batch.errors[i]->message));
+	mill_ingest_stop(ingest, mill_pipeline_fail,
+					 psprintf("bad message in topic \"%s\", partition %d, offset %lld: %s",
+							  ingest->source->stream->layout.topic, message->partition,
+							  (long long) message->offset, ingest->batch.errors[i]->message));
 }
 
 /* max_errors is passed. */
 static void
 pause_for_errors(MillIngest *ingest)
 {
-	stop_pipeline(ingest, mill_pipeline_pause,
-				  psprintf("more than %d bad messages in a minute; see mill.dead_letters, then call mill.resume",
-						   ingest->pipeline->max_errors));
+	mill_ingest_stop(ingest, mill_pipeline_pause,
+					 psprintf("more than %d bad messages in a minute; see mill.dead_letters, then call mill.resume",
+							  ingest->pipeline->max_errors));
 }
 
 /*
@@ -275,9 +275,7 @@ back_off(MillIngest *ingest, const ErrorData *error, int tries)
 	TimestampTz until = TimestampTzPlusMilliseconds(mill_now(), 100L << Min(tries, 6));
 
 	mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED, mill_error_reason(error));
-	mill_xact_begin("recording an error");
 	mill_error_record(mill_pipeline_room.kind, ingest->pipeline->id, error, until);
-	mill_xact_commit();
 	while (mill_now() < until)
 		mill_worker_wait(TimestampDifferenceMilliseconds(mill_now(), until));
 }

@@ -145,11 +145,7 @@ find_partition(MillIngest *ingest, int32 partition)
 static void
 fail_pipeline(MillIngest *ingest, const char *failure)
 {
-	mill_xact_begin("recording a failure");
-	SPI_connect();
-	mill_pipeline_fail(ingest->pipeline->id, failure);
-	SPI_finish();
-	mill_xact_commit();
+	mill_ingest_stop(ingest, mill_pipeline_fail, failure);
 	ingest->failed = true;
 }
 

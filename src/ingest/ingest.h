@@ -115,6 +115,10 @@ extern void mill_offsets_committed(MillIngest *ingest, int last);
  */
 extern bool mill_apply(MillIngest *ingest);
 
+/* Let the pipeline rest until its owner acts: mill_pipeline_fail or _pause, outside of a transaction. */
+extern void mill_ingest_stop(MillIngest *ingest, void (*stop)(int64 id, const char *reason),
+							 const char *reason);
+
 /* ---- isolate.c ---- */
 
 /* Run messages [first, last) through source and writer, in the current transaction. */

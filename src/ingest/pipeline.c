@@ -18,7 +18,6 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
-#include "core/xact.h"
 #include "ingest/pipeline.h"
 
 #define PIPELINE_COLUMNS                                                                           \
@@ -164,7 +163,6 @@ set_rest(MillStatement *statement, int64 id, const char *reason)
 	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(reason)};
 
 	mill_run(statement, SPI_OK_UPDATE, values, NULL);
-	mill_wake_manager_at_commit();
 }
 
 void

@@ -28,7 +28,6 @@
 #include "core/catalog.h"
 #include "core/compat.h"
 #include "core/slot.h"
-#include "core/xact.h"
 #include "ingest/pipeline.h"
 #include "ingest/position.h"
 #include "ingest/rights.h"
@@ -334,7 +333,6 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	id = insert_pipeline(fcinfo, start, plan.stream);
 	create_mark(id, text_argument(fcinfo, ARG_NAME));
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_INT64(id);
 }
 
@@ -396,7 +394,6 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	nulls[11] = ' ';
 	mill_run(&update, SPI_OK_UPDATE, values, nulls);
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -411,7 +408,6 @@ change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 	values[0] = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
 	mill_run(statement, expected, values, NULL);
 	SPI_finish();
-	mill_wake_manager_at_commit();
 }
 
 /*
@@ -458,7 +454,6 @@ mill_drop_pipeline(PG_FUNCTION_ARGS)
 	if (mark)
 		mill_as_extension(execute_utilities, list_make1(psprintf("DROP TYPE %s", mark)));
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -476,7 +471,6 @@ mill_follow_marks(PG_FUNCTION_ARGS)
 	SPI_connect();
 	mill_run(&drop, SPI_OK_DELETE, NULL, NULL);
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_NULL();
 }
 
@@ -538,7 +532,6 @@ mill_seek(PG_FUNCTION_ARGS)
 	mill_run(&unset, SPI_OK_UPDATE, values, NULL);
 	mill_run(&seek, SPI_OK_UPDATE, values, NULL);
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -639,6 +632,5 @@ mill_arm(PG_FUNCTION_ARGS)
 	mill_run(&forget_letters, SPI_OK_UPDATE, NULL, NULL);
 	mill_run(&forget_deletes, SPI_OK_UPDATE, NULL, NULL);
 	SPI_finish();
-	mill_wake_manager_at_commit();
 	PG_RETURN_VOID();
 }

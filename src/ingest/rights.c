@@ -169,28 +169,32 @@ check_fired(Oid relid)
 
 /* Defaults, checks, triggers and rules run for whatever a row is written to. */
 static void
-check_written(Oid relid)
+check_relation(Oid relid)
 {
-	ListCell *lc;
-	char kind = get_rel_relkind(relid);
-
-	check_stack_depth();
 	if (!superuser_arg(mill_relation_owner(relid)))
 		refuse_superuser(relid, "write into");
 	check_fired(relid);
-	if (kind == RELKIND_VIEW)
+}
+
+/* ... which partitions and the tables behind views are, too. */
+static void
+check_written(Oid relid)
+{
+	ListCell *lc;
+
+	check_stack_depth();
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+	{
+		/* with itself */
+		foreach (lc, find_all_inheritors(relid, RowExclusiveLock, NULL))
+			check_relation(lfirst_oid(lc));
+		return;
+	}
+	check_relation(relid);
+	if (get_rel_relkind(relid) == RELKIND_VIEW)
 	{
 		foreach (lc, relations_of_view(relid))
 			check_written(lfirst_oid(lc));
-	}
-	else if (kind == RELKIND_PARTITIONED_TABLE)
-	{
-		foreach (lc, find_all_inheritors(relid, RowExclusiveLock, NULL))
-		{
-			if (!superuser_arg(mill_relation_owner(lfirst_oid(lc))))
-				refuse_superuser(lfirst_oid(lc), "write into");
-			check_fired(lfirst_oid(lc));
-		}
 	}
 }
 
