@@ -17,8 +17,10 @@
 #include "core/room.h"
 #include "core/settings.h"
 #include "core/slot.h"
+#include "core/task.h"
 #include "core/xact.h"
 #include "ingest/pipeline.h"
+#include "job/job.h"
 
 PG_MODULE_MAGIC;
 
@@ -36,9 +38,12 @@ _PG_init(void)
 	mill_merge_init();
 	mill_room_register(&mill_pipeline_room);
 	mill_room_register(&mill_fold_room);
+	mill_room_register(&mill_job_room);
+	mill_room_register(&mill_step_room);
 	if (process_shared_preload_libraries_in_progress)
 	{
 		mill_shmem_init();
+		mill_task_shmem_init();
 		mill_launcher_init();
 		mill_ddl_init();
 	}

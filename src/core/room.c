@@ -10,7 +10,7 @@
 #include "core/room.h"
 
 /* Rooms are bits of a word in xact.c. */
-static const MillRoom *rooms[31];
+static const MillRoom *rooms[MILL_ROOMS];
 static int count = 0;
 
 void
@@ -37,6 +37,18 @@ mill_room_of(MillKind kind)
 {
 	Assert(kind >= 0 && kind <= count);
 	return kind == MILL_KIND_MANAGER ? NULL : rooms[kind - 1];
+}
+
+/* A room by the kind of its work; it must be registered. */
+const MillRoom *
+mill_room_named(const char *kind)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (strcmp(rooms[i]->kind, kind) == 0)
+			return rooms[i];
+	}
+	elog(ERROR, "no room has the kind %s", kind);
 }
 
 int

@@ -4,9 +4,8 @@
  *
  * The door of core.  A room registers itself when the library is loaded; the
  * manager of each database then keeps the workers that it wants, as far as
- * there is place.  Core knows nothing else of it.  A worker's main function
- * calls mill_worker_run (worker.h); what it may use besides is in xact.h,
- * catalog.h, clock.h and settings.h.
+ * there is place.  A worker's main function calls mill_worker_run (worker.h);
+ * what it may use besides is in xact.h, catalog.h, clock.h, task.h, settings.h.
  */
 #ifndef MILL_CORE_ROOM_H
 #define MILL_CORE_ROOM_H
@@ -30,6 +29,13 @@ typedef struct MillRoom
 	const char *kind;
 	const char *function; /* the worker's main function */
 	bool preemptible;	  /* may a worker be asked to make place for a waiting one? */
+	bool user_settings;	  /* its workers run what a user wrote: with the owner's settings */
+
+	/* Of objects that users name, see object.h. */
+	const char *object;
+	const char *table;
+	void (*resumed)(int64 id);
+	void (*armed)(void);
 
 	/* The work (MillWork) that is wanted; in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
@@ -38,12 +44,14 @@ typedef struct MillRoom
 	TimestampTz (*next_due)(void);
 } MillRoom;
 
-/* From _PG_init. */
+/* From _PG_init; at most so many. */
+#define MILL_ROOMS 31
 extern void mill_room_register(const MillRoom *room);
 
 /* The number of a registered room, from 1 on; and back, NULL for the managers' kind. */
 extern MillKind mill_kind_of(const MillRoom *room);
 extern const MillRoom *mill_room_of(MillKind kind);
+extern const MillRoom *mill_room_named(const char *kind);
 extern int mill_room_count(void);
 
 /* At commit, tell the room's workers in this database that there is work. */

@@ -17,6 +17,11 @@ bool mill_superuser_any_target = false;
 int mill_write_path = 0;
 int mill_clock_offset = 0;
 
+/* Read by SQL alone. */
+static char *run_id;
+static char *interval_start;
+static char *interval_end;
+
 static const struct config_enum_entry write_paths[] = {{"any", 0, false},
 													   {"bulk", 1, false},
 													   {"executor", 2, false},
@@ -43,6 +48,19 @@ mill_settings_init(void)
 							 "Lets a superuser's pipeline write into another role's table.",
 							 "That role's triggers and defaults then run as superuser.",
 							 &mill_superuser_any_target, false, PGC_SUSET, 0, NULL, NULL, NULL);
+
+	/*
+	 * What a step of a job is run for; it can read them.  Settable, so that what
+	 * a step does can be tried by hand.
+	 */
+	DefineCustomStringVariable("mill.run_id", "The run of a job that the session works for.", NULL,
+							   &run_id, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("mill.interval_start", "The start of that run's interval.", NULL,
+							   &interval_start, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL,
+							   NULL);
+	DefineCustomStringVariable("mill.interval_end", "The end of that run's interval, exclusive.",
+							   NULL, &interval_end, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL,
+							   NULL);
 
 	/* For tests, which run each case through both; nothing that a user need see. */
 	DefineCustomEnumVariable("mill.write_path", "The way that rows take into a target.", NULL,

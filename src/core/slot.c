@@ -625,6 +625,31 @@ mill_slot_take_pending(int index)
 	return pending;
 }
 
+/*
+ * Worker only, between two pieces of work that nobody interrupts: has it had its
+ * time, while others wait for a worker?
+ */
+bool
+mill_slot_others_wait(int index)
+{
+	TimestampTz now = mill_now();
+	bool wait = false;
+
+	Assert(index == mill_my_slot);
+	LWLockAcquire(mill_shared->lock, LW_SHARED);
+	if (has_passed(locked_slot(index)->info.launched_at, now, BUSY_TURN))
+	{
+		for (int i = 0; i < mill_shared->slots_used && !wait; i++)
+		{
+			const MillSlot *other = locked_slot(i);
+
+			wait = other->in_use && !other->proc && other->info.state == MILL_STATE_WAITING;
+		}
+	}
+	unlock();
+	return wait;
+}
+
 /* Manager only: the database does not have the extension. */
 void
 mill_slot_set_absent(int index)

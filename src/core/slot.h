@@ -93,6 +93,7 @@ extern void mill_slot_fail(int slot, TimestampTz retry_at, MillState state, cons
 extern void mill_slot_succeed(int slot);
 extern void mill_slot_sleep(int slot, TimestampTz until);
 extern bool mill_slot_take_pending(int slot);
+extern bool mill_slot_others_wait(int slot);
 extern void mill_slot_finish(int slot);
 extern void mill_slot_set_absent(int slot);
 

@@ -132,14 +132,18 @@ mill_worker_run(Datum arg, void (*body)(int64 object_id, int worker_no))
 	Assert(slot.kind != MILL_KIND_MANAGER && OidIsValid(slot.owner));
 	BackgroundWorkerInitializeConnectionByOid(slot.database, slot.owner, 0);
 
-	SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
+	/* Statements of ours have a safe search_path in any case, see catalog.c. */
+	if (!mill_room_of(slot.kind)->user_settings)
+	{
+		SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
+		SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
+	}
 	/* pg_stat_activity shows kind and object. */
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("lock_timeout", "5s", PGC_SUSET, PGC_S_OVERRIDE);
 
 	if (sigsetjmp(on_error, 1) != 0)
 	{

@@ -122,6 +122,13 @@ mill_wake_all_managers_at_commit(void)
 	wake_all_managers = true;
 }
 
+/* For changes of this database's tables that have no trigger work_changed. */
+void
+mill_wake_manager_at_commit(void)
+{
+	wake_manager = true;
+}
+
 void
 mill_wake_launcher_at_commit(void)
 {

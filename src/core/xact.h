@@ -12,5 +12,6 @@ extern void mill_xact_abort(void);
 extern void mill_xact_init(void);
 extern void mill_wake_all_managers_at_commit(void);
 extern void mill_wake_launcher_at_commit(void);
+extern void mill_wake_manager_at_commit(void);
 
 #endif

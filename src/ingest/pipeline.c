@@ -18,6 +18,7 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
+#include "core/object.h"
 #include "ingest/pipeline.h"
 
 #define PIPELINE_COLUMNS                                                                           \
@@ -202,6 +203,32 @@ mill_pipeline_fetch_less(int64 id, int bytes)
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
+/* A failure is over, and what a gateway without memory asked for. */
+static void
+pipeline_resumed(int64 id)
+{
+	static MillStatement statement =
+		{.sql = "UPDATE mill_catalog.pipeline SET failure = NULL, fetch_bytes = NULL WHERE id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
+}
+
+/* Transactions of another server say nothing here. */
+static void
+pipelines_armed(void)
+{
+	static MillStatement forget_letters = {
+		.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
+	static MillStatement forget_deletes = {
+		.sql = "UPDATE mill_catalog.pipeline_offset SET deleted_by = NULL"};
+
+	mill_run(&forget_letters, SPI_OK_UPDATE, NULL, NULL);
+	mill_run(&forget_deletes, SPI_OK_UPDATE, NULL, NULL);
+}
+
 /*
  * What the manager is to start: the workers of all pipelines that are enabled,
  * sound, and at home in this database.
@@ -216,20 +243,11 @@ desired_pipeline_workers(void)
 				" AND armed_database = $1 ORDER BY id",
 		 .nargs = 1,
 		 .types = {OIDOID}};
-	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
-	static MillStatement follow_owners = {
-		.sql =
-			"UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
-			/* not while somebody changes the row, nor in a copy, where owners may be anybody */
-			"  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
-			"   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
-			"   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
-			"   FOR UPDATE OF q SKIP LOCKED) given WHERE p.id = given.id"};
 	Datum values[1] = {ObjectIdGetDatum(MyDatabaseId)};
 	uint64 rows;
 	List *work_list = NIL;
 
-	mill_run(&follow_owners, SPI_OK_UPDATE, NULL, NULL);
+	mill_marks_follow_owners(&mill_pipeline_room);
 	rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
 
 	for (uint64 row = 0; row < rows; row++)
@@ -256,4 +274,8 @@ const MillRoom mill_pipeline_room = {
 	.preemptible = true,
 	.function = "mill_ingest_main",
 	.desired = desired_pipeline_workers,
+	.object = "pipeline",
+	.table = "mill_catalog.pipeline",
+	.resumed = pipeline_resumed,
+	.armed = pipelines_armed,
 };

@@ -27,6 +27,7 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
+#include "core/object.h"
 #include "core/slot.h"
 #include "ingest/pipeline.h"
 #include "ingest/position.h"
@@ -37,55 +38,8 @@ PG_FUNCTION_INFO_V1(mill_create_pipeline);
 PG_FUNCTION_INFO_V1(mill_alter_pipeline);
 PG_FUNCTION_INFO_V1(mill_drop_pipeline);
 PG_FUNCTION_INFO_V1(mill_pipeline_deleted);
-PG_FUNCTION_INFO_V1(mill_pause);
-PG_FUNCTION_INFO_V1(mill_resume);
 PG_FUNCTION_INFO_V1(mill_seek);
 PG_FUNCTION_INFO_V1(mill_wait_for);
-PG_FUNCTION_INFO_V1(mill_arm);
-PG_FUNCTION_INFO_V1(mill_follow_marks);
-
-static char *
-text_argument(FunctionCallInfo fcinfo, int number)
-{
-	return PG_ARGISNULL(number) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(number));
-}
-
-static void
-check_name(const char *name)
-{
-	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_NAME), errmsg("invalid pipeline name: \"%s\"", name),
-						errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
-}
-
-/* One of a NULL-terminated list of words; NULL passes. */
-static void
-check_word(const char *argument, const char *value, const char *const *words)
-{
-	StringInfoData list;
-
-	if (value == NULL)
-		return;
-	initStringInfo(&list);
-	for (int i = 0; words[i]; i++)
-	{
-		if (strcmp(value, words[i]) == 0)
-			return;
-		appendStringInfo(&list, "%s%s", i ? ", " : "", words[i]);
-	}
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("invalid value for argument \"%s\": \"%s\"", argument, value),
-					errhint("Valid values are: %s.", list.data)));
-}
-
-static void
-check_range(FunctionCallInfo fcinfo, int number, const char *name, int low, int high)
-{
-	if (!PG_ARGISNULL(number) && (PG_GETARG_INT32(number) < low || PG_GETARG_INT32(number) > high))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("argument \"%s\" is %d, outside of its range %d .. %d", name,
-							   PG_GETARG_INT32(number), low, high)));
-}
 
 static void
 check_max_wait(FunctionCallInfo fcinfo, int number)
@@ -111,71 +65,13 @@ static const char *const durabilities[] = {"async", "sync", NULL};
 static void
 check_options(FunctionCallInfo fcinfo, int on_error, int max_errors, int durability, int workers)
 {
-	check_word("on_error", text_argument(fcinfo, on_error), error_policies);
-	check_word("durability", text_argument(fcinfo, durability), durabilities);
-	check_range(fcinfo, max_errors, "max_errors", 1, PG_INT32_MAX);
-	check_range(fcinfo, workers, "workers", 1, 64);
-	check_range(fcinfo, workers + 1, "batch_rows", 1, 1000000);
-	check_range(fcinfo, workers + 2, "batch_bytes", 1, 100 * 1024 * 1024);
+	mill_check_word("on_error", mill_text_argument(fcinfo, on_error), error_policies);
+	mill_check_word("durability", mill_text_argument(fcinfo, durability), durabilities);
+	mill_check_range(fcinfo, max_errors, "max_errors", 1, PG_INT32_MAX);
+	mill_check_range(fcinfo, workers, "workers", 1, 64);
+	mill_check_range(fcinfo, workers + 1, "batch_rows", 1, 1000000);
+	mill_check_range(fcinfo, workers + 2, "batch_bytes", 1, 100 * 1024 * 1024);
 	check_max_wait(fcinfo, workers + 3);
-}
-
-/* Values and null flags of arguments, for a statement with the same ones. */
-static void
-copy_arguments(FunctionCallInfo fcinfo, int first, int count, Datum *values, char *nulls)
-{
-	for (int i = 0; i < count; i++)
-	{
-		values[i] = fcinfo->args[first + i].value;
-		nulls[i] = fcinfo->args[first + i].isnull ? 'n' : ' ';
-	}
-}
-
-static void
-check_member(void)
-{
-	if (!has_privs_of_role(GetUserId(), get_role_oid("mill_user", false)))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be a member of role \"mill_user\" to create a pipeline"),
-						errhint("A superuser can say: GRANT mill_user TO %s.",
-								quote_identifier(GetUserNameFromId(GetUserId(), false)))));
-}
-
-/* The worker connects as the owner. */
-static void
-check_login(void)
-{
-	HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-	bool login = HeapTupleIsValid(role) && ((Form_pg_authid) GETSTRUCT(role))->rolcanlogin;
-
-	if (HeapTupleIsValid(role))
-		ReleaseSysCache(role);
-	if (!login)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("role \"%s\" cannot own a pipeline, as it may not log in",
-						GetUserNameFromId(GetUserId(), false)),
-				 errhint("The pipeline's workers connect as its owner: ALTER ROLE ... LOGIN.")));
-}
-
-static bool
-pipeline_exists(const char *name)
-{
-	static MillStatement find = {.sql = "SELECT FROM mill_catalog.pipeline WHERE name = $1",
-								 .nargs = 1,
-								 .types = {TEXTOID}};
-	Datum values[1] = {CStringGetTextDatum(name)};
-
-	return mill_run(&find, SPI_OK_SELECT, values, NULL) > 0;
-}
-
-static void
-check_new_name(const char *name)
-{
-	check_name(name);
-	if (pipeline_exists(name))
-		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
-						errmsg("pipeline \"%s\" already exists", name)));
 }
 
 /* Arguments of mill.create_pipeline. */
@@ -217,7 +113,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 	Datum values[16];
 	char nulls[16];
 
-	copy_arguments(fcinfo, 0, 14, values, nulls);
+	mill_copy_arguments(fcinfo, 0, 14, values, nulls);
 	values[ARG_START] = CStringGetTextDatum(start);
 	if (nulls[ARG_KEY_INDEX] == ' ')
 		values[ARG_KEY_INDEX] = DirectFunctionCall1(namein,
@@ -252,53 +148,6 @@ check_plan(void *arg)
 	mill_pipeline_check_rights(plan->owner, plan->source, plan->stream, plan->target, plan->upsert);
 }
 
-/*
- * The pipeline's mark: an empty type that its owner owns.  PostgreSQL knows of
- * owners by objects only, so this is what lets DROP ROLE be refused, REASSIGN
- * OWNED give the pipeline to another role, and DROP OWNED drop it.
- */
-static char *
-mark_name(int64 id)
-{
-	return psprintf("mill_data.pipeline_%lld", (long long) id);
-}
-
-static void
-execute_utilities(void *arg)
-{
-	ListCell *lc;
-
-	foreach (lc, (List *) arg)
-	{
-		if (SPI_execute(lfirst(lc), false, 0) != SPI_OK_UTILITY)
-			elog(ERROR, "could not execute \"%s\"", (char *) lfirst(lc));
-	}
-}
-
-static void
-create_mark(int64 id, const char *name)
-{
-	static MillStatement note =
-		{.sql = "UPDATE mill_catalog.pipeline SET mark = $2::regtype WHERE id = $1",
-		 .nargs = 2,
-		 .types = {INT8OID, TEXTOID}};
-	char *mark = mark_name(id);
-	const char *owner = quote_identifier(GetUserNameFromId(GetUserId(), false));
-	List *commands = list_make4(psprintf("CREATE TYPE %s AS ()", mark),
-								psprintf("REVOKE ALL ON TYPE %s FROM PUBLIC", mark),
-								psprintf("ALTER TYPE %s OWNER TO %s", mark, owner),
-								psprintf("COMMENT ON TYPE %s IS %s", mark,
-										 quote_literal_cstr(
-											 psprintf("owner of the pipeline \"%s\"", name))));
-
-	/* A copy may have the mark of a row that it lacks. */
-	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(strchr(mark, '.') + 1),
-							  ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
-		commands = lcons(psprintf("DROP TYPE %s", mark), commands);
-	mill_as_extension(execute_utilities, commands);
-	mill_run(&note, SPI_OK_UPDATE, (Datum[]){Int64GetDatum(id), CStringGetTextDatum(mark)}, NULL);
-}
-
 Datum
 mill_create_pipeline(PG_FUNCTION_ARGS)
 {
@@ -306,9 +155,7 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	char *start;
 	int64 id;
 
-	mill_require_preload();
-	check_member();
-	check_login();
+	mill_check_creator(&mill_pipeline_room);
 	for (int i = 0; i < lengthof(create_arguments); i++)
 	{
 		if (create_arguments[i])
@@ -316,22 +163,22 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	}
 	plan.source = PG_GETARG_OID(ARG_SOURCE);
 	plan.target = PG_GETARG_OID(ARG_TARGET);
-	check_word("mode", text_argument(fcinfo, ARG_MODE), modes);
-	if (!PG_ARGISNULL(ARG_KEY_INDEX) && strcmp(text_argument(fcinfo, ARG_MODE), "upsert") != 0)
+	mill_check_word("mode", mill_text_argument(fcinfo, ARG_MODE), modes);
+	if (!PG_ARGISNULL(ARG_KEY_INDEX) && strcmp(mill_text_argument(fcinfo, ARG_MODE), "upsert") != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("argument \"key_index\" is for mode \"upsert\""),
 						errhint("Add mode => 'upsert', or leave it out.")));
 	check_options(fcinfo, ARG_ON_ERROR, ARG_MAX_ERRORS, ARG_DURABILITY, ARG_WORKERS);
-	start = mill_position_check(text_argument(fcinfo, ARG_START));
+	start = mill_position_check(mill_text_argument(fcinfo, ARG_START));
 
-	plan.upsert = strcmp(text_argument(fcinfo, ARG_MODE), "upsert") == 0;
+	plan.upsert = strcmp(mill_text_argument(fcinfo, ARG_MODE), "upsert") == 0;
 	plan.key_index = PG_ARGISNULL(ARG_KEY_INDEX) ? InvalidOid : PG_GETARG_OID(ARG_KEY_INDEX);
 	mill_as_owner(plan.owner, check_plan, &plan);
 
 	SPI_connect();
-	check_new_name(text_argument(fcinfo, ARG_NAME));
+	mill_check_new_name(&mill_pipeline_room, mill_text_argument(fcinfo, ARG_NAME));
 	id = insert_pipeline(fcinfo, start, plan.stream);
-	create_mark(id, text_argument(fcinfo, ARG_NAME));
+	mill_mark_create(&mill_pipeline_room, id, mill_text_argument(fcinfo, ARG_NAME));
 	SPI_finish();
 	PG_RETURN_INT64(id);
 }
@@ -374,16 +221,16 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	check_options(fcinfo, 2, 3, 4, 5);
 
 	SPI_connect();
-	pipeline = mill_pipeline_by_name(text_argument(fcinfo, 0));
+	pipeline = mill_pipeline_by_name(mill_text_argument(fcinfo, 0));
 	if (!PG_ARGISNULL(1))
-		check_new_name(text_argument(fcinfo, 1));
-	copy_arguments(fcinfo, 1, 11, values, nulls);
+		mill_check_new_name(&mill_pipeline_room, mill_text_argument(fcinfo, 1));
+	mill_copy_arguments(fcinfo, 1, 11, values, nulls);
 	if (!PG_ARGISNULL(10) || !PG_ARGISNULL(11))
 		check_new_relations(pipeline, PG_ARGISNULL(10) ? pipeline->source : PG_GETARG_OID(10),
 							PG_ARGISNULL(11) ? pipeline->target : PG_GETARG_OID(11));
 	if (!PG_ARGISNULL(9))
 	{
-		values[8] = CStringGetTextDatum(mill_position_check(text_argument(fcinfo, 9)));
+		values[8] = CStringGetTextDatum(mill_position_check(mill_text_argument(fcinfo, 9)));
 		if (pipeline->start_resolved)
 			ereport(NOTICE,
 					(errmsg("pipeline \"%s\" goes on from its stored offsets; a start position concerns only its first start",
@@ -395,19 +242,6 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	mill_run(&update, SPI_OK_UPDATE, values, nulls);
 	SPI_finish();
 	PG_RETURN_VOID();
-}
-
-/* Run a statement whose one parameter is the id of the pipeline named. */
-static void
-change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
-{
-	Datum values[1];
-
-	mill_require_argument(fcinfo, 0, "pipeline");
-	SPI_connect();
-	values[0] = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
-	mill_run(statement, expected, values, NULL);
-	SPI_finish();
 }
 
 /*
@@ -438,68 +272,10 @@ mill_pipeline_deleted(PG_FUNCTION_ARGS)
 Datum
 mill_drop_pipeline(PG_FUNCTION_ARGS)
 {
-	static MillStatement drop =
-		{.sql = "DELETE FROM mill_catalog.pipeline WHERE id = $1"
-				" RETURNING (SELECT format('%I.%I', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = mark)",
-		 .nargs = 1,
-		 .types = {INT8OID}};
-	Datum id;
-	char *mark;
-
 	mill_require_argument(fcinfo, 0, "pipeline");
 	SPI_connect();
-	id = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
-	mill_run(&drop, SPI_OK_DELETE_RETURNING, &id, NULL);
-	mark = mill_text(0, 1);
-	if (mark)
-		mill_as_extension(execute_utilities, list_make1(psprintf("DROP TYPE %s", mark)));
+	mill_object_drop(&mill_pipeline_room, mill_pipeline_by_name(mill_text_argument(fcinfo, 0))->id);
 	SPI_finish();
-	PG_RETURN_VOID();
-}
-
-/* SQL: mill_catalog.follow_marks(), on sql_drop: a pipeline goes with its mark. */
-Datum
-mill_follow_marks(PG_FUNCTION_ARGS)
-{
-	static MillStatement drop = {
-		.sql = "DELETE FROM mill_catalog.pipeline p USING pg_event_trigger_dropped_objects() o"
-			   " WHERE o.classid = 'pg_catalog.pg_type'::regclass AND o.objid = p.mark"};
-
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("this function was not called by an event trigger")));
-	SPI_connect();
-	mill_run(&drop, SPI_OK_DELETE, NULL, NULL);
-	SPI_finish();
-	PG_RETURN_NULL();
-}
-
-Datum
-mill_pause(PG_FUNCTION_ARGS)
-{
-	static MillStatement pause =
-		{.sql = "UPDATE mill_catalog.pipeline SET enabled = false, pause_reason = NULL,"
-				" state_at = clock_timestamp(), version = version + 1"
-				" WHERE id = $1 AND enabled",
-		 .nargs = 1,
-		 .types = {INT8OID}};
-
-	change_pipeline(fcinfo, &pause, SPI_OK_UPDATE);
-	PG_RETURN_VOID();
-}
-
-Datum
-mill_resume(PG_FUNCTION_ARGS)
-{
-	static MillStatement resume =
-		{.sql = "UPDATE mill_catalog.pipeline SET enabled = true, pause_reason = NULL, failure = NULL, fetch_bytes = NULL,"
-				" state_at = clock_timestamp(), version = version + 1"
-				" WHERE id = $1",
-		 .nargs = 1,
-		 .types = {INT8OID}};
-
-	mill_require_preload();
-	change_pipeline(fcinfo, &resume, SPI_OK_UPDATE);
 	PG_RETURN_VOID();
 }
 
@@ -527,8 +303,8 @@ mill_seek(PG_FUNCTION_ARGS)
 	mill_require_argument(fcinfo, 0, "pipeline");
 	mill_require_argument(fcinfo, 1, "position");
 	SPI_connect();
-	values[0] = Int64GetDatum(mill_pipeline_by_name(text_argument(fcinfo, 0))->id);
-	values[1] = CStringGetTextDatum(mill_position_check(text_argument(fcinfo, 1)));
+	values[0] = Int64GetDatum(mill_pipeline_by_name(mill_text_argument(fcinfo, 0))->id);
+	values[1] = CStringGetTextDatum(mill_position_check(mill_text_argument(fcinfo, 1)));
 	mill_run(&unset, SPI_OK_UPDATE, values, NULL);
 	mill_run(&seek, SPI_OK_UPDATE, values, NULL);
 	SPI_finish();
@@ -589,7 +365,7 @@ mill_wait_for(PG_FUNCTION_ARGS)
 	mill_require_argument(fcinfo, 1, "partition");
 	mill_require_argument(fcinfo, 2, "offset");
 	mill_require_argument(fcinfo, 3, "timeout");
-	id = pipeline_id(text_argument(fcinfo, 0));
+	id = pipeline_id(mill_text_argument(fcinfo, 0));
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),
 													   PG_GETARG_DATUM(3)));
@@ -601,36 +377,12 @@ mill_wait_for(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("offset %lld of partition %d is not in the table of pipeline \"%s\" yet",
 							(long long) PG_GETARG_INT64(2), PG_GETARG_INT32(1),
-							text_argument(fcinfo, 0)),
+							mill_text_argument(fcinfo, 0)),
 					 errhint("mill.pipelines and mill.lag show what the pipeline is doing.")));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
 						 MILL_WAIT_EVENT);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	PG_RETURN_VOID();
-}
-
-Datum
-mill_arm(PG_FUNCTION_ARGS)
-{
-	static MillStatement arm =
-		{.sql = "UPDATE mill_catalog.pipeline SET armed_system = mill_catalog.system_identifier(),"
-				" armed_database = mill_catalog.database_oid(), version = version + 1",
-		 .nargs = 0};
-	/* Transactions of another server say nothing here. */
-	static MillStatement forget_letters = {
-		.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
-	static MillStatement forget_deletes = {
-		.sql = "UPDATE mill_catalog.pipeline_offset SET deleted_by = NULL"};
-
-	if (!superuser())
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be superuser to arm the pipelines of a copied database")));
-	SPI_connect();
-	mill_run(&arm, SPI_OK_UPDATE, NULL, NULL);
-	mill_run(&forget_letters, SPI_OK_UPDATE, NULL, NULL);
-	mill_run(&forget_deletes, SPI_OK_UPDATE, NULL, NULL);
-	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -134,6 +134,31 @@ mill_schedule_next(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor
 	return IS_VALID_TIMESTAMP(next) ? next : DT_NOEND;
 }
 
+TimestampTz
+mill_schedule_last(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor, TimestampTz after,
+				   TimestampTz until)
+{
+	TimestampTz last = DT_NOBEGIN;
+	int64 span = USECS_PER_MINUTE;
+
+	Assert(!TIMESTAMP_NOT_FINITE(after) && !TIMESTAMP_NOT_FINITE(until));
+	/* A schedule can only be read forwards: go back in steps that double until one is met. */
+	for (;;)
+	{
+		bool all = span >= until - after;
+		TimestampTz at = all ? after : until - span;
+
+		while ((at = mill_schedule_next(schedule, zone, anchor, at)) <= until)
+		{
+			last = at;
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (last != DT_NOBEGIN || all)
+			return last;
+		span *= 2;
+	}
+}
+
 /* SQL: mill.next_runs(schedule, time_zone, after, n) */
 Datum
 mill_next_runs(PG_FUNCTION_ARGS)

@@ -45,4 +45,8 @@ extern void mill_schedule_parse(const char *text, MillSchedule *schedule);
 extern TimestampTz mill_schedule_next(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor,
 									  TimestampTz after);
 
+/* The last instant after one and up to another one; DT_NOBEGIN if there is none. */
+extern TimestampTz mill_schedule_last(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor,
+									  TimestampTz after, TimestampTz until);
+
 #endif

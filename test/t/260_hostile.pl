@@ -93,8 +93,10 @@ my $hostile = q[
 	SELECT mill.create_pipeline('att', 'at.sv', 'at.t', on_error => 'dead_letter', max_errors => 100000);
 	CREATE TABLE at.u (k int PRIMARY KEY, d int);
 	CREATE TRIGGER t BEFORE INSERT ON at.u FOR EACH ROW EXECUTE FUNCTION at.trig();
+	CREATE DOMAIN at.dom AS int CHECK (at.imm('domain', VALUE) = VALUE); GRANT USAGE ON TYPE at.dom TO PUBLIC;
+	SELECT mill.create_job('att_job', '@daily', $$SELECT at.spy('job'), '{1}'::at.dom[]$$, checks => '{"c": "SELECT 1 WHERE at.imm(''job_check'', 1) = 2"}');
 	GRANT ALL ON ALL TABLES IN SCHEMA at TO PUBLIC;];
-is(run_as('att', $hostile), '1', 'the attacker has set up what he wants');
+is(run_as('att', $hostile), "1\n1", 'the attacker has set up what he wants');
 # what the superuser owns, and other people's objects behind it
 sql(q[CREATE TABLE su.p (k int, d int) PARTITION BY LIST (k); CREATE VIEW su.behind AS SELECT k, d FROM at.u; CREATE FOREIGN TABLE su.s (k int, d int) SERVER kafka OPTIONS (topic 'hostile');
 	CREATE TABLE su.plain (k int, d int); ALTER TABLE su.plain OWNER TO vic; CREATE TABLE su.own (k int, d int)]);
@@ -126,8 +128,23 @@ my %calls = (
 		q[SELECT mill.create_pipeline('x5', 'su.s', 'at.u', mode => 'upsert')] ],
 	'mill.alter_pipeline(text,text,text,integer,text,integer,integer,integer,interval,text,regclass,regclass)' => [
 		q[SELECT mill.alter_pipeline('att', source => 'at.sv', target => 'at.t')], q[SELECT mill.alter_pipeline('att', batch_rows => 100)] ],
-	'mill.pause(text)' => [q[SELECT mill.pause('att')]],
-	'mill.resume(text)' => [q[SELECT mill.resume('att')]],
+	'mill.pause(text,text)' => [ q[SELECT mill.pause('att')], q[SELECT mill.pause('att_job')] ],
+	'mill.resume(text,text)' => [ q[SELECT mill.resume('att')], q[SELECT mill.resume(job => 'att_job')] ],
+	'mill.create_job(text,text,text,text,timestamp with time zone,text,text,integer,integer,interval,double precision,interval,interval,integer,text,text,text,integer,interval,text,jsonb,jsonb,boolean)' => [
+		q[BEGIN; SELECT mill.create_job('x6', command => 'SELECT 1'); ROLLBACK]],
+	'mill.alter_job(text,text,text,text,timestamp with time zone,text,text,integer,integer,interval,double precision,interval,interval,integer,text,text,text,integer,interval)' => [
+		q[SELECT mill.alter_job('att_job', retries => 1)]],
+	'mill.drop_job(text)' => [q[BEGIN; SELECT mill.drop_job('att_job'); ROLLBACK]],
+	'mill.add_step(text,text,text,text[],text,text,jsonb,jsonb,interval,integer)' => [
+		q[BEGIN; SELECT mill.add_step('att_job', 'more', $$SELECT '{1}'::at.dom[]$$, checks => '{"c": "SELECT ''{1}''::at.dom[]"}'); ROLLBACK]],
+	'mill.alter_step(text,text,text,text,text[],text,text,jsonb,jsonb,interval,integer)' => [ q[SELECT mill.alter_step('att_job', 'main', retries => 2)] ],
+	'mill.drop_step(text,text)' => [q[BEGIN; SELECT mill.drop_step('att_job', 'main'); ROLLBACK]],
+	'mill.run_after(text,text)' => [q[SELECT mill.run_after('att_job', NULL)]],
+	'mill.run_now(text,timestamp with time zone,timestamp with time zone)' => [ q[SELECT mill.run_now('att_job')], q[SELECT mill.run_now('att_job', '2026-01-01', '2026-01-02')] ],
+	'mill.backfill(text,timestamp with time zone,timestamp with time zone,text,integer,boolean)' => [q[SELECT mill.backfill('att_job', '2026-01-01', '2026-01-03')]],
+	'mill.retry(bigint)' => [q[SELECT mill.retry(1)]],
+	'mill.cancel(bigint)' => [q[SELECT mill.cancel(1)]],
+	'mill.skip(bigint)' => [q[SELECT mill.skip(1)]],
 	'mill.seek(text,text)' => [q[SELECT mill.seek('att', 'earliest')]],
 	'mill.wait_for(text,integer,bigint,interval)' => [q[SELECT mill.wait_for('att', 0, 0, '1 second')]],
 	'mill.retry_dead_letters(text,boolean)' => [ q[SELECT mill.retry_dead_letters('att')], q[SELECT mill.retry_dead_letters('att', force => true)] ],
@@ -160,7 +177,7 @@ foreach my $function (@functions)
 		is(leaks(), '', "S4, S5: CASES 54: $name, called by " . ($role eq $super ? 'a superuser' : $role)) or diag($answers);
 	}
 }
-foreach my $what ('window', 'key', 'argument', 'where', 'operator', 'cast', 'step', 'combine', 'final', 'stream', 'stream_where', 'default', 'trigger', 'check')
+foreach my $what ('window', 'key', 'argument', 'where', 'operator', 'cast', 'step', 'combine', 'final', 'stream', 'stream_where', 'default', 'trigger', 'check', 'domain', 'job', 'job_check')
 {
 	cmp_ok($ran{$what} // 0, '>', 0, "the attack by his $what was made");
 }
@@ -182,7 +199,7 @@ my @commands = (
 	q[INSERT INTO at.c VALUES ('2026-02-01', 3)], q[ALTER TABLE at.c DETACH PARTITION at.c3], q[ALTER TABLE at.c ATTACH PARTITION at.c3 FOR VALUES IN (3)],
 	q[DROP TABLE at.c3], q[ALTER TABLE at.c ADD COLUMN note text], q[CREATE TEMP TABLE x (a int)], q[CREATE TABLE su.other (a int)],
 	q[ALTER TABLE su.t ADD COLUMN note text], q[ALTER VIEW at.v RENAME COLUMN n TO m], q[ALTER VIEW at.v RENAME COLUMN m TO n],
-	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.workers, mill.dead_letters], q[TRUNCATE at.c]);
+	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.workers, mill.dead_letters], q[SELECT * FROM mill.jobs, mill.job_steps, mill.job_runs, mill.step_runs, mill.attempts, mill.backfills], q[TRUNCATE at.c]);
 sql('GRANT CREATE ON SCHEMA su TO nob');
 foreach my $command (@commands)
 {

@@ -1,0 +1,180 @@
+/*
+ * task.c
+ *		What the workers of a room are at, and which start of the server this is.
+ *
+ * One entry for each slot, written by the slot's worker alone; one lock protects
+ * them all and is never held across anything that can fail or wait.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/timestamp.h"
+
+#include "core/task.h"
+
+typedef struct Task
+{
+	int64 number; /* 0: none */
+	bool begun;
+	MillKind kind;
+	Oid database;
+	int pid;
+} Task;
+
+typedef struct Tasks
+{
+	LWLock *lock;
+	int64 incarnation;
+	bool after_crash;
+	Task tasks[MILL_SLOTS];
+} Tasks;
+
+/* NULL unless the library is in shared_preload_libraries. */
+static Tasks *shared_tasks = NULL;
+
+static shmem_request_hook_type request_hook_before = NULL;
+static shmem_startup_hook_type startup_hook_before = NULL;
+
+static void
+request_tasks(void)
+{
+	if (request_hook_before)
+		request_hook_before();
+	RequestAddinShmemSpace(sizeof(Tasks));
+	RequestNamedLWLockTranche("pg_mill_tasks", 1);
+}
+
+static void
+startup_tasks(void)
+{
+	/* The postmaster's own memory outlives the crash of a child, after which it comes here again. */
+	static bool started = false;
+	bool found;
+
+	if (startup_hook_before)
+		startup_hook_before();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared_tasks = ShmemInitStruct("pg_mill tasks", sizeof(Tasks), &found);
+	if (!found)
+	{
+		memset(shared_tasks, 0, sizeof(Tasks));
+		shared_tasks->lock = &GetNamedLWLockTranche("pg_mill_tasks")->lock;
+		/* the process number tells starts apart if the clock was set back */
+		shared_tasks->incarnation = GetCurrentTimestamp() ^ ((int64) PostmasterPid << 40);
+		shared_tasks->after_crash = started;
+		started = true;
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* Called once, from _PG_init, when preloaded. */
+void
+mill_task_shmem_init(void)
+{
+	request_hook_before = shmem_request_hook;
+	shmem_request_hook = request_tasks;
+	startup_hook_before = shmem_startup_hook;
+	shmem_startup_hook = startup_tasks;
+}
+
+static void
+forget_task(int code, Datum arg)
+{
+	LWLockAcquire(shared_tasks->lock, LW_EXCLUSIVE);
+	shared_tasks->tasks[mill_my_slot].number = 0;
+	LWLockRelease(shared_tasks->lock);
+}
+
+void
+mill_task_set(MillKind kind, int64 task, bool begun)
+{
+	static bool registered = false;
+	Task *mine;
+
+	Assert(mill_my_slot >= 0 && (task != 0 || !begun));
+	if (!registered)
+		before_shmem_exit(forget_task, 0);
+	registered = true;
+	LWLockAcquire(shared_tasks->lock, LW_EXCLUSIVE);
+	mine = &shared_tasks->tasks[mill_my_slot];
+	mine->number = task;
+	mine->begun = begun;
+	mine->kind = kind;
+	mine->database = MyDatabaseId;
+	mine->pid = MyProcPid;
+	LWLockRelease(shared_tasks->lock);
+}
+
+/* NULL if nobody is at the task.  Holds the lock. */
+static const Task *
+find_task(MillKind kind, Oid database, int64 number)
+{
+	Assert(number != 0 && LWLockHeldByMe(shared_tasks->lock));
+	for (int i = 0; i < MILL_SLOTS; i++)
+	{
+		const Task *task = &shared_tasks->tasks[i];
+
+		if (task->number == number && task->kind == kind && task->database == database)
+			return task;
+	}
+	return NULL;
+}
+
+bool
+mill_task_is_alive(MillKind kind, Oid database, int64 task)
+{
+	bool alive;
+
+	LWLockAcquire(shared_tasks->lock, LW_SHARED);
+	alive = find_task(kind, database, task) != NULL;
+	LWLockRelease(shared_tasks->lock);
+	return alive;
+}
+
+int
+mill_tasks_begun(MillKind kind, Oid database, int64 *tasks)
+{
+	int count = 0;
+
+	LWLockAcquire(shared_tasks->lock, LW_SHARED);
+	for (int i = 0; i < MILL_SLOTS; i++)
+	{
+		const Task *task = &shared_tasks->tasks[i];
+
+		if (task->number != 0 && task->begun && task->kind == kind && task->database == database)
+			tasks[count++] = task->number;
+	}
+	LWLockRelease(shared_tasks->lock);
+	return count;
+}
+
+void
+mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number)
+{
+	const Task *found;
+
+	/* The worker cannot go on to another task meanwhile. */
+	LWLockAcquire(shared_tasks->lock, LW_SHARED);
+	found = find_task(kind, database, task);
+	if (found)
+		kill(found->pid, signal_number);
+	LWLockRelease(shared_tasks->lock);
+}
+
+int64
+mill_incarnation(void)
+{
+	return shared_tasks->incarnation;
+}
+
+bool
+mill_incarnation_after_crash(void)
+{
+	return shared_tasks->after_crash;
+}

@@ -1,0 +1,117 @@
+/*
+ * internal.h
+ *		Jobs, their runs and steps, among the files of this room.
+ *
+ * A run is one job for one half-open interval, an attempt one try of one of its
+ * steps.  Their states change in five kinds of transactions only:
+ *
+ *	T0	manager		a job is due: its runs are made; a run that has its turn begins
+ *	T1	worker		a step that is ready is claimed: an attempt begins
+ *	T2	worker		the command, its checks, and that the attempt succeeded
+ *	T3	worker		after an abort of T2: how the attempt failed
+ *	T4	manager		how those failed whose worker is gone; retries that are due
+ *
+ * and in those of users, who make, cancel, retry and skip runs.  Each locks rows
+ * in this order: job, run, its steps, the job's progress.
+ */
+#ifndef MILL_JOB_INTERNAL_H
+#define MILL_JOB_INTERNAL_H
+
+#include "datatype/timestamp.h"
+#include "fmgr.h"
+#include "utils/elog.h"
+
+#include "job/job.h"
+#include "job/schedule.h"
+
+typedef struct MillJob
+{
+	int64 id;
+	char *name;
+	Oid owner;
+	char *schedule; /* NULL: none */
+	char *time_zone;
+	TimestampTz start_at;
+} MillJob;
+
+/* ---- job.c ---- */
+
+/* A user's job, locked for a change; an error if there is none or it is not his. */
+extern MillJob *mill_job_by_name(const char *name);
+
+/* A job's schedule and zone; false if it has none. */
+extern bool mill_job_schedule(const MillJob *job, MillSchedule *schedule, pg_tz **zone);
+
+/* ---- command.c ---- */
+
+/* Raise an error if this cannot be a step's command; a notice where that cannot be told yet. */
+extern void mill_command_check(const char *what, const char *command, bool own_transaction);
+
+/* The same of checks, a JSON object of names and queries; NULL passes. */
+extern void mill_checks_check(const char *argument, Datum checks);
+
+typedef struct MillCommand
+{
+	const char *text;
+	bool own_transaction;
+	TimestampTz interval[2]; /* $1 and $2 */
+	int64 run_id;
+} MillCommand;
+
+/*
+ * Run a command as the session's user: in the current transaction, with SPI
+ * connected; or outside of any, each statement in its own.  Returns the rows
+ * that it wrote or, where it wrote none, read.
+ */
+extern int64 mill_command_run(const MillCommand *command);
+
+/* Run checks in the current transaction: an error, or a warning, for each that returns a row. */
+extern void mill_checks_run(const MillCommand *command, const char *checks, bool fail);
+
+/* ---- notices.c ---- */
+
+extern void mill_notices_begin(void);
+extern char *mill_notices_end(void); /* what was said, bounded, NULL for nothing; palloc'd */
+
+/* ---- run.c: states, in a transaction, with SPI connected ---- */
+
+typedef enum MillOutcome
+{
+	MILL_OUTCOME_ERROR,
+	MILL_OUTCOME_CHECK_FAILED,
+	MILL_OUTCOME_TIMEOUT,
+	MILL_OUTCOME_CRASHED,		 /* its process ended */
+	MILL_OUTCOME_CRASHED_SERVER, /* ... and the server with it, by this step */
+	MILL_OUTCOME_INTERRUPTED	 /* the server ended */
+} MillOutcome;
+
+typedef struct MillAttempt
+{
+	int64 id;
+	int64 step_run_id;
+	int64 run_id;
+	int64 job_id;
+} MillAttempt;
+
+/* Begin what has its turn of a job's queued runs. */
+extern void mill_runs_begin(int64 job_id);
+
+/* The attempt succeeded; an error if it is not the step's any more, or its run is to end. */
+extern void mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices);
+
+/* The attempt failed; does nothing if it is not the step's any more.  Returns when it is tried again. */
+extern TimestampTz mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome,
+									 const ErrorData *error, const char *notices);
+
+/* What follows from the states of a run's steps; the run is locked. */
+extern void mill_run_settle(int64 run_id);
+
+/* A run that has not begun, or has ended, ends so: it counts for nothing. */
+extern void mill_run_set_aside(int64 run_id, const char *state, const char *reason);
+
+/* ---- dispatch.c ---- */
+
+extern void mill_jobs_dispatch(void);
+extern TimestampTz mill_jobs_next_due(void);
+
+#endif

@@ -1,0 +1,100 @@
+/*
+ * rooms.c
+ *		What the manager is told of jobs, and the workers that their steps want.
+ *
+ * A worker belongs to a role, not to a step: it runs whatever step of that
+ * role's jobs is ready, one after the other.  So ten thousand that are ready need
+ * no more workers than may run, and a chain of short ones no new process each.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+
+#include "core/catalog.h"
+#include "core/object.h"
+#include "core/settings.h"
+#include "job/internal.h"
+
+/* A job that goes on has no failures behind it. */
+static void
+job_resumed(int64 id)
+{
+	static MillStatement statement =
+		{.sql = "UPDATE mill_catalog.job_progress SET failures = 0 WHERE job_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
+}
+
+/* A job itself wants no worker; the manager makes its runs when it asks. */
+static List *
+dispatch_jobs(void)
+{
+	mill_marks_follow_owners(&mill_job_room);
+	mill_jobs_dispatch();
+	return NIL;
+}
+
+const MillRoom mill_job_room = {
+	.kind = "job",
+	.function = "mill_step_main",
+	.desired = dispatch_jobs,
+	.next_due = mill_jobs_next_due,
+	.object = "job",
+	.table = "mill_catalog.job",
+	.resumed = job_resumed,
+};
+
+/* For each role as many workers as it has steps that run or are ready, as far as may run. */
+static List *
+desired_step_workers(void)
+{
+	static MillStatement statement =
+		{.sql =
+			 "SELECT owner, least(count(*), $1), pg_get_userbyid(owner), bool_or(ready) FROM ("
+			 "  (SELECT j.owner::oid AS owner, true AS ready FROM mill_catalog.step_run s"
+			 "    JOIN mill_catalog.job_run r ON r.id = s.run_id JOIN mill_catalog.job j ON j.id = s.job_id"
+			 "    WHERE s.state = 'ready' AND r.state = 'running' AND r.stop IS NULL AND j.enabled AND mill_catalog.job_obstacle(j) IS NULL"
+			 "    AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
+			 "    ORDER BY s.ready_at, s.id LIMIT 1000)"
+			 "  UNION ALL SELECT j.owner::oid, false FROM mill_catalog.step_run s JOIN mill_catalog.job j ON j.id = s.job_id"
+			 "    WHERE s.state = 'running' AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
+			 " ) w GROUP BY owner ORDER BY owner",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(mill_workers_max)};
+	uint64 rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
+	List *list = NIL;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		int workers = DatumGetInt64(mill_value(row, 2, NULL));
+
+		for (int n = 0; n < workers; n++)
+		{
+			MillWork *work = palloc0(sizeof(MillWork));
+
+			work->owner = DatumGetObjectId(mill_value(row, 1, NULL));
+			work->object_id = work->owner;
+			work->worker_no = n;
+			work->version = 1;
+			work->title = psprintf("steps of %s", mill_text(row, 3));
+			list = lappend(list, work);
+		}
+		/* Those that found nothing to do, and ended, are to look again. */
+		if (DatumGetBool(mill_value(row, 4, NULL)))
+			mill_wake_workers(mill_kind_of(mill_room_named("step")), MyDatabaseId);
+	}
+	return list;
+}
+
+const MillRoom mill_step_room = {
+	.kind = "step",
+	.function = "mill_step_main",
+	.preemptible = false,
+	.user_settings = true,
+	.desired = desired_step_workers,
+};
