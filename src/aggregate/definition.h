@@ -1,9 +1,9 @@
 /*
  * definition.h
- *		What a view that is to be live computes, and the SQL that keeps it.
+ *		What the query of a continuous aggregate computes, and the SQL for it.
  *
- * Everything here is derived from the definition, a real view: nothing of it
- * is stored, and the same definition gives the same columns in the same order.
+ * All of this is derived from the aggregate's definition, a real view; nothing
+ * of it is stored.  The same definition gives the same columns in the same order.
  */
 #ifndef MILL_AGGREGATE_DEFINITION_H
 #define MILL_AGGREGATE_DEFINITION_H

@@ -1,6 +1,6 @@
 /*
  * sql.h
- *		The statements that keep a continuous aggregate, as text.
+ *		The statements of capture, fold, fill and reads, as text.
  */
 #ifndef MILL_AGGREGATE_SQL_H
 #define MILL_AGGREGATE_SQL_H
@@ -37,7 +37,7 @@ extern char *mill_sql_same_group(const MillDefinition *d, const char *left, cons
 extern char *mill_sql_partial(const MillDefinition *d, const char *where);
 extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
-extern char *mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key);
+extern char *mill_sql_from_base(const MillDefinition *d, const MillTables *t, const char *key);
 extern char *mill_sql_columns(const MillDefinition *d);
 
 /* sql_capture.c: what writers do; over the transition tables mill_new, mill_old */
@@ -50,7 +50,7 @@ extern char *mill_sql_view(const MillDefinition *d, const MillTables *t);
 
 /* sql_fold.c: what the fold does; results are described there */
 extern char *mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready);
-extern char *mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready);
+extern char *mill_sql_recompute(const MillDefinition *d, const MillTables *t, const char *ready);
 extern char *mill_sql_clear(const MillTables *t, const char *range);
 extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,
 						   const char *base_range);

@@ -1,10 +1,10 @@
 /*
  * sql_capture.c
- *		What writers append to the delta table, as statements.
+ *		Statements of capture: what writers append to the delta table.
  *
- * They read the transition tables mill_new and mill_old.  Rows that come are
- * aggregated; rows that go are subtracted where that is exact, and otherwise
- * mark their groups stale.
+ * They read the transition tables mill_new and mill_old.  New rows are
+ * aggregated; old rows are subtracted where that is exact, and otherwise their
+ * groups are marked stale.
  */
 #include "postgres.h"
 
@@ -16,7 +16,7 @@
 #define NEW_ROWS "mill_new"
 #define OLD_ROWS "mill_old"
 
-/* Can all columns of the rows be compared? */
+/* Can values of all these columns be compared, as EXCEPT does? */
 static bool
 is_comparable(List *columns)
 {
@@ -31,7 +31,7 @@ is_comparable(List *columns)
 	return true;
 }
 
-/* The rows of one side, without what depends on the other rows. */
+/* Keys and aggregate inputs of the old or the new rows. */
 static char *
 side(const MillDefinition *d, const char *from)
 {
@@ -64,7 +64,7 @@ partial(const MillDefinition *d, const char *from)
 	return psprintf("%s\n%s", mill_sql_source(d, from), mill_sql_partial(d, NULL));
 }
 
-/* The partial results of rows that go, to be added. */
+/* The partial results of removed rows, negated, so that they can be added. */
 static char *
 negative(const MillDefinition *d, const char *from)
 {
@@ -84,7 +84,7 @@ negative(const MillDefinition *d, const char *from)
 	return text.data;
 }
 
-/* For rows that come: mill_new, or a relation that is attached. */
+/* For added rows: mill_new, or a partition that is attached. */
 char *
 mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
@@ -94,7 +94,7 @@ mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 					MILL_END);
 }
 
-/* For rows that go: mill_old, or a partition that is emptied. */
+/* For removed rows: mill_old, or a partition that is detached or truncated. */
 char *
 mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
@@ -104,7 +104,7 @@ mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 					MILL_END);
 }
 
-/* Old and new partial results of each group in one row, none if they cancel out. */
+/* For UPDATE: one row for each group whose partial results differ. */
 static char *
 difference(const MillDefinition *d, const MillTables *t)
 {
