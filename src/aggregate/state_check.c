@@ -142,7 +142,7 @@ check_int128(StringInfo from)
 
 /* What follows the sums of numerics: the largest scale, and counts of special values. */
 static void
-check_numeric_rest(StringInfo from, int64 rows)
+check_numeric_tail(StringInfo from, int64 rows)
 {
 	int32 scale = take_int32(from);
 
@@ -161,7 +161,7 @@ check_numeric_avg(StringInfo from)
 	int64 rows = check_count(from, COUNT_MAX);
 
 	check_sum(from, SUM_WEIGHT, SCALE_LIMIT);
-	check_numeric_rest(from, rows);
+	check_numeric_tail(from, rows);
 }
 
 /* variance and standard deviation of numeric and bigint */
@@ -172,7 +172,7 @@ check_numeric(StringInfo from)
 
 	check_sum(from, SUM_WEIGHT, SCALE_LIMIT);
 	check_sum(from, SQUARES_WEIGHT, 2 * SCALE_LIMIT);
-	check_numeric_rest(from, rows);
+	check_numeric_tail(from, rows);
 }
 
 /* avg and sum of bigint */
