@@ -2,8 +2,8 @@
  * parse_text.c
  *		Direct parsers: character types, bytea, json and jsonb.
  *
- * The text that comes in is valid UTF-8 without a zero byte, and the
- * database's encoding is UTF-8.
+ * The input is valid UTF-8 without a zero byte, and the database's encoding is
+ * UTF-8.
  */
 #include "postgres.h"
 
@@ -27,8 +27,7 @@ parse_text(MillType *type, const char *input, size_t length, Datum *value, MillD
 }
 
 /*
- * The bytes of the first max characters; false if more than blanks would be
- * lost.
+ * Cut to the first max characters; false if more than blanks would be lost.
  */
 static bool
 cut(const char *input, size_t *length, int max)
@@ -90,7 +89,7 @@ parse_name(MillType *type, const char *input, size_t length, Datum *value, MillD
 
 /* ---- bytea ---- */
 
-/* After \x: pairs of digits, white space between the pairs. */
+/* Hex format: after \x pairs of digits, white space between pairs. */
 static bool
 read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 {
@@ -123,7 +122,7 @@ read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 	return true;
 }
 
-/* The older form: \\ and backslash with three octal digits. */
+/* Escape format: \\ and backslash with three octal digits. */
 static bool
 read_escapes(const char *p, const char *end, char **out, MillDecodeError *error)
 {

@@ -1,14 +1,14 @@
 /*
  * missing_fields.c
- *		Fields that a stream names and no message has.
+ *		Fields that a stream names but no message has.
  *
- * PostgreSQL folds an unquoted column userId to userid; the field of that name
- * is then absent in every message, which is no error, and the column NULL.  So
- * the worker looks at its first messages: what a field is never called, while
- * a key that differs from it in case, underscores or hyphens alone is there, is
- * said in the pipeline's reason.
+ * PostgreSQL folds an unquoted column userId to userid; then the field is
+ * absent in every message, which is no error, and the column NULL.  So the
+ * worker looks at its first messages.  If a field is never there, but a key
+ * that differs only in case, underscores or hyphens is, the reason of the
+ * worker state says so.
  *
- * In the worker's memory only, and begun anew with each plan of the source.
+ * Only in the worker's memory; started anew with each plan of the source.
  */
 #include "postgres.h"
 
@@ -19,7 +19,7 @@
 #include "decode/json_scan.h"
 #include "ingest/ingest.h"
 
-/* Messages that are looked at, of one batch and in all. */
+/* How many messages to look at, of one batch and in all. */
 #define LOOK_PER_BATCH 100
 #define LOOK_IN_ALL 1000
 
@@ -29,7 +29,7 @@ struct MillFields
 	int count;
 	const char **names;
 	bool *seen;
-	char **like; /* a key that was there, spelt otherwise */
+	char **like; /* a key that was there, spelt differently */
 	int missing; /* not seen yet */
 	int64 messages;
 };
@@ -50,7 +50,7 @@ mill_fields_create(const MillStream *stream)
 	{
 		const MillColumn *column = &stream->layout.columns[i];
 
-		/* Of paths only those of one name. */
+		/* paths are skipped, unless they are a single name */
 		if (column->kind == MILL_COLUMN_FIELD && column->field &&
 			strpbrk(column->field, ".[]\"") == NULL)
 			fields->names[fields->count++] = column->field;
@@ -59,7 +59,7 @@ mill_fields_create(const MillStream *stream)
 	return fields;
 }
 
-/* Equal but for case, underscores and hyphens. */
+/* Are these names equal except for case, underscores and hyphens? */
 static bool
 is_like(const MillJsonSpan *key, const char *name)
 {

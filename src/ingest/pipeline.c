@@ -1,10 +1,11 @@
 /*
  * pipeline.c
- *		A pipeline's row: reading it, states that last, what is wanted.
+ *		A pipeline's row: reading it, failing and pausing it, and the workers
+ *		that it wants.
  *
- * mill_catalog.pipeline says what is wanted.  Every change of a row counts its
- * version up; a worker that finds another version than it started with ends
- * and is started anew, so that nothing is reconfigured in place.
+ * mill_catalog.pipeline says what is wanted.  Every change of a row increments
+ * its version; a worker that finds another version than it started with ends
+ * and the next one is started, so nothing is reconfigured while it runs.
  */
 #include "postgres.h"
 
@@ -36,8 +37,8 @@ copy_text(MemoryContext context, int column)
 }
 
 /*
- * Raised only by who is about to use the key: a pipeline whose index is gone
- * can still be paused and dropped.
+ * Raises the error only for callers that need the key: a pipeline whose index
+ * is gone can still be paused and dropped.
  */
 Oid
 mill_pipeline_key_index(const MillPipeline *pipeline)
@@ -56,7 +57,7 @@ mill_pipeline_key_index(const MillPipeline *pipeline)
 	return index;
 }
 
-/* The first row of SPI's result. */
+/* Build a MillPipeline from the first row of SPI's result. */
 static MillPipeline *
 read_pipeline(MemoryContext context)
 {
@@ -88,7 +89,7 @@ read_pipeline(MemoryContext context)
 	return p;
 }
 
-/* The context that was current before SPI_connect. */
+/* The memory context that was current before SPI_connect. */
 static MemoryContext
 callers_context(void)
 {
@@ -118,7 +119,7 @@ mill_pipeline_by_id(int64 id, bool lock)
 }
 
 /*
- * A user's pipeline, locked, for a change.
+ * A pipeline by name, with its row locked, that the user may change.
  */
 MillPipeline *
 mill_pipeline_by_name(const char *name)
@@ -192,7 +193,7 @@ mill_pipeline_pause(int64 id, const char *reason)
 void
 mill_pipeline_fetch_less(int64 id, int bytes)
 {
-	/* Not another version: its other workers may go on. */
+	/* does not change the version: the pipeline's other workers go on */
 	static MillStatement statement =
 		{.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
 		 .nargs = 2,
@@ -203,8 +204,8 @@ mill_pipeline_fetch_less(int64 id, int bytes)
 }
 
 /*
- * What the manager is to start: the workers of all pipelines that are enabled,
- * sound, and at home in this database.
+ * The workers that the manager is to run: those of all pipelines that are
+ * enabled, not failed, and armed in this database.
  */
 static List *
 desired_pipeline_workers(void)
@@ -216,11 +217,11 @@ desired_pipeline_workers(void)
 				" AND armed_database = $1 ORDER BY id",
 		 .nargs = 1,
 		 .types = {OIDOID}};
-	/* REASSIGN OWNED and ALTER TYPE ... OWNER give a mark to another role. */
+	/* REASSIGN OWNED and ALTER TYPE ... OWNER change the owner of a pipeline's mark */
 	static MillStatement follow_owners = {
 		.sql =
 			"UPDATE mill_catalog.pipeline p SET owner = given.typowner, version = version + 1 FROM"
-			/* not while somebody changes the row, nor in a copy, where owners may be anybody */
+			/* not while a user has the row locked; not in a copy, where owners may be wrong */
 			"  (SELECT q.id, m.typowner FROM mill_catalog.pipeline q JOIN pg_type m ON m.oid = q.mark"
 			"   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
 			"   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"

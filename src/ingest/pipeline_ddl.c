@@ -2,9 +2,9 @@
  * pipeline_ddl.c
  *		SQL functions that create, change and drop pipelines.
  *
- * They run in the caller's session and transaction, check his rights, and
- * then write our tables as the extension's owner.  The manager is woken when
- * the change commits.
+ * They run in the caller's session and transaction, check the user's rights,
+ * and write our tables as the extension's owner.  The manager is woken when the
+ * change commits.
  */
 #include "postgres.h"
 
@@ -58,7 +58,7 @@ check_name(const char *name)
 						errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
 }
 
-/* One of a NULL-terminated list of words; NULL passes. */
+/* Check that a word is one of a NULL-terminated list; NULL passes. */
 static void
 check_word(const char *argument, const char *value, const char *const *words)
 {
@@ -120,7 +120,7 @@ check_options(FunctionCallInfo fcinfo, int on_error, int max_errors, int durabil
 	check_max_wait(fcinfo, workers + 3);
 }
 
-/* Values and null flags of arguments, for a statement with the same ones. */
+/* Values and null flags of arguments, in the form of statement parameters. */
 static void
 copy_arguments(FunctionCallInfo fcinfo, int first, int count, Datum *values, char *nulls)
 {
@@ -141,7 +141,7 @@ check_member(void)
 								quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
-/* The worker connects as the owner. */
+/* The worker connects as the owner, so the owner must be able to. */
 static void
 check_login(void)
 {
@@ -230,7 +230,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 	return DatumGetInt64(mill_value(0, 1, NULL));
 }
 
-/* What a pipeline is to move where, checked as its owner, who will run it. */
+/* What a pipeline is to move where; checked as the owner, under whom it runs. */
 typedef struct NewPlan
 {
 	Oid owner;
@@ -238,7 +238,7 @@ typedef struct NewPlan
 	Oid target;
 	bool upsert;
 	Oid key_index;
-	Oid stream; /* found */
+	Oid stream; /* found by the check */
 } NewPlan;
 
 static void
@@ -253,9 +253,9 @@ check_plan(void *arg)
 }
 
 /*
- * The pipeline's mark: an empty type that its owner owns.  PostgreSQL knows of
- * owners by objects only, so this is what lets DROP ROLE be refused, REASSIGN
- * OWNED give the pipeline to another role, and DROP OWNED drop it.
+ * The pipeline's mark: an empty type owned by the pipeline's owner.  PostgreSQL
+ * tracks owners of its own objects only; the mark makes it refuse DROP ROLE,
+ * and lets REASSIGN OWNED and DROP OWNED work on pipelines.
  */
 static char *
 mark_name(int64 id)
@@ -291,7 +291,7 @@ create_mark(int64 id, const char *name)
 										 quote_literal_cstr(
 											 psprintf("owner of the pipeline \"%s\"", name))));
 
-	/* A copy may have the mark of a row that it lacks. */
+	/* a copied database may have a mark without its row */
 	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(strchr(mark, '.') + 1),
 							  ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
 		commands = lcons(psprintf("DROP TYPE %s", mark), commands);
@@ -336,7 +336,7 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(id);
 }
 
-/* Another source or target, which the offsets go on with. */
+/* Change source or target; offsets are kept. */
 static void
 check_new_relations(const MillPipeline *pipeline, Oid source, Oid target)
 {
@@ -397,7 +397,7 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Run a statement whose one parameter is the id of the pipeline named. */
+/* Run a statement whose only parameter is the id of the pipeline of this name. */
 static void
 change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 {
@@ -412,8 +412,8 @@ change_pipeline(FunctionCallInfo fcinfo, MillStatement *statement, int expected)
 
 /*
  * SQL: mill_catalog.pipeline_deleted(), AFTER DELETE on mill_catalog.pipeline:
- * what belongs to it goes with it.  The offsets' locks make us wait for a batch
- * under way, whose letters the next statement then sees.
+ * delete what depends on it.  Deleting the offset rows waits for a running
+ * batch, whose dead letters the next statement then sees.
  */
 Datum
 mill_pipeline_deleted(PG_FUNCTION_ARGS)
@@ -457,7 +457,7 @@ mill_drop_pipeline(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: mill_catalog.follow_marks(), on sql_drop: a pipeline goes with its mark. */
+/* SQL: mill_catalog.follow_marks(), on sql_drop: drop a pipeline whose mark was dropped. */
 Datum
 mill_follow_marks(PG_FUNCTION_ARGS)
 {
@@ -504,9 +504,9 @@ mill_resume(PG_FUNCTION_ARGS)
 }
 
 /*
- * The position becomes offsets when the worker starts and asks the broker.
- * Until then the stored offsets are kept as -1 - offset: this waits for a
- * batch under way, and no other batch finds the offset it expects.
+ * The worker resolves the position into offsets when it starts and asks the
+ * broker.  Until then the stored offsets are kept as -1 - offset: the update
+ * waits for a running batch, and no other batch finds the offset it expects.
  */
 Datum
 mill_seek(PG_FUNCTION_ARGS)
@@ -535,7 +535,7 @@ mill_seek(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The stored offset of a partition as of now, whatever the isolation level. */
+/* The committed offset of a partition, whatever the isolation level. */
 static int64
 stored_offset(int64 pipeline, int32 partition)
 {
@@ -556,7 +556,7 @@ stored_offset(int64 pipeline, int32 partition)
 	return offset;
 }
 
-/* A user's pipeline by name, not locked. */
+/* A pipeline by name that the user may change; not locked. */
 static int64
 pipeline_id(const char *name)
 {
@@ -618,7 +618,7 @@ mill_arm(PG_FUNCTION_ARGS)
 		{.sql = "UPDATE mill_catalog.pipeline SET armed_system = mill_catalog.system_identifier(),"
 				" armed_database = mill_catalog.database_oid(), version = version + 1",
 		 .nargs = 0};
-	/* Transactions of another server say nothing here. */
+	/* transaction ids of another server mean nothing here */
 	static MillStatement forget_letters = {
 		.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};
 	static MillStatement forget_deletes = {
