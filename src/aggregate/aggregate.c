@@ -153,7 +153,7 @@ mill_aggregates_among(List *relations)
 
 /* The aggregates that use one of these relations as view, definition or base table. */
 List *
-mill_aggregates_touching(List *relations)
+mill_aggregates_using(List *relations)
 {
 	static MillStatement read =
 		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM

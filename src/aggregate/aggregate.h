@@ -38,7 +38,7 @@ extern MillAggregate *mill_aggregate_by_id(int64 id);
 extern List *mill_aggregates_of_owner(Oid owner);
 extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
-extern List *mill_aggregates_touching(List *relations);
+extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
 extern void mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until);
 extern void mill_aggregate_set_relations(int64 id, List *relations);

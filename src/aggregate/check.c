@@ -161,7 +161,7 @@ check_clauses(const Query *q)
 /* For finding the first function that is more volatile than allowed. */
 typedef struct VolatilitySearch
 {
-	char allowed; /* most volatile provolatile that is accepted */
+	char allowed; /* the provolatile that is accepted besides immutable */
 	Oid found;
 } VolatilitySearch;
 

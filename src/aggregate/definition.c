@@ -424,7 +424,7 @@ read_definition(void *arg)
 	reading->d = mill_definition(reading->view);
 }
 
-/* The definition of a view, read as the view's owner whoever the user is. */
+/* The definition of a view, read as the view's owner, whoever calls. */
 MillDefinition *
 mill_definition_of(Oid view)
 {

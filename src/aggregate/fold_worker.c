@@ -46,7 +46,7 @@
 
 #include "aggregate/internal.h"
 
-/* Wakes the worker without a commit of ours: for COMMIT PREPARED.  Milliseconds. */
+/* How often to look for deltas unasked: COMMIT PREPARED wakes nobody.  Milliseconds. */
 #define SWEEP 60000
 /* The worker ends when it had nothing to do for so long.  Milliseconds. */
 #define LINGER 5000
@@ -383,7 +383,7 @@ read_aggregates(MemoryContext context, List **names)
  * the next one is; *waits is set if any has deltas to fold or panes to fill.
  */
 static long
-round_of_work(bool look_everywhere, bool *waiting)
+run_round(bool look_everywhere, bool *waiting)
 {
 	List *names = NIL;
 	List *aggregates = read_aggregates(CurrentMemoryContext, &names);
@@ -444,7 +444,7 @@ fold_body(int64 object_id, int worker_no)
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
-		wait = round_of_work(look, &waiting);
+		wait = run_round(look, &waiting);
 		mill_slot_succeed(mill_my_slot);
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
 

@@ -250,7 +250,7 @@ mill_follow_ddl(PG_FUNCTION_ARGS)
 	{
 		refuse_replaced_views(read_oids(&replaced));
 		relations = read_oids(&touched);
-		foreach (lc, mill_aggregates_touching(relations))
+		foreach (lc, mill_aggregates_using(relations))
 		{
 			MillAggregate *a = lfirst(lc);
 

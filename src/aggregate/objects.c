@@ -69,13 +69,13 @@ choose_name(Oid view, const char *what)
 }
 
 static Oid
-created(const char *name)
+created_relation(const char *name)
 {
 	return get_relname_relid(name, get_namespace_oid("mill_data", false));
 }
 
 static void
-give_to(const char *kind, Oid relid, Oid owner)
+change_owner(const char *kind, Oid relid, Oid owner)
 {
 	mill_execute_ddl(psprintf("ALTER %s %s OWNER TO %s", kind, mill_relation_name(relid),
 							  quote_identifier(GetUserNameFromId(owner, false))));
@@ -142,13 +142,13 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 				 " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
 				 quote_identifier(names[2]), columns));
 	CommandCounterIncrement();
-	a->definition = created(names[0]);
-	a->state = created(names[1]);
-	a->delta = created(names[2]);
+	a->definition = created_relation(names[0]);
+	a->state = created_relation(names[1]);
+	a->delta = created_relation(names[2]);
 	create_indexes(a, d);
-	give_to("VIEW", a->definition, a->owner);
-	give_to("TABLE", a->state, a->owner);
-	give_to("TABLE", a->delta, a->owner);
+	change_owner("VIEW", a->definition, a->owner);
+	change_owner("TABLE", a->state, a->owner);
+	change_owner("TABLE", a->delta, a->owner);
 }
 
 /* Drop what mill_objects_create made, as far as it still exists. */

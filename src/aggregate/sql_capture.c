@@ -50,7 +50,7 @@ side(const MillDefinition *d, const char *from)
 
 /* Mark the groups of some rows stale. */
 static char *
-mark(const MillDefinition *d, const MillTables *t, const char *rows)
+mark_stale(const MillDefinition *d, const MillTables *t, const char *rows)
 {
 	return mill_sql(d, t,
 					"INSERT INTO $delta ($group, stale)\nSELECT DISTINCT $group, true FROM $rows r",
@@ -89,7 +89,7 @@ char *
 mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class == MILL_RECOMPUTE)
-		return mark(d, t, side(d, from));
+		return mark_stale(d, t, side(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from),
 					MILL_END);
 }
@@ -99,7 +99,7 @@ char *
 mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class != MILL_INVERTIBLE)
-		return mark(d, t, side(d, from));
+		return mark_stale(d, t, side(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from),
 					MILL_END);
 }
@@ -140,8 +140,10 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 	old = side(d, OLD_ROWS);
 	new = side(d, NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
-		return mark(d, t,
-					mill_sql(d, t, "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))",
-							 "old", old, "new", new, MILL_END));
-	return mark(d, t, mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
+		return mark_stale(d, t,
+						  mill_sql(d, t,
+								   "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))",
+								   "old", old, "new", new, MILL_END));
+	return mark_stale(d, t,
+					  mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
 }

@@ -24,7 +24,7 @@
  * hash what it expects not to fit into memory, though in practice it does.
  */
 static char *
-untouched(const MillDefinition *d, const MillTables *t)
+without_deltas(const MillDefinition *d, const MillTables *t)
 {
 	return mill_sql(d, t,
 					"SELECT $s.stored\n FROM $state s\n WHERE s.row_count > 0"
@@ -34,7 +34,7 @@ untouched(const MillDefinition *d, const MillTables *t)
 
 /* State rows and deltas of groups with deltas, not combined yet. */
 static char *
-pieces(const MillDefinition *d, const MillTables *t)
+uncombined(const MillDefinition *d, const MillTables *t)
 {
 	bool marks = d->class != MILL_INVERTIBLE;
 
@@ -46,7 +46,7 @@ pieces(const MillDefinition *d, const MillTables *t)
 }
 
 static char *
-touched(const MillDefinition *d, const MillTables *t)
+with_deltas(const MillDefinition *d, const MillTables *t)
 {
 	/* all deltas are marks: other groups with the same hash are unchanged */
 	if (d->class == MILL_RECOMPUTE)
@@ -55,10 +55,10 @@ touched(const MillDefinition *d, const MillTables *t)
 						"  AND NOT EXISTS (SELECT FROM $delta d WHERE d.key_hash = s.key_hash AND $d_is_s)",
 						"d_is_s", mill_sql_same_group(d, "d", "s"), MILL_END);
 	if (d->window == MILL_WINDOW_SESSION)
-		return mill_sql_islands(d, pieces(d, t), true);
+		return mill_sql_islands(d, uncombined(d, t), true);
 	return mill_sql(d, t,
 					"SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
-					"pieces", pieces(d, t), "sound",
+					"pieces", uncombined(d, t), "sound",
 					d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "", MILL_END);
 }
 
@@ -67,7 +67,7 @@ touched(const MillDefinition *d, const MillTables *t)
  * d.stale::integer = 1 tells the planner.
  */
 static char *
-stale(const MillDefinition *d, const MillTables *t)
+stale_groups(const MillDefinition *d, const MillTables *t)
 {
 	return mill_sql(d, t,
 					"SELECT $b.stored\n FROM (SELECT DISTINCT $d.group FROM $delta d WHERE d.stale AND d.stale::integer = 1) k,"
@@ -82,10 +82,10 @@ groups(const MillDefinition *d, const MillTables *t)
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, untouched(d, t));
-	appendStringInfo(&text, "\n UNION ALL\n %s", touched(d, t));
+	appendStringInfoString(&text, without_deltas(d, t));
+	appendStringInfo(&text, "\n UNION ALL\n %s", with_deltas(d, t));
 	if (d->class != MILL_INVERTIBLE)
-		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
+		appendStringInfo(&text, "\n UNION ALL\n %s", stale_groups(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
 		return mill_sql(d, t,
 						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",

@@ -549,7 +549,7 @@ mill_gateway_start(List *properties, int flags, int fetch_bytes)
 		char *name = pg_server_to_any(property->name, strlen(property->name), PG_UTF8);
 		char *value = pg_server_to_any(property->value, strlen(property->value), PG_UTF8);
 
-		appendStringInfoChar(&request, property->where);
+		appendStringInfoChar(&request, property->location);
 		appendBinaryStringInfo(&request, name, strlen(name) + 1);
 		appendBinaryStringInfo(&request, value, strlen(value) + 1);
 	}

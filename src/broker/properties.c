@@ -36,7 +36,7 @@ role_flags(Oid userid)
 }
 
 static List *
-add_properties(List *properties, List *options, char where)
+add_properties(List *properties, List *options, char location)
 {
 	ListCell *cell;
 
@@ -45,7 +45,7 @@ add_properties(List *properties, List *options, char where)
 		DefElem *option = lfirst_node(DefElem, cell);
 		MillProperty *property = palloc(sizeof(MillProperty));
 
-		property->where = where;
+		property->location = location;
 		property->name = option->defname;
 		property->value = defGetString(option);
 		properties = lappend(properties, property);
@@ -54,7 +54,7 @@ add_properties(List *properties, List *options, char where)
 }
 
 void
-mill_properties_check(List *options, char where)
+mill_properties_check(List *options, char location)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -64,7 +64,7 @@ mill_properties_check(List *options, char where)
 	context = AllocSetContextCreate(CurrentMemoryContext, "check of client properties",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, where),
+	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, location),
 										role_flags(GetUserId()) | MILL_CHECK_ONLY, 0));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -118,7 +118,7 @@ mill_properties_text(List *properties, int flags)
 	{
 		const MillProperty *property = lfirst(cell);
 
-		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->where, property->name,
+		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->location, property->name,
 						 property->value);
 	}
 	return text.data;

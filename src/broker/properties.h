@@ -10,7 +10,7 @@
 /* One property as it goes to the gateway. */
 typedef struct MillProperty
 {
-	char where; /* MILL_IN_SERVER or MILL_IN_USER_MAPPING */
+	char location; /* MILL_IN_SERVER or MILL_IN_USER_MAPPING */
 	const char *name;
 	const char *value;
 } MillProperty;
@@ -25,7 +25,7 @@ extern List *mill_properties_of(Oid serverid, Oid userid, int *flags);
  * Let a gateway check options (list of DefElem), and raise its error.  A user
  * mapping is checked without its server's options, which may change anyway.
  */
-extern void mill_properties_check(List *options, char where);
+extern void mill_properties_check(List *options, char location);
 
 /* All properties as one text, to be compared; in the current memory context. */
 extern char *mill_properties_text(List *properties, int flags);

@@ -45,7 +45,7 @@
 #include "core/xact.h"
 
 /* Milliseconds between looks for new databases. */
-#define LOOK_INTERVAL 10000
+#define CHECK_INTERVAL 10000
 /* Milliseconds before a manager that ended, or could not be started, is started again. */
 #define RETRY_INTERVAL 1000
 
@@ -128,7 +128,7 @@ start_manager(Oid database)
 
 	/* give up a worker that was registered but did not start in time */
 	if (slot.launched && slot.pid == 0 &&
-		mill_is_due(slot.launched_at + LOOK_INTERVAL * INT64CONST(1000), LOOK_INTERVAL))
+		mill_is_due(slot.launched_at + CHECK_INTERVAL * INT64CONST(1000), CHECK_INTERVAL))
 	{
 		mill_slot_give_up(index);
 		slot.launched = false;
@@ -172,7 +172,7 @@ mill_launcher_main(Datum arg)
 		List *databases;
 		ListCell *lc;
 		uint32 requests = mill_probe_requests();
-		long wait = LOOK_INTERVAL;
+		long wait = CHECK_INTERVAL;
 
 		MemoryContextSwitchTo(cycle);
 		MemoryContextReset(cycle);

@@ -20,7 +20,7 @@ mill_json_paths_create(void *(*alloc)(size_t))
 
 	memset(paths, 0, sizeof(*paths));
 	paths->alloc = alloc;
-	paths->root.slot = -1;
+	paths->root.span_no = -1;
 	return paths;
 }
 
@@ -57,7 +57,7 @@ get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t l
 		node->name_length = length;
 	}
 	node->index = index;
-	node->slot = -1;
+	node->span_no = -1;
 	node->next = *list;
 	*list = node;
 	parent->has_children = true;
@@ -65,17 +65,17 @@ get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t l
 }
 
 static int
-give_slot(MillJsonPaths *paths, MillPathNode *node)
+assign_span(MillJsonPaths *paths, MillPathNode *node)
 {
-	if (node->slot < 0)
-		node->slot = paths->count++;
-	return node->slot;
+	if (node->span_no < 0)
+		node->span_no = paths->count++;
+	return node->span_no;
 }
 
 int
 mill_json_paths_add_name(MillJsonPaths *paths, const char *name, size_t length)
 {
-	return give_slot(paths, get_child(paths, &paths->root, name, length, 0));
+	return assign_span(paths, get_child(paths, &paths->root, name, length, 0));
 }
 
 /* Parse a name of a path, quoted or not; NULL if it is not well formed. */
@@ -151,7 +151,7 @@ mill_json_paths_add(MillJsonPaths *paths, const char *path, const char **error)
 		if (*error == NULL)
 			node = get_child(paths, node, name, length, index);
 	}
-	return *error ? -1 : give_slot(paths, node);
+	return *error ? -1 : assign_span(paths, node);
 }
 
 const MillPathNode *
@@ -190,8 +190,8 @@ mill_path_void(const MillPathNode *node, MillJsonSpan *spans)
 	{
 		for (child = i < 0 ? node->elements : node->buckets[i]; child != NULL; child = child->next)
 		{
-			if (child->slot >= 0)
-				spans[child->slot].kind = MILL_JSON_ABSENT;
+			if (child->span_no >= 0)
+				spans[child->span_no].kind = MILL_JSON_ABSENT;
 			if (child->has_children)
 				mill_path_void(child, spans);
 		}

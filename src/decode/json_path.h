@@ -15,7 +15,7 @@ typedef struct MillPathNode
 	const char *name; /* NULL: an array element */
 	size_t name_length;
 	uint32_t index;			   /* of the array element */
-	int slot;				   /* number of its span, -1 if it is only on a path */
+	int span_no;			   /* -1 if it is only on a path */
 	bool has_children;		   /* something below is wanted */
 	struct MillPathNode *next; /* in the parent's bucket, or elements */
 	struct MillPathNode *elements;

@@ -245,15 +245,15 @@ scan_scalar(Scanner *scanner, const char *p, MillJsonKind *kind)
 
 /* Set the span of a wanted value, and clear what an earlier duplicate had. */
 static inline void
-record(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start,
-	   const char *end)
+set_span(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start,
+		 const char *end)
 {
 	int quotes = kind == MILL_JSON_STRING ? 1 : 0;
 	MillJsonSpan *span;
 
-	if (node == NULL || node->slot < 0)
+	if (node == NULL || node->span_no < 0)
 		return;
-	span = &scanner->spans[node->slot];
+	span = &scanner->spans[node->span_no];
 	span->start = start + quotes;
 	span->length = end - start - 2 * quotes;
 	span->kind = kind;
@@ -351,7 +351,7 @@ close:
 	p++;
 
 finished:
-	record(scanner, node, kind, start, p);
+	set_span(scanner, node, kind, start, p);
 	if (frame == NULL)
 	{
 		*top = kind;
@@ -416,7 +416,7 @@ bool
 mill_json_check(const char *data, size_t length, MillJsonSpan *value, MillJsonError *error)
 {
 	Scanner scanner;
-	MillPathNode node = {.slot = 0};
+	MillPathNode node = {.span_no = 0};
 
 	scanner.spans = value;
 	scanner.error = error;
@@ -425,7 +425,7 @@ mill_json_check(const char *data, size_t length, MillJsonSpan *value, MillJsonEr
 
 /* The position after the validated string whose opening quote is at p. */
 static const char *
-pass_string(const char *p, const char *end, bool *escaped)
+skip_string(const char *p, const char *end, bool *escaped)
 {
 	*escaped = false;
 	for (p++; *p != '"' && p < end; p++)
@@ -462,7 +462,7 @@ kind_by_first(char c)
 
 /* The span of the validated value at p; returns the position after it. */
 static const char *
-pass_value(const char *p, const char *end, MillJsonSpan *value)
+skip_value(const char *p, const char *end, MillJsonSpan *value)
 {
 	int depth = 0;
 	bool escaped;
@@ -472,7 +472,7 @@ pass_value(const char *p, const char *end, MillJsonSpan *value)
 	value->escaped = false;
 	if (value->kind == MILL_JSON_STRING)
 	{
-		p = pass_string(p, end, &value->escaped);
+		p = skip_string(p, end, &value->escaped);
 		value->start++;
 		value->length = p - 1 - value->start;
 		return p;
@@ -481,7 +481,7 @@ pass_value(const char *p, const char *end, MillJsonSpan *value)
 	{
 		if (*p == '"')
 		{
-			p = pass_string(p, end, &escaped);
+			p = skip_string(p, end, &escaped);
 			continue;
 		}
 		if (depth == 0 && strchr(",]} \n\r\t", *p) != NULL)
@@ -515,11 +515,11 @@ mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpa
 		return false;
 	if (container->kind == MILL_JSON_OBJECT)
 	{
-		p = pass_value(p, end, key);
+		p = skip_value(p, end, key);
 		p = skip_space(p, end);
 		p = skip_space(p + 1, end);
 	}
-	*position = pass_value(p, end, value);
+	*position = skip_value(p, end, value);
 	return true;
 }
 

@@ -284,7 +284,7 @@ take_string(MillPayload *rest)
  * client is to connect, addresses, files, and halves of pairs.
  */
 static rd_kafka_conf_t *
-goes_into(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
+choose_configuration(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
 {
 	static const char *const left_out[] = {"bootstrap.servers",		"ssl.certificate.pem",
 										   "ssl.key.pem",			"ssl.key.password",
@@ -318,13 +318,13 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 			   MillError *error)
 {
 	const MillRule **seen = NULL;
-	char *wheres = NULL;
+	char *locations = NULL;
 	int count = 0;
 	bool ok = true;
 
 	while (ok && rest.length > 0)
 	{
-		char where = *rest.data++;
+		char location = *rest.data++;
 		const char *name;
 		const char *value;
 		const MillRule *rule;
@@ -341,10 +341,10 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 		rule = mill_policy_find(name);
 		if (rule != NULL && (rule->flags & MILL_RULE_SECRET))
 			remember_secret(value);
-		ok = mill_policy_check(flags, where, name, value, &rule, error);
+		ok = mill_policy_check(flags, location, name, value, &rule, error);
 		for (int i = 0; ok && i < count; i++)
 		{
-			if (seen[i] != rule || wheres[i] != where)
+			if (seen[i] != rule || locations[i] != location)
 				continue;
 			snprintf(message, sizeof(message), "option \"%s\" is given more than once", rule->name);
 			mill_error_set(error, "42601", message, "One of its names is an alias of the other.",
@@ -352,13 +352,14 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 			ok = false;
 		}
 		seen = mill_allocate(seen, (count + 1) * sizeof(*seen));
-		wheres = mill_allocate(wheres, count + 1);
+		locations = mill_allocate(locations, count + 1);
 		seen[count] = rule;
-		wheres[count++] = where;
-		ok = ok && set_property(goes_into(rule, flags, conf, unused), rule, name, value, error);
+		locations[count++] = location;
+		ok = ok && set_property(choose_configuration(rule, flags, conf, unused), rule, name, value,
+								error);
 	}
 	free(seen);
-	free(wheres);
+	free(locations);
 	return ok;
 }
 

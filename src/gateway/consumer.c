@@ -33,7 +33,7 @@
 #define ALIVE_EVERY 1000
 
 /* Check the clock and the queue after so many messages. */
-#define LOOK_EVERY 256
+#define CHECK_EVERY 256
 
 /*
  * A queue that never held more messages and bytes than these since the last
@@ -380,7 +380,7 @@ report_high(Stream *stream)
 
 /* Do what is due periodically. */
 static void
-look_around(Stream *stream)
+run_periodic(Stream *stream)
 {
 	size_t length = rd_kafka_queue_length(stream->queue);
 	int64_t now = mill_now();
@@ -438,13 +438,13 @@ run_stream(Stream *stream)
 		{
 			bool full = stream->out->used >= MILL_OUTPUT_FLUSH;
 
-			if (++taken % LOOK_EVERY == 0 || full)
-				look_around(stream);
+			if (++taken % CHECK_EVERY == 0 || full)
+				run_periodic(stream);
 			if (full)
 				flush(stream);
 			continue;
 		}
-		look_around(stream);
+		run_periodic(stream);
 		flush(stream);
 		if (!stream->broken)
 			take_next(stream, WAIT_MS);

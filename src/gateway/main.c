@@ -32,7 +32,7 @@
 
 /* SIGTERM: the parent is gone or wants us to end. */
 static void
-end_well(int signal_number)
+exit_normally(int signal_number)
 {
 	(void) signal_number;
 	_exit(0);
@@ -61,7 +61,7 @@ set_up_process(void)
 
 	/* a broker that closes its connection during a TLS write must not end us */
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGTERM, end_well);
+	signal(SIGTERM, exit_normally);
 
 	/* Each further arena reserves 64 MB of address space. */
 	mallopt(M_ARENA_MAX, 2);

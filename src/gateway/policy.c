@@ -164,9 +164,9 @@ name_allowed(const MillRule *rule, const char *name, MillError *error)
 
 /* Refuse a property of a server on a user mapping, and the reverse. */
 static bool
-location_allowed(const MillRule *rule, char where, const char *name, MillError *error)
+location_allowed(const MillRule *rule, char location, const char *name, MillError *error)
 {
-	int here = where == MILL_IN_USER_MAPPING ? MILL_ALLOWED_IN_MAPPING : MILL_ALLOWED_IN_SERVER;
+	int here = location == MILL_IN_USER_MAPPING ? MILL_ALLOWED_IN_MAPPING : MILL_ALLOWED_IN_SERVER;
 	char message[200];
 	char hint[200];
 
@@ -301,11 +301,11 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 }
 
 bool
-mill_policy_check(int flags, char where, const char *name, const char *value, const MillRule **rule,
-				  MillError *error)
+mill_policy_check(int flags, char location, const char *name, const char *value,
+				  const MillRule **rule, MillError *error)
 {
 	*rule = mill_policy_find(name);
-	return name_allowed(*rule, name, error) && location_allowed(*rule, where, name, error) &&
+	return name_allowed(*rule, name, error) && location_allowed(*rule, location, name, error) &&
 		   role_allowed(*rule, flags, name, value, error) &&
 		   value_allowed(*rule, name, value, error) && address_allowed(*rule, name, value, error);
 }

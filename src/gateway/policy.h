@@ -55,7 +55,7 @@ extern const MillRule *mill_policy_find(const char *name);
  * Check whether a user with these flags (MILL_ROLE_*) may set this property
  * here (MILL_IN_*).  *rule is then the rule of the canonical name.
  */
-extern bool mill_policy_check(int flags, char where, const char *name, const char *value,
+extern bool mill_policy_check(int flags, char location, const char *name, const char *value,
 							  const MillRule **rule, MillError *error);
 
 /* The allowed name that is most similar to this one, NULL if none is similar. */

@@ -41,7 +41,7 @@ typedef struct MillFrame
 
 /*
  * uint8 flags (MILL_ROLE_*), int32 fetch_bytes, then for each property: uint8
- * where (MILL_IN_*), name, value.  Checks every property against the
+ * location (MILL_IN_*), name, value.  Checks every property against the
  * allow-list and with the library, then creates the client; with
  * MILL_CHECK_ONLY one that connects to nobody and is destroyed at once, to see
  * whether the properties of a server go together.  fetch_bytes, if not 0,

@@ -51,7 +51,7 @@ typedef struct Kept
 {
 	const char *data;
 	int length;							   /* -1: null */
-	int64 before;						   /* length of the whole part */
+	int64 whole_length;					   /* length of the whole part */
 	uint8 sha256[PG_SHA256_DIGEST_LENGTH]; /* of the whole part, if it was cut */
 } Kept;
 
@@ -72,12 +72,12 @@ static Kept
 keep_part(const MillMessage *message, MillPart part, const char *data, int length)
 {
 	const MillCut *cut = mill_message_cut(message);
-	Kept kept = {.data = data, .length = length, .before = length};
+	Kept kept = {.data = data, .length = length, .whole_length = length};
 
 	StaticAssertStmt(MILL_SHA256_BYTES == PG_SHA256_DIGEST_LENGTH, "hashes have one length");
 	if (cut && cut->length[part] > 0)
 	{
-		kept.before = cut->length[part];
+		kept.whole_length = cut->length[part];
 		memcpy(kept.sha256, cut->sha256[part], sizeof(kept.sha256));
 	}
 	else if (length > MILL_KEPT_BYTES)
@@ -101,10 +101,10 @@ describe_cuts(const Kept *parts, const char *detail)
 	appendStringInfoString(&text, detail ? detail : "");
 	for (int i = 0; i < MILL_PARTS; i++)
 	{
-		if (parts[i].before == parts[i].length)
+		if (parts[i].whole_length == parts[i].length)
 			continue;
 		appendStringInfo(&text, "%sThe %s had %lld bytes, the first %d are kept; the SHA-256 is ",
-						 text.len ? " " : "", names[i], (long long) parts[i].before,
+						 text.len ? " " : "", names[i], (long long) parts[i].whole_length,
 						 parts[i].length);
 		for (int j = 0; j < PG_SHA256_DIGEST_LENGTH; j++)
 			appendStringInfo(&text, "%02x", parts[i].sha256[j]);
@@ -153,7 +153,7 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 			values[4 + i] = bytes(parts[i].data, parts[i].length);
 		else
 			nulls[4 + i] = 'n';
-		cut = cut || parts[i].before != parts[i].length;
+		cut = cut || parts[i].whole_length != parts[i].length;
 	}
 	values[7] = Int64GetDatum(message->timestamp_ms);
 	values[8] = Int32GetDatum(message->timestamp_type);
@@ -302,7 +302,7 @@ finish_letters(const MillBatch *batch, const int64 *ids)
 	return gone;
 }
 
-/* Warn about letters that are not whole, because a part was cut. */
+/* Tell the user about letters of which a part was cut, so that they cannot be retried. */
 static void
 report_cut(int64 pipeline)
 {

@@ -49,7 +49,7 @@
 /* Limit on what is gathered after a failure, in bytes. */
 #define EVIDENCE_BYTES (32 * 1024 * 1024)
 /* Milliseconds between checks whether to stop. */
-#define LOOK_INTERVAL 1000
+#define CHECK_INTERVAL 1000
 /* After so much silence of the gateway the worker state shows it, in milliseconds. */
 #define SILENCE_SHOWN 3000
 
@@ -477,7 +477,7 @@ check_missing_fields(MillIngest *ingest)
 {
 	char *reason;
 
-	if (!mill_fields_look(ingest->fields, &ingest->batch))
+	if (!mill_fields_check(ingest->fields, &ingest->batch))
 		return;
 	reason = mill_fields_reason(ingest->fields);
 	if (ingest->fields_reason)
@@ -519,7 +519,7 @@ run(MillIngest *ingest)
 		ingest->fetched = false;
 		if (end || ingest->restart)
 			return;
-		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
+		mill_gateway_wait(ingest->gateway, CHECK_INTERVAL);
 		mill_worker_serve();
 	}
 }

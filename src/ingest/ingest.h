@@ -19,7 +19,7 @@ typedef struct MillPartition
 	int64 high;
 	int64 top;	/* the partition's end, including uncommitted messages */
 	bool ended; /* nothing more to read as far as we know */
-	bool moved; /* low, high or position changed, even without a message */
+	bool moved; /* low, high or position changed since they were stored */
 } MillPartition;
 
 /* Messages of a piece in which bad ones are looked for, at most. */
@@ -137,7 +137,7 @@ extern uint64 mill_isolate(MillIngest *ingest, int first, int last, uint64 *rece
 /* ---- missing_fields.c ---- */
 
 extern MillFields *mill_fields_create(const MillStream *stream);
-extern bool mill_fields_look(MillFields *fields, const MillBatch *batch);
+extern bool mill_fields_check(MillFields *fields, const MillBatch *batch);
 extern char *mill_fields_reason(const MillFields *fields);
 
 /* ---- dead_letter.c ---- */

@@ -125,7 +125,7 @@ typedef struct Trial
 	char *column;	  /* column of the stream that could not be decoded */
 } Trial;
 
-/* Try a range in a subtransaction.  Raises errors that no message can have caused. */
+/* Try a range in a subtransaction.  Raises errors of the environment, which no message caused. */
 static void
 try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
 {
@@ -259,7 +259,7 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
 	const MillDecodeError *error = ingest->batch.errors[i];
-	char *place =
+	char *message_text =
 		psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
 				 ingest->source->stream->layout.topic, message->partition,
 				 (long long) message->offset);
@@ -267,7 +267,7 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 	ereport(ERROR,
 			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
 			 errdetail_internal("%s%s%s", error->detail ? error->detail : "",
-								error->detail ? " " : "", place),
+								error->detail ? " " : "", message_text),
 			 error->hint ? errhint("%s", error->hint) : 0,
 			 !error->hint && is_unknown_name(error->sqlerrcode)
 				 ? errhint(

@@ -20,8 +20,8 @@
 #include "ingest/ingest.h"
 
 /* How many messages to look at, of one batch and in all. */
-#define LOOK_PER_BATCH 100
-#define LOOK_IN_ALL 1000
+#define MESSAGES_PER_BATCH 100
+#define MESSAGES_IN_ALL 1000
 
 struct MillFields
 {
@@ -80,7 +80,7 @@ is_like(const MillJsonSpan *key, const char *name)
 }
 
 static void
-look_at_key(MillFields *fields, const MillJsonSpan *key)
+check_key(MillFields *fields, const MillJsonSpan *key)
 {
 	for (int i = 0; i < fields->count; i++)
 	{
@@ -103,11 +103,11 @@ look_at_key(MillFields *fields, const MillJsonSpan *key)
 
 /* Look at the messages of a batch; true if what mill_fields_reason says may have changed. */
 bool
-mill_fields_look(MillFields *fields, const MillBatch *batch)
+mill_fields_check(MillFields *fields, const MillBatch *batch)
 {
-	int count = Min(batch->count, LOOK_PER_BATCH);
+	int count = Min(batch->count, MESSAGES_PER_BATCH);
 
-	if (fields == NULL || count == 0 || fields->missing == 0 || fields->messages >= LOOK_IN_ALL)
+	if (fields == NULL || count == 0 || fields->missing == 0 || fields->messages >= MESSAGES_IN_ALL)
 		return false;
 	for (int i = 0; i < count; i++)
 	{
@@ -122,7 +122,7 @@ mill_fields_look(MillFields *fields, const MillBatch *batch)
 			continue;
 		fields->messages++;
 		while (mill_json_next(&value, &position, &key, &item))
-			look_at_key(fields, &key);
+			check_key(fields, &key);
 	}
 	return true;
 }

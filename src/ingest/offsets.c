@@ -127,7 +127,7 @@ start_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 	partition_array = int4_array(partitions, topic->count);
 	start_array = int8_array(starts, topic->count);
 
-	/* the position was given for another topic: stored offsets do not count */
+	/* offsets that are stored for another topic are forgotten */
 	if (resolve)
 	{
 		mill_run(&forget, SPI_OK_DELETE, (Datum[]){id, topic_name, server_name}, NULL);

@@ -159,7 +159,7 @@ mill_pipeline_check_relations(const MillPipeline *pipeline)
 }
 
 static void
-set_rest(MillStatement *statement, int64 id, const char *reason)
+stop_pipeline(MillStatement *statement, int64 id, const char *reason)
 {
 	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(reason)};
 
@@ -175,7 +175,7 @@ mill_pipeline_fail(int64 id, const char *failure)
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID}};
 
-	set_rest(&statement, id, failure);
+	stop_pipeline(&statement, id, failure);
 }
 
 void
@@ -187,7 +187,7 @@ mill_pipeline_pause(int64 id, const char *reason)
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID}};
 
-	set_rest(&statement, id, reason);
+	stop_pipeline(&statement, id, reason);
 }
 
 void

@@ -18,7 +18,7 @@
 #include "ingest/rights.h"
 
 /* Milliseconds between checks of the catalog while no messages come. */
-#define LOOK_INTERVAL 1000
+#define CHECK_INTERVAL 1000
 
 static MillOnError
 error_policy(const MillIngest *ingest)
@@ -144,7 +144,7 @@ mill_ingest_check_source(MillIngest *ingest)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(ingest->checked_at, now, LOOK_INTERVAL) &&
+	if (!TimestampDifferenceExceeds(ingest->checked_at, now, CHECK_INTERVAL) &&
 		ingest->checked_at <= now)
 		return;
 	ingest->checked_at = now;

@@ -218,7 +218,7 @@ month_of(MillTimeType type, int64 local, int64 *passed)
 
 /* Set the origin, as a unit and a remainder. */
 static int64
-place_origin(MillWindows *windows, int64 origin)
+set_origin(MillWindows *windows, int64 origin)
 {
 	int64 month;
 
@@ -266,7 +266,7 @@ mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
 	windows->zone = type == MILL_TIME_TIMESTAMPTZ && windows->kind != MILL_WIDTH_FIXED ? zone
 																					   : NULL;
 	if (origin != NULL)
-		unit = place_origin(windows, *origin);
+		unit = set_origin(windows, *origin);
 	else
 		unit = windows->kind == MILL_WIDTH_MONTHS ? 0 : DEFAULT_ORIGIN_DAY * day_units(type);
 	windows->origin = floor_modulo(unit, windows->slide);

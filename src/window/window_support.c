@@ -73,7 +73,7 @@ constant_width(List *arguments, int n, MillWidthKind *kind)
 
 /* A zone has no effect on fixed widths, but an invalid name must still be an error. */
 static bool
-zone_is_fine(List *arguments, int n)
+zone_is_valid(List *arguments, int n)
 {
 	Const *zone;
 
@@ -119,7 +119,7 @@ simplify(FuncExpr *call, char *replacement)
 	if (kind == MILL_WIDTH_DAYS && call->funcresulttype == TIMESTAMPOID &&
 		!pg_mul_s64_overflow(width, USECS_PER_DAY, &width))
 		kind = MILL_WIDTH_FIXED;
-	if (width == 0 || kind != MILL_WIDTH_FIXED || !zone_is_fine(arguments, 3))
+	if (width == 0 || kind != MILL_WIDTH_FIXED || !zone_is_valid(arguments, 3))
 		return NULL;
 	if (origin != NULL)
 		origin_value = DatumGetInt64(origin->constvalue);
