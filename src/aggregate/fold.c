@@ -94,19 +94,19 @@ ready_condition(const MillAggregate *a, const MillDefinition *d)
 }
 
 /* Arguments and results of a fold or a fill. */
-typedef struct Work
+typedef struct FoldWork
 {
 	const MillAggregate *aggregate;
 	const MillDefinition *d;
 	const char *from, *until; /* of a fill */
 	int64 result;
 	bool more;
-} Work;
+} FoldWork;
 
 static void
 fold(void *arg)
 {
-	Work *work = arg;
+	FoldWork *work = arg;
 	const MillDefinition *d = work->d;
 	MillTables *t = mill_aggregate_tables(work->aggregate);
 	const char *ready = ready_condition(work->aggregate, d);
@@ -145,7 +145,7 @@ fold(void *arg)
 int64
 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 {
-	Work work = {.aggregate = a, .d = d};
+	FoldWork work = {.aggregate = a, .d = d};
 
 	Assert(mill_aggregate_is_locked(a->id));
 	if (has_unique_index(a->state))
@@ -197,7 +197,7 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 static void
 fill(void *arg)
 {
-	Work *work = arg;
+	FoldWork *work = arg;
 	MillTables *t = mill_aggregate_tables(work->aggregate);
 	char *panes, *rows;
 
@@ -216,7 +216,7 @@ fill(void *arg)
 int64
 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until)
 {
-	Work work = {.aggregate = a, .d = d, .from = from, .until = until};
+	FoldWork work = {.aggregate = a, .d = d, .from = from, .until = until};
 
 	Assert(mill_aggregate_is_locked(a->id));
 	mill_as_owner(a->owner, fill, &work);

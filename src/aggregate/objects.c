@@ -81,7 +81,7 @@ change_owner(const char *kind, Oid relid, Oid owner)
 							  quote_identifier(GetUserNameFromId(owner, false))));
 }
 
-/* An index for each column that readers select groups by. */
+/* Create the state table's indexes: on the group, on its hash, and one for each key. */
 static void
 create_indexes(const MillAggregate *a, const MillDefinition *d)
 {
@@ -269,11 +269,11 @@ alter_trigger(Oid relid, const char *name, const char *when)
 /*
  * Create the triggers of one relation: the base table (root) or a partition.
  *
- * Statement triggers serve everybody except logical replication's apply worker
- * and sessions with session_replication_role = replica, for which the row
+ * Statement triggers fire in all sessions except logical replication's apply
+ * workers and those with session_replication_role = replica, where the row
  * trigger mill_replica fires instead; partitions inherit that one.  The
- * TRUNCATE trigger fires for all; on a partition, before it, to subtract the
- * rows.
+ * TRUNCATE trigger fires in all sessions; on a partition it fires before, to
+ * subtract the rows.
  */
 void
 mill_triggers_create_on(Oid relid, bool root)

@@ -24,7 +24,7 @@ mill_error_is_transient(int sqlerrcode)
 	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
-/* Is it an error of the server, of other sessions or of the moment, whatever was done? */
+/* Is it an error of the server or of other sessions, or transient, whatever was done? */
 bool
 mill_error_is_environment(int sqlerrcode)
 {

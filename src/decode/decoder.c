@@ -50,8 +50,8 @@ plan_default(void *arg)
 
 /*
  * The column's DEFAULT, or its domain's; a constant is evaluated here.
- * Elsewhere a default runs as the role that writes a row, but here it would run
- * as the one who reads, who never agreed to that: so it runs as the stream's
+ * Elsewhere a default runs as the role that writes a row; here it would run as
+ * the one that reads, which never agreed to that, so it runs as the stream's
  * owner.
  */
 static void

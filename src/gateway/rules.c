@@ -73,7 +73,7 @@
 #define UNSAFE "It would accept what nobody has signed."
 
 const MillRule mill_rules[] = {
-	/* where */
+	/* addresses */
 	SERVER("bootstrap.servers"),
 	ALIAS("metadata.broker.list", "bootstrap.servers"),
 	SERVER("client.id"),
@@ -83,7 +83,7 @@ const MillRule mill_rules[] = {
 	NUMBER("broker.address.ttl", 0, 86400000),
 	SERVER("isolation.level"),
 
-	/* who, and who they are */
+	/* authentication and encryption */
 	SERVER("security.protocol"),
 	EITHER("sasl.mechanism"),
 	ALIAS("sasl.mechanisms", "sasl.mechanism"),
@@ -119,7 +119,7 @@ const MillRule mill_rules[] = {
 	SUPER("ssl.curves.list"),
 	SUPER("ssl.sigalgs.list"),
 
-	/* how much, and how long */
+	/* sizes and times */
 	NUMBER("message.max.bytes", 1000, 64 * MB),
 	NUMBER("receive.message.max.bytes", 1000, 256 * MB),
 	NUMBER("fetch.max.bytes", 1, 64 * MB),
@@ -148,7 +148,7 @@ const MillRule mill_rules[] = {
 	NUMBER("metadata.max.age.ms", 1000, 900000),
 	SERVER("log.connection.close"),
 
-	/* for producing */
+	/* for producers */
 	PRODUCER("compression.type"),
 	ALIAS("compression.codec", "compression.type"),
 	PRODUCER("compression.level"),
@@ -156,7 +156,7 @@ const MillRule mill_rules[] = {
 	{"linger.ms", 0, MILL_ALLOWED_IN_SERVER, MILL_RULE_PRODUCER, 0, 10000, 0},
 	ALIAS("queue.buffering.max.ms", "linger.ms"),
 
-	/* pg_mill's own */
+	/* set by pg_mill */
 	OURS("group.id"),
 	OURS("group.instance.id"),
 	OURS("group.protocol"),
@@ -208,7 +208,7 @@ const MillRule mill_rules[] = {
 	OURS("enabled_events"),
 	OURS("enable.random.seed"),
 
-	/* nobody's */
+	/* never allowed */
 	NEVER("plugin.library.paths", CODE),
 	NEVER("interceptors", POINTER),
 	NEVER("ssl.engine.location", CODE),

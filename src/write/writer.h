@@ -26,9 +26,9 @@ typedef enum MillWritePath
 typedef struct MillWriteSpec
 {
 	Oid target;
-	TupleDesc source;	 /* of the rows that will come, ordinal last:
-								 * the last column is tid, the ordinal of the
-								 * row's message, and is not written */
+	TupleDesc source;	 /* of the rows to be received.  The last
+								 * column, a tid, is the ordinal of the row's
+								 * message, and is not written */
 	int ncolumns;		 /* source columns that are written */
 	AttrNumber *attnums; /* target column of each */
 	bool upsert;
