@@ -92,7 +92,7 @@ static dlist_head running = DLIST_STATIC_INIT(running);
 
 /* ---- starting and ending ---- */
 
-/* Start the program; two of our file descriptors must be reserved. */
+/* Start the program; reserves the two file descriptors that it takes here. */
 static void
 spawn(MillGateway *gateway)
 {

@@ -363,7 +363,7 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 	return ok;
 }
 
-/* The value of a property, in a static buffer; empty if it is not set. */
+/* Read the value of a property into a buffer of this size; empty if it is not set. */
 static void
 get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t size)
 {

@@ -22,8 +22,8 @@ typedef struct MillWatch
 
 	pthread_mutex_t lock; /* protects what follows */
 	pthread_cond_t wake;
-	unsigned suspected; /* in: counts failures that are to be checked by a probe */
-	unsigned probed;	/* out: the value of suspected that down is about */
+	unsigned suspected; /* in: counts suspected failures, which a probe is to check */
+	unsigned probed;	/* out: down is the result for this value of suspected */
 	bool poke;			/* in: broker threads may be asleep, wake them */
 	bool down;			/* out: the leaders do not all answer */
 	bool forbidden;		/* out: no right to read the topic */

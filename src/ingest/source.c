@@ -59,7 +59,7 @@
 #define ROWWISE_HINT                                                                               \
 	"A pipeline sees its stream in batches. Aggregate or sort the target table instead, for example in a view."
 
-/* Counted up by invalidations; a prepared source with another count is invalid. */
+/* Number of invalidations so far; all prepared sources with another number are invalid. */
 static uint64 invalidations = 0;
 static bool callbacks_registered = false;
 
@@ -365,7 +365,7 @@ count_syscache_invalidation(Datum arg, int cacheid, uint32 hashvalue)
 	invalidations++;
 }
 
-/* The same, as of when the plan was made. */
+/* A source, and the number of invalidations when its plan was made. */
 typedef struct PreparedSource
 {
 	MillSource source;

@@ -216,7 +216,7 @@ month_of(MillTimeType type, int64 local, int64 *passed)
 	return ((int64) year - 2000) * 12 + month - 1;
 }
 
-/* Set the origin, as a unit and a remainder. */
+/* Set the origin's remainder, and return the origin as a unit. */
 static int64
 set_origin(MillWindows *windows, int64 origin)
 {

@@ -182,7 +182,7 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 	return mill_time_datum(type, end ? cache->end : cache->start);
 }
 
-/* The end of the window that starts at a time, which of a hop need not be a start. */
+/* The end of the window that starts at a time, on the grid or, as of a hop, not. */
 static Datum
 window_end(FunctionCallInfo fcinfo, MillTimeType type)
 {

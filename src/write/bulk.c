@@ -319,7 +319,7 @@ fill_slot(MillBulk *bulk, TupleTableSlot *slot, TupleTableSlot *row)
 	slot->tts_tableOid = RelationGetRelid(bulk->target->ri_RelationDesc);
 }
 
-/* Check the constraints of a row. */
+/* Compute the stored generated columns of a row, and check its constraints. */
 static void
 complete_row(MillBulk *bulk, ResultRelInfo *relation, TupleTableSlot *slot, bool check_partition)
 {

@@ -62,7 +62,7 @@ struct MillUpsert
 
 /* ---- keys ---- */
 
-/* The index column of this key, if the unique index is on exactly the keys; else -1. */
+/* Which column of the index this key is; -1 if it is not in the index. */
 static int
 index_position(Relation index, const MillWriteSpec *spec, int key)
 {
