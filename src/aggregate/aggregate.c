@@ -213,7 +213,7 @@ mill_aggregates_of_base(Oid base)
 
 /* Store how far an aggregate is: live, all filled, or filled down to a pane. */
 void
-mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
+mill_aggregate_set_progress(int64 id, bool live, bool filled, const char *backfill_until)
 {
 	static MillStatement set =
 		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",

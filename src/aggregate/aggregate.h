@@ -40,7 +40,8 @@ extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
 extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
-extern void mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until);
+extern void mill_aggregate_set_progress(int64 id, bool live, bool filled,
+										const char *backfill_until);
 extern void mill_aggregate_set_relations(int64 id, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);

@@ -216,7 +216,7 @@ fill_step(MillAggregate *a, const MillDefinition *d)
 	if (from && a->backfill_until && strcmp(from, a->backfill_until) == 0)
 		from = NULL;
 	groups = mill_fill(a, d, from, a->backfill_until);
-	mill_aggregate_set(a->id, false, from == NULL, from ? from : a->backfill_until);
+	mill_aggregate_set_progress(a->id, false, from == NULL, from ? from : a->backfill_until);
 	note_fill(a->id, groups);
 }
 
@@ -248,7 +248,7 @@ typedef enum Action
 
 /* Run one action in a transaction; *more says whether to repeat it at once. */
 static void
-act(Action action, int64 id, Oid view, const char *name, bool *more)
+run_action(Action action, int64 id, Oid view, const char *name, bool *more)
 {
 	static const char *const verbs[] = {"folding", "filling", "making live"};
 	char activity[NAMEDATALEN + 32];
@@ -283,7 +283,7 @@ act(Action action, int64 id, Oid view, const char *name, bool *more)
 
 /* The same, but an error is recorded, and the aggregate's next attempt backs off. */
 static bool
-try(Action action, Task *task, const MillAggregate *a, const char *name)
+try_action(Action action, Task *task, const MillAggregate *a, const char *name)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool more = false;
@@ -291,7 +291,7 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 
 	PG_TRY();
 	{
-		act(action, a->id, a->view, name, &result);
+		run_action(action, a->id, a->view, name, &result);
 		more = result;
 		task->failures = 0;
 	}
@@ -329,7 +329,7 @@ fold_task(Task *task, const MillAggregate *a, const char *name)
 	task->due = start + a->fold_interval_ms * INT64CONST(1000);
 	while (more && !mill_worker_should_stop() &&
 		   !TimestampDifferenceExceeds(start, mill_now(), 2000))
-		more = try(FOLD, task, a, name);
+		more = try_action(FOLD, task, a, name);
 	/* still behind: go on after the other aggregates */
 	if (more)
 	{
@@ -346,9 +346,9 @@ fill_task(Task *task, const MillAggregate *a, const char *name)
 
 	task->filling = true;
 	if (a->filled)
-		(void) try(GO_LIVE, task, a, name);
+		(void) try_action(GO_LIVE, task, a, name);
 	else
-		(void) try(FILL, task, a, name);
+		(void) try_action(FILL, task, a, name);
 	if (task->failures == 0)
 		task->fill_due = mill_now() + Min(mill_now() - start, USECS_PER_SEC);
 }

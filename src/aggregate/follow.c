@@ -103,7 +103,7 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	{
 		MillAggregate *a = lfirst(lc);
 
-		mill_aggregate_forget(a);
+		mill_aggregate_delete(a);
 		if (get_rel_name(a->view))
 			mill_execute_ddl(psprintf("DROP VIEW %s CASCADE", mill_relation_name(a->view)));
 		mill_objects_drop(a);
@@ -149,7 +149,7 @@ follow_owner(const MillAggregate *a)
 		psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
-	mill_base_changed(a->base);
+	mill_invalidate_base(a->base);
 }
 
 /* Is this a partition of the table, perhaps with an unfinished DETACH CONCURRENTLY? */

@@ -182,7 +182,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	mill_objects_create(&a, d);
 	insert_row(&a, PG_GETARG_INTERVAL_P(3));
 	mill_triggers_create(a.base);
-	mill_base_changed(a.base);
+	mill_invalidate_base(a.base);
 	mill_aggregate_start_fill(&a, d);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -218,14 +218,14 @@ delete_row(int64 id)
 
 /* Delete the row of an aggregate, and the base table's triggers if it was the last. */
 void
-mill_aggregate_forget(const MillAggregate *a)
+mill_aggregate_delete(const MillAggregate *a)
 {
 	delete_row(a->id);
 	if (get_rel_name(a->base))
 	{
 		if (mill_aggregates_of_base(a->base) == NIL)
 			mill_triggers_drop(a->base);
-		mill_base_changed(a->base);
+		mill_invalidate_base(a->base);
 	}
 }
 
@@ -282,7 +282,7 @@ mill_aggregate_refill(MillAggregate *a)
 {
 	mill_aggregate_lock(a->id, true);
 	make_plain(a);
-	mill_aggregate_set(a->id, false, false, NULL);
+	mill_aggregate_set_progress(a->id, false, false, NULL);
 	a->live = a->filled = false;
 	a->backfill_until = NULL;
 	mill_aggregate_start_fill(a, mill_definition_of(a->definition));
@@ -297,7 +297,7 @@ mill_dematerialize(PG_FUNCTION_ARGS)
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), true);
 	make_plain(a);
-	mill_aggregate_forget(a);
+	mill_aggregate_delete(a);
 	mill_objects_drop(a);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -405,8 +405,8 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	mill_objects_drop(old);
 	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)
 		mill_triggers_drop(old->base);
-	mill_base_changed(old->base);
-	mill_base_changed(new->base);
+	mill_invalidate_base(old->base);
+	mill_invalidate_base(new->base);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

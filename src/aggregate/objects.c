@@ -233,7 +233,7 @@ void
 mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d)
 {
 	mill_view_make_live(a->view, a, d);
-	mill_aggregate_set(a->id, true, true, NULL);
+	mill_aggregate_set_progress(a->id, true, true, NULL);
 	a->live = true;
 }
 
@@ -328,7 +328,7 @@ mill_triggers_drop(Oid base)
 
 /* Invalidate what all sessions have cached about the aggregates of a table. */
 void
-mill_base_changed(Oid base)
+mill_invalidate_base(Oid base)
 {
 	ListCell *lc;
 
@@ -342,7 +342,7 @@ mill_base_changed(Oid base)
  * look for a deadlock, so nobody gets a deadlock error because of us.
  */
 static bool
-lock_for_a_moment(Oid base, Oid view)
+try_lock_base_and_view(Oid base, Oid view)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -391,7 +391,7 @@ void
 mill_lock_base_and_view(Oid base, Oid view)
 {
 	LockRelationOid(base, AccessShareLock);
-	while (!lock_for_a_moment(base, view))
+	while (!try_lock_base_and_view(base, view))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000,
 						 MILL_WAIT_EVENT);

@@ -33,7 +33,7 @@ is_comparable(List *columns)
 
 /* Keys and aggregate inputs of the old or the new rows. */
 static char *
-side(const MillDefinition *d, const char *from)
+changed_rows(const MillDefinition *d, const char *from)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -89,7 +89,7 @@ char *
 mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class == MILL_RECOMPUTE)
-		return mark_stale(d, t, side(d, from));
+		return mark_stale(d, t, changed_rows(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from),
 					MILL_END);
 }
@@ -99,7 +99,7 @@ char *
 mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class != MILL_INVERTIBLE)
-		return mark_stale(d, t, side(d, from));
+		return mark_stale(d, t, changed_rows(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from),
 					MILL_END);
 }
@@ -137,8 +137,8 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 
 	if (d->class == MILL_INVERTIBLE)
 		return difference(d, t);
-	old = side(d, OLD_ROWS);
-	new = side(d, NEW_ROWS);
+	old = changed_rows(d, OLD_ROWS);
+	new = changed_rows(d, NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
 		return mark_stale(d, t,
 						  mill_sql(d, t,

@@ -67,7 +67,7 @@ aggregate_argument(FunctionCallInfo fcinfo, int number)
 
 /* Add an aggregate to those that the call site has looked up. */
 static StateAggregate *
-remember(CallSite *site, StateAggregate *made)
+remember_aggregate(CallSite *site, StateAggregate *made)
 {
 	made->next = site->aggregates;
 	site->aggregates = made;
@@ -95,7 +95,7 @@ find_by_arguments(FunctionCallInfo fcinfo, Oid oid)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_arguments(oid, types, PG_NARGS() - 2, PG_GET_COLLATION());
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
 static StateAggregate *
@@ -113,7 +113,7 @@ find_by_header(FunctionCallInfo fcinfo, Oid oid, const StateHeader *header)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_header(oid, header);
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
 static StateAggregate *
@@ -130,7 +130,7 @@ find_by_result(FunctionCallInfo fcinfo, Oid oid, Oid result_type)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_result(oid, result_type, PG_GET_COLLATION());
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
 /* The memory context of the group; an error unless called by an aggregate. */
@@ -177,7 +177,7 @@ group_state(FunctionCallInfo fcinfo, StateAggregate *aggregate, MemoryContext co
  * it is an expanded object that lives there already, and free the previous one.
  */
 static Datum
-keep(const PartialState *state, Datum value, bool is_null, MemoryContext context)
+keep_value(const PartialState *state, Datum value, bool is_null, MemoryContext context)
 {
 	const StateAggregate *aggregate = state->aggregate;
 
@@ -203,7 +203,7 @@ keep(const PartialState *state, Datum value, bool is_null, MemoryContext context
 
 /* Call the transition or combine function; arguments from 1 on are set. */
 static void
-advance(PartialState *state, FunctionCallInfo call, MemoryContext context)
+advance_state(PartialState *state, FunctionCallInfo call, MemoryContext context)
 {
 	const StateAggregate *aggregate = state->aggregate;
 	Datum value;
@@ -233,7 +233,7 @@ advance(PartialState *state, FunctionCallInfo call, MemoryContext context)
 	call->isnull = false;
 	value = FunctionCallInvoke(call);
 	if (!aggregate->state_by_value && DatumGetPointer(value) != DatumGetPointer(state->value))
-		value = keep(state, value, call->isnull, context);
+		value = keep_value(state, value, call->isnull, context);
 	state->value = value;
 	state->is_null = call->isnull;
 }
@@ -250,7 +250,7 @@ mill_partial_state_add(PG_FUNCTION_ARGS)
 	for (int i = 1; i < call->nargs; i++)
 		call->args[i] = fcinfo->args[i + 1];
 	call->context = fcinfo->context;
-	advance(state, call, context);
+	advance_state(state, call, context);
 	PG_RETURN_POINTER(state);
 }
 
@@ -312,7 +312,7 @@ mill_combine_state_add(PG_FUNCTION_ARGS)
 	if ((header.flags & MILL_PARTIAL_NULL) == 0)
 		call->args[1].value = read_value(aggregate, &payload, fcinfo->context,
 										 &call->args[1].isnull);
-	advance(state, call, context);
+	advance_state(state, call, context);
 	PG_RETURN_POINTER(state);
 }
 

@@ -53,7 +53,7 @@ refuse_state(const char *detail)
 
 /* The next bytes as a number, most significant byte first. */
 static int64
-take(StringInfo from, int bytes)
+take_bytes(StringInfo from, int bytes)
 {
 	uint64 value = 0;
 
@@ -67,13 +67,13 @@ take(StringInfo from, int bytes)
 static int32
 take_int32(StringInfo from)
 {
-	return (int32) take(from, 4);
+	return (int32) take_bytes(from, 4);
 }
 
 static int64
 check_count(StringInfo from, int64 max)
 {
-	int64 count = take(from, 8);
+	int64 count = take_bytes(from, 8);
 
 	if (count < 0 || count > max)
 		refuse_state("A count of rows is out of range.");
@@ -105,7 +105,7 @@ check_sum(StringInfo from, int max_weight, int max_scale)
 		refuse_state("The number of digits of a sum is out of range.");
 	for (int i = 0; i < count; i++)
 	{
-		int64 digit = take(from, sizeof(int16));
+		int64 digit = take_bytes(from, sizeof(int16));
 
 		if (digit >= BASE)
 			refuse_state("A digit of a sum is out of range.");
@@ -130,7 +130,7 @@ check_int128(StringInfo from)
 	again.cursor += 2 * sizeof(int32);
 	for (int i = 0; i <= INT128_WEIGHT; i++)
 	{
-		int digit = i < count ? (int) take(&again, sizeof(int16)) : 0;
+		int digit = i < count ? (int) take_bytes(&again, sizeof(int16)) : 0;
 
 		if (digit < limit[i])
 			return;
@@ -201,7 +201,7 @@ check_interval_avg(StringInfo from)
 	int32 day, month;
 
 	(void) check_count(from, COUNT_MAX);
-	time = take(from, 8);
+	time = take_bytes(from, 8);
 	day = take_int32(from);
 	month = take_int32(from);
 	/* infinite values are counted, not summed */

@@ -304,7 +304,7 @@ make_initial(StateAggregate *made, const Lookup *lookup)
 
 /* Look up everything else, once argument types and collation are known. */
 static StateAggregate *
-complete(StateAggregate *made, Lookup *lookup)
+complete_aggregate(StateAggregate *made, Lookup *lookup)
 {
 	made->state_type = resolve_aggregate_transtype(made->oid, lookup->aggregate->aggtranstype,
 												   made->argument_types, made->argument_count);
@@ -328,7 +328,7 @@ mill_state_by_arguments(Oid oid, const Oid *types, int count, Oid collation)
 	made->oid = oid;
 	made->collation = collation;
 	resolve_arguments(made, &lookup, types, count);
-	complete(made, &lookup);
+	complete_aggregate(made, &lookup);
 	/* the first input becomes the transition value; strictness may have changed since */
 	if (made->transition->flinfo->fn_strict && made->initial_is_null &&
 		(count == 0 || !IsBinaryCoercible(made->argument_types[0], made->state_type)))
@@ -391,7 +391,7 @@ mill_state_by_header(Oid oid, const StateHeader *header)
 	if (((header->flags & MILL_PARTIAL_TYPES) != 0) != is_polymorphic(lookup.function))
 		mill_state_damaged("It is a state of another aggregate.");
 	resolve_arguments(made, &lookup, given, count);
-	complete(made, &lookup);
+	complete_aggregate(made, &lookup);
 	/* the header may be written differently: names spelt in another way, or left over */
 	if (!mill_state_same_header(&made->header, header))
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -435,5 +435,5 @@ mill_state_by_result(Oid oid, Oid result_type, Oid collation)
 				(errcode(ERRCODE_INDETERMINATE_DATATYPE),
 				 errmsg("could not determine the argument types of aggregate %s without a state",
 						format_procedure(oid))));
-	return complete(made, &lookup);
+	return complete_aggregate(made, &lookup);
 }

@@ -54,6 +54,6 @@ extern bool mill_gateway_wait(MillGateway *gateway, long timeout_ms);
 extern int mill_gateway_silence(MillGateway *gateway);
 
 /* Did the gateway end because it exceeded its memory limit? */
-extern bool mill_gateway_ran_out(MillGateway *gateway);
+extern bool mill_gateway_out_of_memory(MillGateway *gateway);
 
 #endif

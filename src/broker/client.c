@@ -76,9 +76,9 @@ struct MillGateway
 	char *buffer; /* aligned, as palloc gives it */
 	Size capacity;
 	Size filled;
-	Size consumed; /* of filled: frames that were returned */
-	bool ended;	   /* end of file was read */
-	bool ran_out;  /* it exceeded its memory limit */
+	Size consumed;		/* of filled: frames that were returned */
+	bool ended;			/* end of file was read */
+	bool out_of_memory; /* it exceeded its memory limit */
 
 	/* milliseconds; see note_silence */
 	int silence_limit; /* longest silence allowed; 0: no limit */
@@ -203,9 +203,9 @@ raise_gone(MillGateway *gateway)
 		status = finish(gateway);
 
 	/* the library aborts when it is out of memory, our code exits */
-	gateway->ran_out = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
-					   (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_NO_MEMORY);
-	if (gateway->ran_out)
+	gateway->out_of_memory = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
+							 (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_NO_MEMORY);
+	if (gateway->out_of_memory)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("kafka gateway came to its memory limit of %d MB",
@@ -228,9 +228,9 @@ raise_gone(MillGateway *gateway)
 }
 
 bool
-mill_gateway_ran_out(MillGateway *gateway)
+mill_gateway_out_of_memory(MillGateway *gateway)
 {
-	return gateway->ran_out;
+	return gateway->out_of_memory;
 }
 
 /* ---- waiting, reading, writing ---- */

@@ -30,7 +30,7 @@ parse_text(MillType *type, const char *input, size_t length, Datum *value, MillD
  * Cut to the first max characters; false if more than blanks would be lost.
  */
 static bool
-cut(const char *input, size_t *length, int max)
+truncate_text(const char *input, size_t *length, int max)
 {
 	size_t kept = pg_mbcharcliplen(input, (int) *length, max);
 
@@ -48,7 +48,7 @@ parse_varchar(MillType *type, const char *input, size_t length, Datum *value, Mi
 {
 	int max = type->typmod - VARHDRSZ;
 
-	if (type->typmod >= (int32) VARHDRSZ && length > max && !cut(input, &length, max))
+	if (type->typmod >= (int32) VARHDRSZ && length > max && !truncate_text(input, &length, max))
 		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
 						"value too long for type character varying(%d)", max);
 	return parse_text(type, input, length, value, error);
@@ -63,7 +63,7 @@ parse_bpchar(MillType *type, const char *input, size_t length, Datum *value, Mil
 
 	if (type->typmod < (int32) VARHDRSZ)
 		return parse_text(type, input, length, value, error);
-	if (length > max && !cut(input, &length, max))
+	if (length > max && !truncate_text(input, &length, max))
 		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
 						"value too long for type character(%d)", max);
 	blanks = max - pg_mbstrlen_with_len(input, (int) length);

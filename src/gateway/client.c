@@ -90,7 +90,7 @@ is_transient(rd_kafka_resp_err_t code)
 
 /* Set the error of brokers that did not answer. */
 static bool
-unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
+set_unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
 {
 	if (mill_client_refused(client) || (is_transient(code) && client->last_error[0]))
 		mill_client_explain(client, error);
@@ -179,7 +179,7 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 
 	code = ask_metadata(client, client->topic, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	code = metadata->topic_cnt == 1 ? metadata->topics[0].err
 									: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 	count = metadata->topic_cnt == 1 ? metadata->topics[0].partition_cnt : 0;
@@ -198,7 +198,7 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 		return false;
 	}
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	client->partitions = count;
 	mill_output_frame(out, MILL_REPLY_METADATA, &count, sizeof(count));
 	return true;
@@ -348,7 +348,7 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 	}
 	rd_kafka_topic_partition_list_destroy(low);
 	rd_kafka_topic_partition_list_destroy(high);
-	return !forbidden && (code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error));
+	return !forbidden && (code == RD_KAFKA_RESP_ERR_NO_ERROR || set_unanswered(client, code, error));
 }
 
 bool
@@ -391,7 +391,7 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 		mill_output_end(out);
 	}
 	rd_kafka_topic_partition_list_destroy(list);
-	return code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error);
+	return code == RD_KAFKA_RESP_ERR_NO_ERROR || set_unanswered(client, code, error);
 }
 
 /* All topics except internal ones, whose names begin with two underscores. */
@@ -406,7 +406,7 @@ mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, Mil
 		return mill_error_malformed(error);
 	code = ask_metadata(client, NULL, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	mill_output_begin(out, MILL_REPLY_TOPICS);
 	for (int i = 0; i < metadata->topic_cnt; i++)
 	{

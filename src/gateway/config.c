@@ -373,7 +373,7 @@ get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t 
 
 /* Check what depends on several properties. */
 static bool
-check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillError *error)
+check_combination(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillError *error)
 {
 	char protocol[32];
 	char mechanism[64];
@@ -412,7 +412,7 @@ get_number(const rd_kafka_conf_t *conf, const char *name)
 }
 
 static void
-lower(rd_kafka_conf_t *conf, const char *name, int64_t limit)
+lower_limit(rd_kafka_conf_t *conf, const char *name, int64_t limit)
 {
 	char text[512];
 	char value[32];
@@ -435,16 +435,16 @@ lower_fetch(rd_kafka_conf_t *conf, int32_t fetch_bytes)
 {
 	int64_t limit = fetch_bytes > 1000 ? fetch_bytes : 1000;
 
-	lower(conf, "fetch.message.max.bytes", limit);
-	lower(conf, "message.max.bytes", limit);
-	lower(conf, "fetch.max.bytes", limit);
-	lower(conf, "queued.max.messages.kbytes", 1024);
-	lower(conf, "queued.min.messages", 1000);
+	lower_limit(conf, "fetch.message.max.bytes", limit);
+	lower_limit(conf, "message.max.bytes", limit);
+	lower_limit(conf, "fetch.max.bytes", limit);
+	lower_limit(conf, "queued.max.messages.kbytes", 1024);
+	lower_limit(conf, "queued.min.messages", 1000);
 }
 
 /* Make a client; takes over conf. */
 static rd_kafka_t *
-create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
+create_client(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 {
 	char text[512];
 	char verify[8];
@@ -500,7 +500,7 @@ check_together(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 	rd_kafka_conf_set(conf, "sasl.username", "nobody", text, sizeof(text));
 	rd_kafka_conf_set(conf, "sasl.password", "nothing", text, sizeof(text));
 
-	rk = create(client, conf, error);
+	rk = create_client(client, conf, error);
 	if (rk == NULL)
 		return false;
 	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
@@ -530,7 +530,7 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 	ok = set_properties(conf, unused, flags, request, error);
 	rd_kafka_conf_destroy(unused);
 	if (!ok || ((flags & MILL_CHECK_ONLY) && !is_server(request)) ||
-		(!(flags & MILL_CHECK_ONLY) && !check_whole(client, conf, flags, error)))
+		(!(flags & MILL_CHECK_ONLY) && !check_combination(client, conf, flags, error)))
 	{
 		rd_kafka_conf_destroy(conf);
 		return ok && (flags & MILL_CHECK_ONLY);
@@ -539,6 +539,6 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 		return check_together(client, conf, error);
 	if (fetch_bytes > 0)
 		lower_fetch(conf, fetch_bytes);
-	client->rk = create(client, conf, error);
+	client->rk = create_client(client, conf, error);
 	return client->rk != NULL;
 }

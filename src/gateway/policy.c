@@ -44,7 +44,7 @@ mill_error_malformed(MillError *error)
 
 /* The rule with this name, which may be an alias. */
 static const MillRule *
-listed(const char *name)
+find_rule(const char *name)
 {
 	for (int i = 0; i < mill_rule_count; i++)
 	{
@@ -57,9 +57,9 @@ listed(const char *name)
 const MillRule *
 mill_policy_find(const char *name)
 {
-	const MillRule *rule = listed(name);
+	const MillRule *rule = find_rule(name);
 
-	return rule != NULL && rule->canonical != NULL ? listed(rule->canonical) : rule;
+	return rule != NULL && rule->canonical != NULL ? find_rule(rule->canonical) : rule;
 }
 
 static int

@@ -92,7 +92,7 @@ static const struct
 
 /* What the code alone means. */
 static MillTrouble
-general(int code)
+trouble_by_code(int code)
 {
 	switch (code)
 	{
@@ -121,7 +121,7 @@ general(int code)
 
 /* An impossible response size is the first word of a TLS alert or of another protocol. */
 static MillTrouble
-of_size(const char *text)
+trouble_by_size(const char *text)
 {
 	const char *found = strstr(text, "Invalid response size ");
 
@@ -135,7 +135,7 @@ of_size(const char *text)
 MillTrouble
 mill_trouble_find(int code, const char *text, int certificate_error)
 {
-	MillTrouble trouble = of_size(text);
+	MillTrouble trouble = trouble_by_size(text);
 
 	for (size_t i = 0; trouble == MILL_TROUBLE_NONE && i < sizeof(texts) / sizeof(texts[0]); i++)
 	{
@@ -143,7 +143,7 @@ mill_trouble_find(int code, const char *text, int certificate_error)
 			trouble = texts[i].trouble;
 	}
 	if (trouble == MILL_TROUBLE_NONE)
-		return general(code);
+		return trouble_by_code(code);
 	if (trouble != MILL_TROUBLE_CERTIFICATE)
 		return trouble;
 	switch (certificate_error)

@@ -412,7 +412,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	SPI_finish();
 	mill_pipeline_check_relations(retry.pipeline);
 	mill_as_owner(retry.pipeline->owner, prepare_letters, &retry);
-	mill_source_take(retry.source, batch);
+	mill_source_init_batch(retry.source, batch);
 	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters",
 										   ALLOCSET_DEFAULT_SIZES);
 

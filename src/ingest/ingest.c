@@ -60,7 +60,7 @@ extern PGDLLEXPORT void mill_ingest_main(Datum arg);
  * run.
  */
 static bool
-load(MillIngest *ingest, int64 id)
+load_pipeline(MillIngest *ingest, int64 id)
 {
 	mill_xact_begin("loading a pipeline");
 	if (!OidIsValid(mill_extension()))
@@ -110,7 +110,7 @@ start_gateway(MillIngest *ingest)
 }
 
 static void
-assign(MillIngest *ingest)
+assign_partitions(MillIngest *ingest)
 {
 	MillAssignment *assignments = palloc0(sizeof(MillAssignment) * (ingest->npartitions + 1));
 
@@ -441,7 +441,7 @@ held_partition(const MillIngest *ingest)
  * the gateway is alive.  Allocates nothing, because it is called in each loop.
  */
 static void
-report(MillIngest *ingest)
+report_state(MillIngest *ingest)
 {
 	MillSlotInfo slot;
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
@@ -515,7 +515,7 @@ run(MillIngest *ingest)
 			MemoryContextSwitchTo(ingest->source_parent);
 			mill_ingest_check_source(ingest);
 		}
-		report(ingest);
+		report_state(ingest);
 		ingest->fetched = false;
 		if (end || ingest->restart)
 			return;
@@ -620,7 +620,7 @@ read_topic(MillIngest *ingest)
 		start_gateway(ingest);
 		if (mill_offsets_load(ingest))
 		{
-			assign(ingest);
+			assign_partitions(ingest);
 			/* keep showing the previous worker's error until something is fetched */
 			ingest->error_shown = slot.state == MILL_STATE_FAILED ||
 								  slot.state == MILL_STATE_DEGRADED;
@@ -631,7 +631,7 @@ read_topic(MillIngest *ingest)
 	}
 	PG_CATCH();
 	{
-		if (ingest->gateway && mill_gateway_ran_out(ingest->gateway))
+		if (ingest->gateway && mill_gateway_out_of_memory(ingest->gateway))
 			fetch_less(ingest);
 		PG_RE_THROW();
 	}
@@ -666,7 +666,7 @@ ingest_body(int64 pipeline, int worker_no)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(ingest->source_parent);
 
-	if (!load(ingest, pipeline))
+	if (!load_pipeline(ingest, pipeline))
 		return;
 	read_topic(ingest);
 	error_context_stack = context.previous;

@@ -218,7 +218,7 @@ mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
  * to decide who is to blame.  If there are many, a random sample is tried.
  */
 static bool
-later_ones_pass(MillIngest *ingest, int from)
+later_messages_pass(MillIngest *ingest, int from)
 {
 	MillBatch *batch = &ingest->batch;
 	MemoryContext context = CurrentMemoryContext;
@@ -255,7 +255,7 @@ is_unknown_name(int sqlerrcode)
 
 /* Raise a message's error as the pipeline's, saying where the message is. */
 static void
-raise_as_pipelines(const MillIngest *ingest, int i)
+raise_pipeline_error(const MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
 	const MillDecodeError *error = ingest->batch.errors[i];
@@ -281,7 +281,7 @@ raise_as_pipelines(const MillIngest *ingest, int i)
  * bad, or the pipeline is to blame and the error is raised.  See the file header.
  */
 static void
-judge(MillIngest *ingest, int first, int last, uint64 received)
+decide_blame(MillIngest *ingest, int first, int last, uint64 received)
 {
 	const MillBatch *batch = &ingest->batch;
 	int undecided = 0;
@@ -299,8 +299,8 @@ judge(MillIngest *ingest, int first, int last, uint64 received)
 	}
 	if (undecided == 0 || received > 0)
 		return;
-	if ((!ingest->source->passed || (undecided > 1 && alike)) && !later_ones_pass(ingest, last))
-		raise_as_pipelines(ingest, culprit);
+	if ((!ingest->source->passed || (undecided > 1 && alike)) && !later_messages_pass(ingest, last))
+		raise_pipeline_error(ingest, culprit);
 }
 
 uint64
@@ -308,6 +308,6 @@ mill_isolate(MillIngest *ingest, int first, int last, uint64 *received)
 {
 	uint64 written = isolate(ingest->source, &ingest->batch, first, last, received);
 
-	judge(ingest, first, last, *received);
+	decide_blame(ingest, first, last, *received);
 	return written;
 }

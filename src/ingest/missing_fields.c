@@ -61,7 +61,7 @@ mill_fields_create(const MillStream *stream)
 
 /* Are these names equal except for case, underscores and hyphens? */
 static bool
-is_like(const MillJsonSpan *key, const char *name)
+is_similar(const MillJsonSpan *key, const char *name)
 {
 	const char *k = key->start;
 	const char *end = k + key->length;
@@ -91,7 +91,7 @@ check_key(MillFields *fields, const MillJsonSpan *key)
 			fields->seen[i] = true;
 			fields->missing--;
 		}
-		else if (fields->like[i] == NULL && !key->escaped && is_like(key, fields->names[i]))
+		else if (fields->like[i] == NULL && !key->escaped && is_similar(key, fields->names[i]))
 		{
 			MemoryContext old = MemoryContextSwitchTo(fields->context);
 

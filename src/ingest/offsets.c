@@ -145,7 +145,7 @@ start_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 
 /* Why a user's position does not exist in this topic, or NULL. */
 static char *
-wrong_position(const MillIngest *ingest, const TopicOffsets *topic)
+position_mismatch(const MillIngest *ingest, const TopicOffsets *topic)
 {
 	const char *name = ingest->source->stream->layout.topic;
 	int32 beyond = mill_position_beyond(ingest->pipeline->start, topic->count);
@@ -166,7 +166,7 @@ wrong_position(const MillIngest *ingest, const TopicOffsets *topic)
 
 /* Why a stored offset does not fit the topic, or NULL. */
 static char *
-misfit(const char *topic, const MillPartition *p)
+offset_mismatch(const char *topic, const MillPartition *p)
 {
 	if (p->stored < p->low)
 		return psprintf("topic \"%s\", partition %d: offsets %lld to %lld (%lld messages or fewer) were removed by retention"
@@ -211,7 +211,7 @@ load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 		p->low = topic->marks[p->partition].low;
 		p->high = topic->marks[p->partition].high;
 		p->moved = true;
-		reason = misfit(ingest->source->stream->layout.topic, p);
+		reason = offset_mismatch(ingest->source->stream->layout.topic, p);
 		if (reason)
 			return reason;
 	}
@@ -220,7 +220,7 @@ load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 
 /* Store topic and server that the offsets are of, to be compared with the source later. */
 static void
-note_origin(MillIngest *ingest)
+remember_topic(MillIngest *ingest)
 {
 	MemoryContext old = MemoryContextSwitchTo(ingest->source_parent);
 
@@ -252,7 +252,7 @@ mill_offsets_load(MillIngest *ingest)
 		return false;
 	}
 	resolve &= !now->start_resolved;
-	failure = resolve ? wrong_position(ingest, &topic) : NULL;
+	failure = resolve ? position_mismatch(ingest, &topic) : NULL;
 	if (failure == NULL)
 	{
 		start_partitions(ingest, &topic, resolve);
@@ -263,7 +263,7 @@ mill_offsets_load(MillIngest *ingest)
 	SPI_finish();
 	mill_xact_commit();
 	if (failure == NULL)
-		note_origin(ingest);
+		remember_topic(ingest);
 	return failure == NULL;
 }
 

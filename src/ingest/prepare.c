@@ -112,7 +112,7 @@ mill_ingest_prepare(MillIngest *ingest)
 	MemoryContextSwitchTo(old);
 	ingest->on_error = error_policy(ingest);
 	ingest->restart = gateway_is_outdated(ingest);
-	mill_source_take(ingest->source, &ingest->batch);
+	mill_source_init_batch(ingest->source, &ingest->batch);
 }
 
 void

@@ -347,7 +347,7 @@ is_delete(ItemPointer ordinal, void *batch)
 
 /* In mode upsert a tombstone is a delete, else what the stream's option says. */
 void
-mill_source_take(const MillSource *source, MillBatch *batch)
+mill_source_init_batch(const MillSource *source, MillBatch *batch)
 {
 	batch->stream = source->stream->layout.relid;
 	batch->tombstone = source->spec.upsert ? MILL_TOMBSTONE_NULLS : source->stream->tombstone;

@@ -30,8 +30,8 @@ typedef struct MillSource
 extern MillSource *mill_source_prepare(MemoryContext parent, Oid owner, Oid source, Oid target,
 									   bool upsert, Oid key_index);
 
-/* Bind the batch to this source's stream. */
-extern void mill_source_take(const MillSource *source, MillBatch *batch);
+/* Set up a batch for this source's stream. */
+extern void mill_source_init_batch(const MillSource *source, MillBatch *batch);
 
 /* Is the plan still valid, as far as this transaction knows? */
 extern bool mill_source_is_valid(const MillSource *source);
