@@ -2,10 +2,12 @@
  * aggregate.c
  *		Rows of mill_catalog.aggregate, and acting as an aggregate's owner.
  *
- * The row says that a view is a continuous aggregate and which relations
- * belong to it.  Who folds, fills or changes an aggregate holds its lock, a
- * lock on the row's identity that no reader or writer asks for, from before
- * the statement that works until the end of the transaction.
+ * The row says that a view is a continuous aggregate and names its relations.
+ * To fold, fill or change an aggregate, a transaction takes the aggregate's
+ * lock: a heavyweight lock on the identity of the row, which readers and
+ * writers never take.  It is taken before the statement that does the work, so
+ * that the statement's snapshot sees all earlier work, and held until the end
+ * of the transaction.
  */
 #include "postgres.h"
 
@@ -28,7 +30,7 @@
 
 #include "aggregate/internal.h"
 
-bool mill_following = false;
+bool mill_in_own_ddl = false;
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
@@ -61,7 +63,7 @@ oid_array(List *oids)
 		construct_array(values, list_length(oids), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
-/* A row of SPI's result, in the current memory context. */
+/* Build a MillAggregate from a row of SPI's result, in the current memory context. */
 static MillAggregate *
 read_aggregate(int row)
 {
@@ -124,7 +126,7 @@ mill_aggregate_by_id(int64 id)
 	return rows ? linitial(rows) : NULL;
 }
 
-/* In the order of their ids. */
+/* All aggregates of this owner, in the order of their ids. */
 List *
 mill_aggregates_of_owner(Oid owner)
 {
@@ -136,7 +138,7 @@ mill_aggregates_of_owner(Oid owner)
 	return read_rows(&read, ObjectIdGetDatum(owner));
 }
 
-/* Those whose view or definition is among these relations, dropped or not. */
+/* The aggregates whose view or definition is among these relations, which may be dropped. */
 List *
 mill_aggregates_among(List *relations)
 {
@@ -149,9 +151,9 @@ mill_aggregates_among(List *relations)
 	return read_rows(&read, oid_array(relations));
 }
 
-/* Those that one of these relations belongs to: view, definition or base table. */
+/* The aggregates that use one of these relations as view, definition or base table. */
 List *
-mill_aggregates_touching(List *relations)
+mill_aggregates_using(List *relations)
 {
 	static MillStatement read =
 		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
@@ -164,7 +166,7 @@ mill_aggregates_touching(List *relations)
 	return read_rows(&read, oid_array(relations));
 }
 
-/* Those that follow one of these relations as a partition, dropped or not. */
+/* The aggregates that capture one of these relations as a partition; it may be dropped. */
 List *
 mill_aggregates_of_partitions(List *relations)
 {
@@ -178,8 +180,8 @@ mill_aggregates_of_partitions(List *relations)
 }
 
 /*
- * The table that aggregates are defined on, of which this may be a partition:
- * also one whose concurrent detaching has not come to its end.
+ * The base table that this relation is or is a partition of, including a
+ * partition whose DETACH CONCURRENTLY is not finished.
  */
 Oid
 mill_base_of(Oid relid)
@@ -190,8 +192,8 @@ mill_base_of(Oid relid)
 }
 
 /*
- * By the latest snapshot, whatever the transaction's is: a writer that began
- * long ago must maintain what was materialized since.
+ * Reads with the latest snapshot, not with the transaction's: a writer with an
+ * old snapshot must capture changes for aggregates that were made since.
  */
 List *
 mill_aggregates_of_base(Oid base)
@@ -209,9 +211,9 @@ mill_aggregates_of_base(Oid base)
 	return rows;
 }
 
-/* How far an aggregate has come: live, or filled down to a pane. */
+/* Store how far an aggregate is: live, all filled, or filled down to a pane. */
 void
-mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
+mill_aggregate_set_progress(int64 id, bool live, bool filled, const char *backfill_until)
 {
 	static MillStatement set =
 		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",
@@ -223,9 +225,9 @@ mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until)
 	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "   n");
 }
 
-/* The base table and partitions whose rows are counted. */
+/* Store the base table and the partitions whose rows are counted. */
 void
-mill_aggregate_note_relations(int64 id, List *relations)
+mill_aggregate_set_relations(int64 id, List *relations)
 {
 	static MillStatement note =
 		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2 WHERE id = $1",
@@ -243,7 +245,7 @@ mill_aggregate_require_owner(const MillAggregate *a)
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(a->view));
 }
 
-/* The lock of all work on an aggregate's rows, state and deltas. */
+/* The lock that serializes fold, fill and DDL of one aggregate. */
 static LOCKTAG
 lock_of(int64 id)
 {
@@ -255,7 +257,7 @@ lock_of(int64 id)
 	return tag;
 }
 
-/* Until the end of the transaction; false if it was not to be had at once. */
+/* Held until the end of the transaction.  Without wait, false if it is not free. */
 bool
 mill_aggregate_lock(int64 id, bool wait)
 {
@@ -264,7 +266,7 @@ mill_aggregate_lock(int64 id, bool wait)
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* For asserts: does this transaction hold that lock? */
+/* For assertions: does this transaction hold the aggregate's lock? */
 bool
 mill_aggregate_is_locked(int64 id)
 {
@@ -302,20 +304,20 @@ execute_utility(void *arg)
 	mill_execute(arg, SPI_OK_UTILITY);
 }
 
-/* A command of ours, as the extension's owner: event triggers let it pass. */
+/* Run DDL on an aggregate's objects as the extension's owner; our event triggers ignore it. */
 void
 mill_execute_ddl(char *sql)
 {
-	bool before = mill_following;
+	bool before = mill_in_own_ddl;
 
-	mill_following = true;
+	mill_in_own_ddl = true;
 	PG_TRY();
 	{
 		mill_as_extension(execute_utility, sql);
 	}
 	PG_FINALLY();
 	{
-		mill_following = before;
+		mill_in_own_ddl = before;
 	}
 	PG_END_TRY();
 }

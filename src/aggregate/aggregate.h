@@ -20,14 +20,14 @@ typedef struct MillAggregate
 	Oid owner; /* of the view */
 	bool with_indexes;
 	int fold_interval_ms;
-	bool live;			  /* the view reads the state */
-	bool backfill;		  /* a worker fills the state of what was there before */
-	char *backfill_until; /* panes from here on are filled; NULL: none */
-	bool filled;		  /* all are; the view can go live */
-	List *relations;	  /* base table and partitions that are followed, as oids */
+	bool live;			  /* the view reads the state table */
+	bool backfill;		  /* a worker fills the state table from existing rows */
+	char *backfill_until; /* panes at or after this are filled; NULL: none */
+	bool filled;		  /* all panes are filled; the view can go live */
+	List *relations;	  /* base table and partitions whose changes are captured; oids */
 } MillAggregate;
 
-/* Install the hook that merge.c is; when the library is loaded. */
+/* Install the executor hook of merge.c; called once, when the library is loaded. */
 extern void mill_merge_init(void);
 
 extern const MillRoom mill_fold_room;
@@ -38,10 +38,11 @@ extern MillAggregate *mill_aggregate_by_id(int64 id);
 extern List *mill_aggregates_of_owner(Oid owner);
 extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
-extern List *mill_aggregates_touching(List *relations);
+extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
-extern void mill_aggregate_set(int64 id, bool live, bool filled, const char *backfill_until);
-extern void mill_aggregate_note_relations(int64 id, List *relations);
+extern void mill_aggregate_set_progress(int64 id, bool live, bool filled,
+										const char *backfill_until);
+extern void mill_aggregate_set_relations(int64 id, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);
 extern bool mill_aggregate_is_locked(int64 id);

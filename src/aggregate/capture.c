@@ -1,15 +1,17 @@
 /*
  * capture.c
- *		The triggers of base tables: append partial results of each statement.
+ *		Capture: triggers on base tables that append deltas.
  *
- * They run in the writer's session and (sub)transaction, at the end of his
- * statement, as the owner of each aggregate.  A base row and its delta thus
- * share visibility: any snapshot has both or neither, whatever the isolation
- * level, and a savepoint that is rolled back takes both.
+ * Each statement that changes a base table appends to the delta table of each
+ * aggregate the partial results of the rows that it changed.  This runs in the
+ * writer's session and (sub)transaction, at the end of the statement, as the
+ * owner of each aggregate.  So a base row and its delta have the same
+ * visibility: a snapshot sees both or neither at any isolation level, and
+ * rolling back to a savepoint undoes both.
  *
- * One trigger serves all aggregates of a table.  Each session remembers the
- * statements of the tables that it writes to, planned, until something that
- * they name changes.  Nothing else is kept in memory; nothing is flushed later.
+ * One trigger serves all aggregates of a table.  Each session caches the
+ * planned statements of the tables that it writes to, until a relation or
+ * other object that they name changes.  Nothing else is in memory.
  */
 #include "postgres.h"
 
@@ -44,24 +46,24 @@ typedef enum Change
 } Change;
 #define CHANGES 3
 
-/* How one aggregate follows one relation. */
-typedef struct Follower
+/* How one aggregate captures the changes of one relation. */
+typedef struct Capture
 {
 	MillAggregate *aggregate;
 	char *statements[CHANGES];
 	SPIPlanPtr plans[CHANGES];
-} Follower;
+} Capture;
 
-/* A relation with triggers: the base table or a partition of it. */
-typedef struct Captured
+/* A cache entry: a relation with our triggers, that is, a base table or a partition. */
+typedef struct CapturedRelation
 {
 	Oid relid; /* hash key */
 	bool valid;
-	int depth; /* triggers that are using the plans */
+	int depth; /* running triggers that use the plans, which must not be freed */
 	MemoryContext context;
-	List *followers;
-	List *relations; /* that the statements name */
-} Captured;
+	List *captures;
+	List *relations; /* that the statements name; their invalidation is ours */
+} CapturedRelation;
 
 static HTAB *captured_relations = NULL;
 
@@ -69,7 +71,7 @@ static void
 forget_relation(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS status;
-	Captured *captured;
+	CapturedRelation *captured;
 
 	hash_seq_init(&status, captured_relations);
 	while ((captured = hash_seq_search(&status)) != NULL)
@@ -80,7 +82,7 @@ forget_relation(Datum arg, Oid relid)
 	}
 }
 
-/* Functions, types or schemas changed: their names are in the statements. */
+/* Functions, types or schemas changed: the statements hold their names as text. */
 static void
 forget_all(Datum arg, int cache, uint32 hash)
 {
@@ -88,10 +90,10 @@ forget_all(Datum arg, int cache, uint32 hash)
 }
 
 static void
-remember_nothing_yet(void)
+create_capture_cache(void)
 {
 	HASHCTL control = {.keysize = sizeof(Oid),
-					   .entrysize = sizeof(Captured),
+					   .entrysize = sizeof(CapturedRelation),
 					   .hcxt = TopMemoryContext};
 
 	captured_relations = hash_create("pg_mill captured relations", 32, &control,
@@ -103,54 +105,54 @@ remember_nothing_yet(void)
 }
 
 static void
-release(Captured *captured)
+release_captures(CapturedRelation *captured)
 {
 	ListCell *lc;
 
-	foreach (lc, captured->followers)
+	foreach (lc, captured->captures)
 	{
-		Follower *follower = lfirst(lc);
+		Capture *capture = lfirst(lc);
 
 		for (int i = 0; i < CHANGES; i++)
 		{
-			if (follower->plans[i])
-				SPI_freeplan(follower->plans[i]);
+			if (capture->plans[i])
+				SPI_freeplan(capture->plans[i]);
 		}
 	}
-	captured->followers = NIL;
+	captured->captures = NIL;
 	captured->relations = NIL;
 	if (captured->context)
 		MemoryContextDelete(captured->context);
 	captured->context = NULL;
 }
 
-typedef struct NewFollower
+typedef struct NewCapture
 {
 	MillAggregate *aggregate;
-	Captured *captured;
-} NewFollower;
+	CapturedRelation *captured;
+} NewCapture;
 
-/* Add an aggregate with its statements to those that follow a relation. */
+/* Add an aggregate with its statements to a relation's cache entry. */
 static void
-add_follower(void *arg)
+add_capture(void *arg)
 {
-	MillAggregate *aggregate = ((NewFollower *) arg)->aggregate;
-	Captured *captured = ((NewFollower *) arg)->captured;
+	MillAggregate *aggregate = ((NewCapture *) arg)->aggregate;
+	CapturedRelation *captured = ((NewCapture *) arg)->captured;
 	MillTables *tables = mill_aggregate_tables(aggregate);
 	MillDefinition *d = mill_definition(aggregate->definition);
 	char *insert = mill_sql_insert(d, tables, "mill_new");
 	char *update = mill_sql_update(d, tables);
 	char *delete = mill_sql_delete(d, tables, "mill_old");
 	MemoryContext before = MemoryContextSwitchTo(captured->context);
-	Follower *follower = palloc0(sizeof(Follower));
+	Capture *capture = palloc0(sizeof(Capture));
 	ListCell *lc;
 
-	follower->aggregate = palloc(sizeof(MillAggregate));
-	*follower->aggregate = *aggregate;
-	follower->statements[CHANGE_INSERT] = pstrdup(insert);
-	follower->statements[CHANGE_UPDATE] = pstrdup(update);
-	follower->statements[CHANGE_DELETE] = pstrdup(delete);
-	captured->followers = lappend(captured->followers, follower);
+	capture->aggregate = palloc(sizeof(MillAggregate));
+	*capture->aggregate = *aggregate;
+	capture->statements[CHANGE_INSERT] = pstrdup(insert);
+	capture->statements[CHANGE_UPDATE] = pstrdup(update);
+	capture->statements[CHANGE_DELETE] = pstrdup(delete);
+	captured->captures = lappend(captured->captures, capture);
 	captured->relations = lappend_oid(captured->relations, aggregate->base);
 	captured->relations = lappend_oid(captured->relations, aggregate->view);
 	captured->relations = lappend_oid(captured->relations, aggregate->definition);
@@ -162,36 +164,37 @@ add_follower(void *arg)
 }
 
 /*
- * What follows a relation.  The lock that the writer holds on it, and the
- * stronger one that materialize takes, make sure that the answer is current.
+ * The valid cache entry of a relation.  The lock that the writer holds on the
+ * relation conflicts with the one that materialize takes, so the list of
+ * aggregates is current.
  */
-static Captured *
-capture_of(Oid relid)
+static CapturedRelation *
+captured_relation(Oid relid)
 {
-	Captured *captured;
+	CapturedRelation *captured;
 	bool found;
 	ListCell *lc;
 
 	if (captured_relations == NULL)
-		remember_nothing_yet();
+		create_capture_cache();
 	captured = hash_search(captured_relations, &relid, HASH_ENTER, &found);
 	if (!found)
-		memset((char *) captured + sizeof(Oid), 0, sizeof(Captured) - sizeof(Oid));
+		memset((char *) captured + sizeof(Oid), 0, sizeof(CapturedRelation) - sizeof(Oid));
 	if (captured->valid || captured->depth > 0)
 		return captured;
 
-	release(captured);
+	release_captures(captured);
 	captured->context = AllocSetContextCreate(TopMemoryContext, "pg_mill captured relation",
 											  ALLOCSET_SMALL_SIZES);
-	/* Set first: what changes while we look makes it false again. */
+	/* Set before the lookup: an invalidation that arrives meanwhile clears it again. */
 	captured->valid = true;
 	PG_TRY();
 	{
 		foreach (lc, mill_aggregates_of_base(mill_base_of(relid)))
 		{
-			NewFollower follower = {lfirst(lc), captured};
+			NewCapture capture = {lfirst(lc), captured};
 
-			mill_as_owner(follower.aggregate->owner, add_follower, &follower);
+			mill_as_owner(capture.aggregate->owner, add_capture, &capture);
 		}
 	}
 	PG_CATCH();
@@ -211,46 +214,46 @@ add_context(void *arg)
 	errcontext("maintaining continuous aggregate \"%s\"", name ? name : "?");
 }
 
-/* A change that an aggregate is about to follow. */
-typedef struct Following
+/* One kind of change that an aggregate is to capture; argument of append_deltas. */
+typedef struct CapturedChange
 {
-	Follower *follower;
+	Capture *capture;
 	Change change;
-} Following;
+} CapturedChange;
 
 static void
 append_deltas(void *arg)
 {
-	Follower *follower = ((Following *) arg)->follower;
-	Change change = ((Following *) arg)->change;
+	Capture *capture = ((CapturedChange *) arg)->capture;
+	Change change = ((CapturedChange *) arg)->change;
 	int code;
 
-	if (follower->plans[change] == NULL)
+	if (capture->plans[change] == NULL)
 	{
-		SPIPlanPtr plan = SPI_prepare(follower->statements[change], 0, NULL);
+		SPIPlanPtr plan = SPI_prepare(capture->statements[change], 0, NULL);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare \"%s\": %s", follower->statements[change],
+			elog(ERROR, "could not prepare \"%s\": %s", capture->statements[change],
 				 SPI_result_code_string(SPI_result));
-		follower->plans[change] = plan;
+		capture->plans[change] = plan;
 	}
-	code = SPI_execute_plan(follower->plans[change], NULL, NULL, false, 0);
+	code = SPI_execute_plan(capture->plans[change], NULL, NULL, false, 0);
 	if (code != SPI_OK_INSERT)
-		elog(ERROR, "unexpected result of \"%s\": %s", follower->statements[change],
+		elog(ERROR, "unexpected result of \"%s\": %s", capture->statements[change],
 			 SPI_result_code_string(code));
 }
 
-/* Run one statement of an aggregate over the registered transition tables. */
+/* Append one aggregate's deltas of the registered transition tables, as its owner. */
 static void
-follow(Follower *follower, Change change)
+run_capture(Capture *capture, Change change)
 {
 	ErrorContextCallback context = {.previous = error_context_stack,
 									.callback = add_context,
-									.arg = follower->aggregate};
-	Following following = {follower, change};
+									.arg = capture->aggregate};
+	CapturedChange captured_change = {capture, change};
 
 	error_context_stack = &context;
-	mill_as_owner(follower->aggregate->owner, append_deltas, &following);
+	mill_as_owner(capture->aggregate->owner, append_deltas, &captured_change);
 	error_context_stack = context.previous;
 }
 
@@ -270,16 +273,16 @@ register_rows(const char *name, Oid relid, Tuplestorestate *rows)
 		elog(ERROR, "could not register \"%s\": %s", name, SPI_result_code_string(code));
 }
 
-/* All aggregates follow a change; a side without rows is NULL. */
+/* Append the deltas of all aggregates of a relation; a side without rows is NULL. */
 static void
-capture(Relation rel, Change change, Tuplestorestate *old, Tuplestorestate *new)
+capture_change(Relation rel, Change change, Tuplestorestate *old, Tuplestorestate *new)
 {
-	Captured *captured;
+	CapturedRelation *captured;
 	ListCell *lc;
 
 	SPI_connect();
-	captured = capture_of(RelationGetRelid(rel));
-	if (captured->followers)
+	captured = captured_relation(RelationGetRelid(rel));
+	if (captured->captures)
 	{
 		if (old)
 			register_rows("mill_old", RelationGetRelid(rel), old);
@@ -288,8 +291,8 @@ capture(Relation rel, Change change, Tuplestorestate *old, Tuplestorestate *new)
 		captured->depth++;
 		PG_TRY();
 		{
-			foreach (lc, captured->followers)
-				follow(lfirst(lc), change);
+			foreach (lc, captured->captures)
+				run_capture(lfirst(lc), change);
 		}
 		PG_FINALLY();
 		{
@@ -311,14 +314,14 @@ capture_statement(TriggerData *trigger)
 	if ((old == NULL || tuplestore_tuple_count(old) == 0) &&
 		(new == NULL || tuplestore_tuple_count(new) == 0))
 		return;
-	capture(trigger->tg_relation,
-			TRIGGER_FIRED_BY_INSERT(event)	 ? CHANGE_INSERT
-			: TRIGGER_FIRED_BY_UPDATE(event) ? CHANGE_UPDATE
-											 : CHANGE_DELETE,
-			old, new);
+	capture_change(trigger->tg_relation,
+				   TRIGGER_FIRED_BY_INSERT(event)	? CHANGE_INSERT
+				   : TRIGGER_FIRED_BY_UPDATE(event) ? CHANGE_UPDATE
+													: CHANGE_DELETE,
+				   old, new);
 }
 
-/* A row that replication's apply worker changed. */
+/* A row changed by logical replication's apply worker or a replica session. */
 static void
 capture_row(TriggerData *trigger)
 {
@@ -334,18 +337,18 @@ capture_row(TriggerData *trigger)
 		tuplestore_puttuple(old_rows = tuplestore_begin_heap(true, false, work_mem), old);
 	if (new)
 		tuplestore_puttuple(new_rows = tuplestore_begin_heap(true, false, work_mem), new);
-	capture(trigger->tg_relation,
-			old == NULL	  ? CHANGE_INSERT
-			: new == NULL ? CHANGE_DELETE
-						  : CHANGE_UPDATE,
-			old_rows, new_rows);
+	capture_change(trigger->tg_relation,
+				   old == NULL	 ? CHANGE_INSERT
+				   : new == NULL ? CHANGE_DELETE
+								 : CHANGE_UPDATE,
+				   old_rows, new_rows);
 	if (old_rows)
 		tuplestore_end(old_rows);
 	if (new_rows)
 		tuplestore_end(new_rows);
 }
 
-/* A relation whose rows come or go all at once. */
+/* All rows of a relation as one change; argument of capture_whole. */
 typedef struct WholeRelation
 {
 	const MillAggregate *aggregate;
@@ -370,10 +373,10 @@ capture_whole(void *arg)
 }
 
 /*
- * All rows of a relation come to a base table, or go from it, at once: a
- * partition that is attached, detached, or about to be truncated.  The latest
- * snapshot, as the lock that the caller holds has made all others finish.
- * SPI must be connected.
+ * Add or subtract all rows of a relation at once: a partition that was
+ * attached, was detached, or is about to be truncated.  Reads with the latest
+ * snapshot; the lock that the caller holds guarantees that all other writers
+ * have finished.  SPI must be connected.
  */
 void
 mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
@@ -399,7 +402,7 @@ capture_truncate(Relation rel)
 {
 	ListCell *lc;
 
-	/* the triggers of its own partitions tell of all the rows */
+	/* its leaf partitions have triggers of their own, which capture all rows */
 	if (rel->rd_rel->relispartition && rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		return;
 	SPI_connect();
@@ -416,7 +419,7 @@ capture_truncate(Relation rel)
 	SPI_finish();
 }
 
-/* SQL: mill.maintain_aggregates(), the function of all our triggers. */
+/* SQL: mill.maintain_aggregates(), the function of all capture triggers. */
 Datum
 mill_maintain_aggregates(PG_FUNCTION_ARGS)
 {
@@ -431,6 +434,6 @@ mill_maintain_aggregates(PG_FUNCTION_ARGS)
 		capture_truncate(trigger->tg_relation);
 	else
 		capture_statement(trigger);
-	/* AFTER triggers return nothing, which is not the same as NULL. */
+	/* an AFTER trigger returns a null pointer, not an SQL NULL */
 	PG_RETURN_POINTER(NULL);
 }

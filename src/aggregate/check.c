@@ -1,9 +1,9 @@
 /*
  * check.c
- *		What a continuous aggregate cannot be, said by name and with a hint.
+ *		Refuses what a continuous aggregate cannot be, with a hint.
  *
  * Whatever passes here is row-wise over the base table up to the aggregation:
- * the rows of a statement can be aggregated by themselves.
+ * the rows that one statement changed can be aggregated on their own.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@
 
 #include "aggregate/definition.h"
 
-/* The relation itself: a plain view that can be replaced. */
+/* The view must be a plain one whose query can be replaced. */
 void
 mill_check_view(Oid view)
 {
@@ -50,8 +50,8 @@ mill_check_view(Oid view)
 }
 
 /*
- * The table whose changes are to be followed.  Looked at without a lock, as
- * event triggers do it that must not wait.
+ * Check that changes of this table can be captured.  Takes no lock, because
+ * event triggers call it and must not wait.
  */
 void
 mill_check_base(Oid base)
@@ -80,7 +80,7 @@ mill_check_base(Oid base)
 	if (rel->relispartition)
 		mill_refuse(psprintf("the partition \"%s\" as base table", name),
 					"Aggregate the partitioned table, with a condition if need be.");
-	/* relhassubclass stays set when the last child is gone. */
+	/* relhassubclass stays set after the last child is gone, so look for children */
 	if (rel->relkind == RELKIND_RELATION && rel->relhassubclass &&
 		find_inheritance_children(base, NoLock) != NIL)
 		mill_refuse(psprintf("the table \"%s\" with children that inherit from it", name),
@@ -88,7 +88,7 @@ mill_check_base(Oid base)
 	ReleaseSysCache(tuple);
 }
 
-/* Tables in FROM, base or not. */
+/* Check all tables in FROM, the base table and the others. */
 static void
 check_table(Oid relid)
 {
@@ -158,10 +158,10 @@ check_clauses(const Query *q)
 		mill_refuse("GROUPING SETS, ROLLUP and CUBE", "Make a view for each grouping.");
 }
 
-/* Finds the first function that may change its mind. */
+/* For finding the first function that is more volatile than allowed. */
 typedef struct VolatilitySearch
 {
-	char allowed; /* the most volatile that passes */
+	char allowed; /* the provolatile that is accepted besides immutable */
 	Oid found;
 } VolatilitySearch;
 
@@ -194,7 +194,7 @@ find_volatile(Node *node, void *context)
 	return expression_tree_walker(node, find_volatile, search);
 }
 
-/* What rows are made of must be the same for every writer, at any time. */
+/* Expressions over rows must give the same for every writer, at any time. */
 static void
 check_immutable(Node *node, const char *where)
 {
@@ -234,7 +234,7 @@ check_expressions(const MillDefinition *d, Query *level)
 		{
 			Node *call = ((RangeTblFunction *) lfirst(cell))->funcexpr;
 
-			/* A window's own function was looked at by itself. */
+			/* the window's function was checked separately */
 			if (level == d->query && rti == d->window_rti && IsA(call, FuncExpr))
 				call = (Node *) ((FuncExpr *) call)->args;
 			check_immutable(call, "FROM");
@@ -245,7 +245,7 @@ check_expressions(const MillDefinition *d, Query *level)
 						"GROUP BY");
 }
 
-/* Arguments of aggregates; what is around them is computed by each reader. */
+/* Check the arguments of aggregates; expressions around them are computed by the reader. */
 static bool
 check_arguments(Node *node, void *context)
 {
@@ -282,7 +282,7 @@ check_output(Query *q)
 					"There is nothing to maintain: the plain view is as fast as it gets.");
 }
 
-/* An inner query of sessions: one window function, of the grouping's keys. */
+/* An inner query of sessions: one window function, PARTITION BY the grouping keys. */
 static void
 check_session(const MillDefinition *d)
 {
@@ -319,7 +319,7 @@ check_session(const MillDefinition *d)
 					"Write OVER (PARTITION BY ... ORDER BY the event time).");
 }
 
-/* The grouping outside of sessions must be their partition. */
+/* The outer query of sessions must group by what the inner one partitions by. */
 static void
 check_session_keys(const MillDefinition *d)
 {
@@ -371,7 +371,7 @@ check_joins(const MillDefinition *d)
 	}
 }
 
-/* A hop's panes stand for several windows each. */
+/* Does the expression use columns of mill.hop?  A pane belongs to several windows. */
 static bool
 uses_window(Node *node, void *context)
 {
@@ -399,7 +399,7 @@ check_hop(const MillDefinition *d)
 					"Use window_start and window_end in the select list, GROUP BY and HAVING.");
 }
 
-/* The query as a whole, when window and levels are known. */
+/* Check the whole query, once its window and query levels are known. */
 void
 mill_check_query(const MillDefinition *d)
 {
@@ -419,7 +419,7 @@ mill_check_query(const MillDefinition *d)
 	check_output(d->query);
 }
 
-/* What can only be said when base, keys and measures are known. */
+/* Check what depends on base table, keys and measures together. */
 void
 mill_check_definition(const MillDefinition *d)
 {

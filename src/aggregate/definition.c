@@ -2,9 +2,9 @@
  * definition.c
  *		Reads a view's query: its base table, window, keys and aggregates.
  *
- * Runs in any process that needs to know what a view computes, in a
- * transaction, as the view's owner, with a safe search_path.  The query tree is the one that the
- * rewriter would use, so renamed tables and columns have their new names.
+ * Runs in any process, in a transaction, as the view's owner, with a safe
+ * search_path.  It reads the query tree of the view's rule, so renamed tables
+ * and columns appear with their new names.
  */
 #include "postgres.h"
 
@@ -27,7 +27,7 @@
 #include "aggregate/definition.h"
 #include "window/window.h"
 
-/* Columns that an expression uses, looked up through joins. */
+/* Collect the columns that an expression uses, resolving join aliases. */
 typedef struct ColumnSearch
 {
 	Query *level;
@@ -68,7 +68,7 @@ columns_of(Query *level, Node *node)
 	return search.vars;
 }
 
-/* The one range table entry that the event time comes from. */
+/* The one range table entry that the event time's columns belong to. */
 static int
 base_of_time(const MillDefinition *d)
 {
@@ -131,7 +131,7 @@ constant_argument(Node *node, const char *what)
 	return node;
 }
 
-/* What a calendar width means must not depend on who writes a row. */
+/* A day or a month needs a zone of its own, or the writer's session would decide. */
 static void
 check_zone(const MillDefinition *d)
 {
@@ -151,7 +151,7 @@ read_window_function(MillDefinition *d, FuncExpr *call)
 	ListCell *lc;
 	int next = d->window == MILL_WINDOW_HOP ? 3 : 2;
 
-	/* Named and default arguments in their places, constants computed. */
+	/* resolve named and default arguments, fold constants */
 	call = (FuncExpr *) eval_const_expressions(NULL, (Node *) call);
 	args = call->args;
 	d->time = linitial(args);
@@ -167,7 +167,7 @@ read_window_function(MillDefinition *d, FuncExpr *call)
 	check_zone(d);
 }
 
-/* mill.tumble or mill.hop in FROM. */
+/* Find mill.tumble or mill.hop in FROM. */
 static void
 find_window_function(MillDefinition *d)
 {
@@ -198,7 +198,7 @@ find_window_function(MillDefinition *d)
 	}
 }
 
-/* mill.session_start OVER (...) in an inner query. */
+/* Find mill.session_start OVER (...) in an inner query. */
 static void
 find_session(MillDefinition *d)
 {
@@ -263,7 +263,7 @@ find_base(MillDefinition *d)
 	d->has_lookups = tables > 1;
 }
 
-/* Which columns of the base table the query needs. */
+/* List the columns of the base table that the query needs. */
 static void
 find_base_columns(MillDefinition *d)
 {
@@ -289,7 +289,7 @@ find_base_columns(MillDefinition *d)
 		d->time_column = get_attname(d->base, ((Var *) d->time)->varattno, false);
 }
 
-/* Is this expression a column of the window itself? */
+/* Is this expression a column of the window function, as window_start? */
 static bool
 is_window_column(const MillDefinition *d, Node *expr)
 {
@@ -304,7 +304,7 @@ is_window_column(const MillDefinition *d, Node *expr)
 	return OidIsValid(mill_function_of_ours((Node *) entry->expr, "session_start"));
 }
 
-/* Names that our own columns have: these, and a1, a2, ... and m1, m2, ... */
+/* Names of columns of our own: these, and a1, a2, ... and m1, m2, ... */
 static bool
 is_reserved(const char *name)
 {
@@ -350,7 +350,7 @@ find_keys(MillDefinition *d)
 	d->ungrouped = d->window == MILL_WINDOW_NONE && d->keys == NIL;
 	if (d->ungrouped || (d->window == MILL_WINDOW_SESSION && d->keys == NIL))
 	{
-		/* One group of all rows still needs a key to be found by. */
+		/* a single group of all rows still needs a key column */
 		d->made_key = true;
 		d->keys = list_make1(
 			mill_typed_column("only_group", (Node *) makeConst(INT4OID, -1, InvalidOid, 4,
@@ -358,7 +358,7 @@ find_keys(MillDefinition *d)
 	}
 }
 
-/* Constant arguments that follow the time in calls of the window functions. */
+/* The constant arguments after the time in calls of the window functions, as text. */
 static char *
 argument_list(Node *first, Node *second, List *rest)
 {
@@ -374,7 +374,7 @@ argument_list(Node *first, Node *second, List *rest)
 	return text.data;
 }
 
-/* The width that a row falls into exactly one of. */
+/* The width of panes: each row falls into exactly one pane. */
 static Node *
 pane_width(const MillDefinition *d)
 {
@@ -402,7 +402,7 @@ write_window_arguments(MillDefinition *d)
 		return;
 	}
 	d->window_args = argument_list(d->size, NULL, d->alignment);
-	/* What cannot be put together from panes is kept for each window. */
+	/* states that cannot be combined across panes are kept for each window */
 	d->by_window = d->window == MILL_WINDOW_TUMBLE || d->class == MILL_RECOMPUTE;
 	d->pane = d->by_window ? d->size : pane_width(d);
 	d->pane_args = argument_list(d->pane, NULL, d->alignment);
@@ -424,7 +424,7 @@ read_definition(void *arg)
 	reading->d = mill_definition(reading->view);
 }
 
-/* The definition of a view, read as its owner, whoever we are. */
+/* The definition of a view, read as the view's owner, whoever calls. */
 MillDefinition *
 mill_definition_of(Oid view)
 {
@@ -435,10 +435,10 @@ mill_definition_of(Oid view)
 }
 
 /*
- * What the view's query computes and how it can be kept; an error that says
- * by name what cannot.  Constant expressions are computed on the way, so only
- * the view's owner may call this.  The result lives in the current memory
- * context.
+ * Read what the view's query computes and how it can be kept, or raise an
+ * error that names what cannot.  Evaluates constant expressions of the view,
+ * so the current user must be its owner (see mill_as_owner).  The result is
+ * in the current memory context.
  */
 MillDefinition *
 mill_definition(Oid view)

@@ -1,9 +1,9 @@
 /*
  * definition.h
- *		What a view that is to be live computes, and the SQL that keeps it.
+ *		What the query of a continuous aggregate computes, and the SQL for it.
  *
- * Everything here is derived from the definition, a real view: nothing of it
- * is stored, and the same definition gives the same columns in the same order.
+ * All of this is derived from the aggregate's definition, a real view; nothing
+ * of it is stored.  The same definition gives the same columns in the same order.
  */
 #ifndef MILL_AGGREGATE_DEFINITION_H
 #define MILL_AGGREGATE_DEFINITION_H
@@ -18,11 +18,11 @@ typedef enum MillWindowKind
 	MILL_WINDOW_SESSION
 } MillWindowKind;
 
-/* What a change of base rows means for an aggregate; the worst decides for its view. */
+/* What a change of base rows means for an aggregate; the highest class decides for a view. */
 typedef enum MillClass
 {
-	MILL_INVERTIBLE,  /* rows that go are subtracted */
-	MILL_INSERT_ONLY, /* rows that come are combined; others make the group stale */
+	MILL_INVERTIBLE,  /* added rows are combined, removed ones subtracted */
+	MILL_INSERT_ONLY, /* added rows are combined, removed ones make the group stale */
 	MILL_RECOMPUTE	  /* any change makes the group stale */
 } MillClass;
 
@@ -36,17 +36,17 @@ typedef struct MillTypedExpr
 	Oid collation;
 } MillTypedExpr;
 
-/* A stored column that partial results are kept in. */
+/* A column of state and delta table that is part of a partial result. */
 typedef struct MillAccumulator
 {
 	MillTypedExpr column; /* without expr */
 	char *partial;		  /* over rows */
 	char *combine;		  /* over stored columns of the same name */
 	char *zero;			  /* neutral when added; NULL if not invertible */
-	bool comparable;	  /* "<> zero" tells whether anything is there */
+	bool comparable;	  /* "<> zero" holds if there is anything in it */
 } MillAccumulator;
 
-/* One aggregate call of the view, whatever how often it is written. */
+/* An aggregate call of the view; equal calls share one measure. */
 typedef struct MillMeasure
 {
 	Aggref *call;
@@ -65,7 +65,7 @@ typedef struct MillDefinition
 	Oid base;
 	Query *base_level; /* the query level that has it in FROM: query, or a session's inner one */
 	int base_rti;
-	List *base_columns; /* names of the columns that are used */
+	List *base_columns; /* names of the columns that the query needs */
 	bool has_lookups;
 
 	/* the window */
@@ -84,7 +84,7 @@ typedef struct MillDefinition
 	char *gap;			/* as text */
 
 	List *keys;			/* MillTypedExpr, without pane */
-	bool made_key;		/* the only key is one of ours, constant */
+	bool made_key;		/* the query has no key; there is a constant one */
 	bool ungrouped;		/* no GROUP BY: always one row */
 	List *arguments;	/* MillTypedExpr: inputs of aggregates */
 	List *accumulators; /* MillAccumulator */

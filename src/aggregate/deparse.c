@@ -2,10 +2,10 @@
  * deparse.c
  *		Query trees to SQL text: rows of a view, its output, single expressions.
  *
- * The base table is written as "mill_rows", a name that whoever runs the text
- * defines: rows that a statement changed, or a part of the table.  Texts are
- * made and run with the same safe search_path, so names in them that are not
- * core's are qualified.
+ * The base table is written as "mill_rows", a name that the statement around
+ * it defines: as the rows that a statement changed, or as a part of the table.
+ * Texts are made and run under the same safe search_path, so all names in them
+ * except those of pg_catalog are qualified.
  */
 #include "postgres.h"
 
@@ -37,7 +37,7 @@ mill_constant(Node *node)
 	return deparse_expression(node, NIL, false, false);
 }
 
-/* A session's gap as text that can be added to an event time. */
+/* A session's gap as text of a constant that can be added to an event time. */
 char *
 mill_gap(Oid time_type, const Const *gap)
 {
@@ -48,12 +48,12 @@ mill_gap(Oid time_type, const Const *gap)
 	width = DatumGetIntervalP(gap->constvalue);
 	if (time_type == DATEOID)
 		return psprintf("%d", width->day + (int) (width->time / USECS_PER_DAY));
-	/* Days of a gap are 24 hours, wherever the clocks change. */
+	/* days of a gap are 24 hours, also across a change of the clocks */
 	return psprintf("'" INT64_FORMAT " microseconds'::interval",
 					width->time + width->day * USECS_PER_DAY);
 }
 
-/* A range table entry that is written as a bare name with these columns. */
+/* A range table entry that deparses as a bare name with these columns. */
 static void
 name_entry(RangeTblEntry *rte, const char *name, List *columns)
 {
@@ -67,7 +67,7 @@ name_entry(RangeTblEntry *rte, const char *name, List *columns)
 		rte->alias->colnames = NIL;
 }
 
-/* A query of one named source. */
+/* A query over one such entry. */
 static Query *
 query_over(const char *name, List *column_names)
 {
@@ -97,7 +97,7 @@ column_names(List *columns)
 	return names;
 }
 
-/* An expression whose variables (1, n) are the n-th of these columns. */
+/* Deparse an expression whose Var (1, n) stands for the n-th of these columns. */
 char *
 mill_over_columns(List *columns, Node *expr)
 {
@@ -117,7 +117,7 @@ mill_over_columns(List *columns, Node *expr)
 	return text + strlen("SELECT ");
 }
 
-/* Names of a relation's columns by number; empty where one was dropped. */
+/* Names of a relation's columns by number; empty for dropped ones. */
 static List *
 relation_columns(Oid relid)
 {
@@ -152,7 +152,7 @@ window_variable(const MillDefinition *d, int column)
 	return (Node *) makeVar(d->window_rti, column, d->time_type, -1, InvalidOid, 0);
 }
 
-/* mill.hop in FROM becomes mill.tumble of its panes. */
+/* Replace mill.hop in FROM by mill.tumble with the width of panes. */
 static void
 hop_to_panes(const MillDefinition *d, Query *query)
 {
@@ -171,7 +171,7 @@ hop_to_panes(const MillDefinition *d, Query *query)
 	call->args = args;
 }
 
-/* The event time as a column of a session's inner query. */
+/* Add the event time as a column of a session's inner query. */
 static Node *
 session_time(const MillDefinition *d, Query *query)
 {
@@ -187,7 +187,7 @@ session_time(const MillDefinition *d, Query *query)
 	return window_variable(d, number);
 }
 
-/* The number of the inner query's column that is mill.session_start. */
+/* The number of the inner query's column that calls mill.session_start. */
 static int
 session_column(const MillDefinition *d)
 {
@@ -203,8 +203,8 @@ session_column(const MillDefinition *d)
 }
 
 /*
- * The rows that the view aggregates, before it does: pane (or first_at and
- * event_time for sessions), the keys, and the inputs a1, a2, ... of aggregates.
+ * The rows to aggregate, as a query: pane (or first_at and event_time for
+ * sessions), the keys, and the inputs a1, a2, ... of aggregates.
  */
 char *
 mill_rows(const MillDefinition *d)
@@ -241,7 +241,7 @@ mill_rows(const MillDefinition *d)
 	return pg_get_querydef(query, false);
 }
 
-/* What the output's expressions are made of: columns of the groups. */
+/* Maps the expressions of the view's target list to columns of the groups. */
 typedef struct OutputContext
 {
 	const MillDefinition *d;

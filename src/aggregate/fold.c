@@ -1,13 +1,15 @@
 /*
  * fold.c
- *		Merges deltas into the state; fills the state from the base table.
+ *		Fold: merge deltas into the state table.  Fill: compute the state table
+ *		from the base table.
  *
  * Called by the fold worker and by mill.fold and mill.refresh, in a READ
  * COMMITTED transaction that took the aggregate's lock in an earlier
- * statement: each statement here has a snapshot that sees all that others
- * folded before.
+ * statement.  So each statement here has a snapshot that sees all earlier
+ * folds and fills.
  *
- * A crash in between undoes the transaction: deltas are still there.
+ * A crash undoes the transaction: the deltas are still there, the state table
+ * is as before.
  */
 #include "postgres.h"
 
@@ -24,10 +26,10 @@
 
 #include "aggregate/internal.h"
 
-/* Deltas that one transaction merges. */
+/* Deltas that one transaction merges, at most. */
 #define FOLD_LIMIT 20000
-/* Stale groups that it computes anew. */
-#define RENEW_LIMIT 100
+/* Stale groups that one transaction recomputes, at most. */
+#define RECOMPUTE_LIMIT 100
 
 /* Run a statement with $1 = limit; its only row is SPI's result. */
 static void
@@ -48,12 +50,12 @@ has_rows(const char *table, const char *condition)
 	return SPI_processed > 0;
 }
 
-/* Groups whose last row went. */
+/* Delete groups that have no rows left from the state table. */
 static void
-delete_groups(const MillTables *t, Datum places)
+delete_groups(const MillTables *t, Datum ctids)
 {
 	Oid types[1] = {TIDARRAYOID};
-	Datum values[1] = {places};
+	Datum values[1] = {ctids};
 	const char *sql = psprintf("DELETE FROM %s WHERE ctid = ANY ($1)", t->state);
 
 	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_DELETE)
@@ -79,7 +81,7 @@ has_unique_index(Oid relid)
 	return found;
 }
 
-/* Panes that a backfill has not come to yet wait for it. */
+/* Condition on deltas that can be folded: those of panes that are filled.  NULL: all. */
 static char *
 ready_condition(const MillAggregate *a, const MillDefinition *d)
 {
@@ -91,20 +93,20 @@ ready_condition(const MillAggregate *a, const MillDefinition *d)
 					format_type_be(d->time_type));
 }
 
-/* A fold or a fill, and what came of it. */
-typedef struct Work
+/* Arguments and results of a fold or a fill. */
+typedef struct FoldWork
 {
 	const MillAggregate *aggregate;
 	const MillDefinition *d;
 	const char *from, *until; /* of a fill */
 	int64 result;
 	bool more;
-} Work;
+} FoldWork;
 
 static void
 fold(void *arg)
 {
-	Work *work = arg;
+	FoldWork *work = arg;
 	const MillDefinition *d = work->d;
 	MillTables *t = mill_aggregate_tables(work->aggregate);
 	const char *ready = ready_condition(work->aggregate, d);
@@ -114,36 +116,36 @@ fold(void *arg)
 	if (d->class != MILL_RECOMPUTE)
 	{
 		bool isnull;
-		Datum places;
+		Datum ctids;
 
 		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
 		work->result = DatumGetInt64(mill_value(0, 1, NULL));
 		work->more = work->result == FOLD_LIMIT;
-		places = mill_value(0, 2, &isnull);
+		ctids = mill_value(0, 2, &isnull);
 		if (!isnull)
-			delete_groups(t, places);
+			delete_groups(t, ctids);
 	}
 	if (d->class != MILL_INVERTIBLE &&
 		has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
 	{
-		execute_limited(mill_sql_renew(d, t, ready), RENEW_LIMIT);
+		execute_limited(mill_sql_recompute(d, t, ready), RECOMPUTE_LIMIT);
 		work->result += DatumGetInt64(mill_value(0, 1, NULL));
-		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == RENEW_LIMIT;
+		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == RECOMPUTE_LIMIT;
 	}
 }
 
 /*
- * Merge deltas, and compute stale groups anew, as the aggregate's owner: as
- * many as one transaction should; more says whether some are left.  Returns
- * how many deltas were taken.  SPI must be connected.
+ * Merge deltas and recompute stale groups, as the aggregate's owner, up to the
+ * limits of one transaction; *more says whether some are left.  Returns how
+ * many deltas were removed.  SPI must be connected.
  *
- * A state without its unique index is one that a dump is being restored into:
- * nothing is done to it.
+ * Does nothing if the state table has no unique index, because then a dump is
+ * being restored.
  */
 int64
 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 {
-	Work work = {.aggregate = a, .d = d};
+	FoldWork work = {.aggregate = a, .d = d};
 
 	Assert(mill_aggregate_is_locked(a->id));
 	if (has_unique_index(a->state))
@@ -152,14 +154,14 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 	return work.result;
 }
 
-/* A bound given as text, in the type of the window's time. */
+/* A bound given as text, as a constant of the window's time type. */
 static char *
 bound(const MillDefinition *d, const char *value)
 {
 	return psprintf("%s::%s", quote_literal_cstr(value), format_type_be(d->time_type));
 }
 
-/* Which panes, and which base rows they need, as conditions; NULL for all. */
+/* The range of panes, and of base rows that they need, as conditions; NULL for all. */
 static void
 write_range(const MillDefinition *d, const char *from, const char *until, char **panes, char **rows)
 {
@@ -182,7 +184,7 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 	if (until)
 	{
 		appendStringInfo(&pane, "%spane < %s", from ? " AND " : "", bound(d, until));
-		/* Windows of a hop overlap: those that start before may end long after. */
+		/* windows of a hop overlap: one that starts earlier may end later than this */
 		if (column && !by_start)
 			appendStringInfo(&row, "%s%s < mill.window_end(mill.window_start(%s%s)%s)",
 							 row.len ? " AND " : "", column, bound(d, until), d->pane_args,
@@ -195,7 +197,7 @@ write_range(const MillDefinition *d, const char *from, const char *until, char *
 static void
 fill(void *arg)
 {
-	Work *work = arg;
+	FoldWork *work = arg;
 	MillTables *t = mill_aggregate_tables(work->aggregate);
 	char *panes, *rows;
 
@@ -206,14 +208,15 @@ fill(void *arg)
 }
 
 /*
- * Compute the panes [from, until), or all, anew from the base table, as the
- * aggregate's owner.  Bounds are text in the type of the window's time, NULL
- * for none.  Returns the number of groups.  SPI must be connected.
+ * Compute the panes [from, until), or all, from the base table, as the
+ * aggregate's owner, and replace what the state table has of them.  Bounds are
+ * text in the type of the window's time, NULL for none.  Returns the number of
+ * groups.  SPI must be connected.
  */
 int64
 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until)
 {
-	Work work = {.aggregate = a, .d = d, .from = from, .until = until};
+	FoldWork work = {.aggregate = a, .d = d, .from = from, .until = until};
 
 	Assert(mill_aggregate_is_locked(a->id));
 	mill_as_owner(a->owner, fill, &work);

@@ -1,21 +1,21 @@
 /*
  * fold_worker.c
- *		The background worker that folds, and fills new aggregates.
+ *		The background worker that folds deltas, and fills new aggregates.
  *
- * One worker for each role that owns aggregates in a database, connected as
- * that role, while there is something to do; a second one while two or more of
- * its aggregates are behind.
+ * Each role that owns aggregates in a database has one worker, connected as
+ * that role, while there is something to do, and a second one while two or
+ * more of its aggregates are behind.
  *
- *	writer commits			-> the worker is woken, unless it was told already
- *	fold_interval later		-> deltas are merged, in transactions of bounded size
- *	nothing left			-> it sleeps until the next commit
- *	not live yet			-> between folds, panes are filled, newest first
- *	all filled				-> the view goes live
+ *	writer commits			-> wakes the worker, unless a wake-up is pending
+ *	fold_interval later		-> folds, in transactions of bounded size
+ *	no deltas left			-> waits for the next commit, or ends
+ *	aggregate not live		-> fills a step of panes between folds, newest first
+ *	all panes filled		-> makes the view live
  *
- * What a transaction did and how far a fill has come commit together, so the
- * worker may die anywhere.  An error concerns one aggregate: it is recorded,
- * that aggregate rests, the others go on.  Reads are right at any time; what
- * waits to be folded only makes them slower.
+ * The progress of a fold or fill is committed with its result, so the worker
+ * may die at any point.  An error is about one aggregate: it is recorded, the
+ * worker backs off from that aggregate and goes on with the others.  Readers
+ * always see right results; deltas that are not folded only make reads slower.
  */
 #include "postgres.h"
 
@@ -46,20 +46,20 @@
 
 #include "aggregate/internal.h"
 
-/* Commits that nobody tells of, of prepared transactions, are noticed by then. */
+/* How often to look for deltas unasked: COMMIT PREPARED wakes nobody.  Milliseconds. */
 #define SWEEP 60000
-/* Without anything to do the worker ends after so many milliseconds. */
+/* The worker ends when it had nothing to do for so long.  Milliseconds. */
 #define LINGER 5000
-/* Pages of the base table that one step of a fill should read. */
+/* A step of a fill reads about so many pages of the base table. */
 #define FILL_PAGES 4096
 
-/* What the worker remembers of an aggregate between its looks. */
+/* What the worker keeps of an aggregate between rounds. */
 typedef struct Task
 {
 	int64 id;
 	TimestampTz due; /* of the next fold, if pending */
 	bool pending;
-	bool filling; /* there is more to fill */
+	bool filling; /* not live yet, and ours to fill */
 	TimestampTz fill_due;
 	int failures;
 } Task;
@@ -88,7 +88,7 @@ task_of(int64 id)
 	return task;
 }
 
-/* A fold's figures, in the transaction that folded. */
+/* Record a fold's figures, in the transaction that folded. */
 static void
 note_fold(int64 id, int64 taken, bool more)
 {
@@ -116,8 +116,8 @@ note_fill(int64 id, int64 groups)
 }
 
 /*
- * Is there a way to find the rows of a stretch of time without reading the
- * whole table: an index that begins with the event time, or partitions by it?
+ * Can the rows of a range of time be found without reading the whole table:
+ * does an index begin with the event time?
  */
 static bool
 finds_by_time(const MillDefinition *d)
@@ -179,8 +179,8 @@ read_next_bound(void *arg)
 }
 
 /*
- * From which pane on the next step fills, as text; NULL when it is the last
- * step.  The table's whole time is divided into steps of equal length.
+ * The first pane of the next step of a fill, as text; NULL for the last step.
+ * Steps are ranges of time of equal length over the whole table.
  */
 static char *
 next_bound(const MillAggregate *a, const MillDefinition *d)
@@ -212,17 +212,18 @@ fill_step(MillAggregate *a, const MillDefinition *d)
 	char *from = next_bound(a, d);
 	int64 groups;
 
-	/* Panes that a step of even length would not move past are taken whole. */
+	/* the step is shorter than a pane and would fill nothing: fill all that is left */
 	if (from && a->backfill_until && strcmp(from, a->backfill_until) == 0)
 		from = NULL;
 	groups = mill_fill(a, d, from, a->backfill_until);
-	mill_aggregate_set(a->id, false, from == NULL, from ? from : a->backfill_until);
+	mill_aggregate_set_progress(a->id, false, from == NULL, from ? from : a->backfill_until);
 	note_fill(a->id, groups);
 }
 
 /*
- * Let the view read the state that is complete now.  The view is locked before
- * the aggregate, as everywhere, and for a moment only.
+ * Let the view read the state table, now that all panes are filled.  Locks the
+ * view before the aggregate, the order of all code, and in a transaction that
+ * does nothing else.
  */
 static void
 go_live(int64 id, Oid view)
@@ -245,9 +246,9 @@ typedef enum Action
 	GO_LIVE
 } Action;
 
-/* One transaction; more says whether to go on at once. */
+/* Run one action in a transaction; *more says whether to repeat it at once. */
 static void
-act(Action action, int64 id, Oid view, const char *name, bool *more)
+run_action(Action action, int64 id, Oid view, const char *name, bool *more)
 {
 	static const char *const verbs[] = {"folding", "filling", "making live"};
 	char activity[NAMEDATALEN + 32];
@@ -280,9 +281,9 @@ act(Action action, int64 id, Oid view, const char *name, bool *more)
 	mill_xact_commit();
 }
 
-/* The same, with an error contained: recorded, and the aggregate left to rest. */
+/* The same, but an error is recorded, and the aggregate's next attempt backs off. */
 static bool
-try(Action action, Task *task, const MillAggregate *a, const char *name)
+try_action(Action action, Task *task, const MillAggregate *a, const char *name)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool more = false;
@@ -290,7 +291,7 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 
 	PG_TRY();
 	{
-		act(action, a->id, a->view, name, &result);
+		run_action(action, a->id, a->view, name, &result);
 		more = result;
 		task->failures = 0;
 	}
@@ -317,9 +318,9 @@ try(Action action, Task *task, const MillAggregate *a, const char *name)
 	return more;
 }
 
-/* Fold one aggregate, at most for a while. */
+/* Fold one aggregate, for at most about 2 seconds. */
 static void
-serve_fold(Task *task, const MillAggregate *a, const char *name)
+fold_task(Task *task, const MillAggregate *a, const char *name)
 {
 	TimestampTz start = mill_now();
 	bool more = true;
@@ -328,8 +329,8 @@ serve_fold(Task *task, const MillAggregate *a, const char *name)
 	task->due = start + a->fold_interval_ms * INT64CONST(1000);
 	while (more && !mill_worker_should_stop() &&
 		   !TimestampDifferenceExceeds(start, mill_now(), 2000))
-		more = try(FOLD, task, a, name);
-	/* Behind: go on when the others had their turn. */
+		more = try_action(FOLD, task, a, name);
+	/* still behind: go on after the other aggregates */
 	if (more)
 	{
 		task->pending = true;
@@ -337,17 +338,17 @@ serve_fold(Task *task, const MillAggregate *a, const char *name)
 	}
 }
 
-/* Fill one step, then rest as long as it took: others want the disk too. */
+/* Fill one step, then pause as long as the step took, to leave I/O to others. */
 static void
-serve_fill(Task *task, const MillAggregate *a, const char *name)
+fill_task(Task *task, const MillAggregate *a, const char *name)
 {
 	TimestampTz start = mill_now();
 
 	task->filling = true;
 	if (a->filled)
-		(void) try(GO_LIVE, task, a, name);
+		(void) try_action(GO_LIVE, task, a, name);
 	else
-		(void) try(FILL, task, a, name);
+		(void) try_action(FILL, task, a, name);
 	if (task->failures == 0)
 		task->fill_due = mill_now() + Min(mill_now() - start, USECS_PER_SEC);
 }
@@ -378,11 +379,11 @@ read_aggregates(MemoryContext context, List **names)
 }
 
 /*
- * Look at each aggregate once.  Returns how many milliseconds from now there
- * is something to do; and whether something is waiting for its time already.
+ * Fold and fill each aggregate that is due.  Returns the milliseconds until
+ * the next one is; *waits is set if any has deltas to fold or panes to fill.
  */
 static long
-round_of_work(bool look_everywhere, bool *waits)
+run_round(bool look_everywhere, bool *waiting)
 {
 	List *names = NIL;
 	List *aggregates = read_aggregates(CurrentMemoryContext, &names);
@@ -399,11 +400,11 @@ round_of_work(bool look_everywhere, bool *waits)
 		if (look_everywhere)
 			task->pending = true;
 		if (task->pending && task->due <= mill_now())
-			serve_fold(task, a, lfirst(name));
+			fold_task(task, a, lfirst(name));
 		task->filling = !a->live && (a->backfill || a->filled);
 		if (task->filling && task->fill_due <= mill_now())
-			serve_fill(task, a, lfirst(name));
-		*waits |= task->pending || task->filling;
+			fill_task(task, a, lfirst(name));
+		*waiting |= task->pending || task->filling;
 		if (task->pending)
 			next = Min(next, task->due);
 		if (task->filling)
@@ -421,9 +422,10 @@ fold_body(int64 object_id, int worker_no)
 	TimestampTz busy_at = mill_now();
 
 	/*
-	 * DDL of others takes its locks in any order.  Whoever deadlocks with us
-	 * shall not be the one who gets the error: we look for deadlocks sooner,
-	 * and do not wait as long as others do before they look.
+	 * Users' DDL takes its locks in any order and can deadlock with us.  The
+	 * user should not get that error: with this deadlock_timeout we find the
+	 * deadlock first, and lock_timeout is below the default deadlock_timeout,
+	 * so that we give up before others look for one.
 	 */
 	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "500ms", PGC_SUSET, PGC_S_OVERRIDE);
@@ -431,7 +433,7 @@ fold_body(int64 object_id, int worker_no)
 	while (!mill_worker_should_stop())
 	{
 		bool look = mill_slot_take_pending(mill_my_slot);
-		bool waits = false;
+		bool waiting = false;
 		long wait;
 
 		if (TimestampDifferenceExceeds(swept, mill_now(), SWEEP))
@@ -442,12 +444,12 @@ fold_body(int64 object_id, int worker_no)
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
-		wait = round_of_work(look, &waits);
+		wait = run_round(look, &waiting);
 		mill_slot_succeed(mill_my_slot);
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
 
-		/* Places are few: who has nothing to do for long leaves his to others. */
-		if (look || waits)
+		/* background workers are few: after a while without work give this one back */
+		if (look || waiting)
 			busy_at = mill_now();
 		if (TimestampDifferenceExceeds(busy_at, mill_now(), LINGER))
 		{
@@ -460,14 +462,14 @@ fold_body(int64 object_id, int worker_no)
 	}
 }
 
-/* Main function of the worker process. */
+/* Main function of the background worker. */
 void
 mill_fold_main(Datum arg)
 {
 	mill_worker_run(arg, fold_body);
 }
 
-/* A worker for each role with aggregates, two if that many are behind. */
+/* Wants a worker for each role with aggregates, two if two or more are behind. */
 static List *
 desired_fold_workers(void)
 {

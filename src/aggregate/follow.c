@@ -1,20 +1,21 @@
 /*
  * follow.c
- *		Event triggers: aggregates follow what is done to their relations.
+ *		Event triggers: what DDL on its relations does to an aggregate.
  *
- *	view dropped				-> its tables, triggers and row go with it
- *	definition dropped			-> the base table went with CASCADE: so does the view
- *	view replaced				-> refused
- *	view given to another owner	-> so are its tables
- *	partition added				-> gets triggers; rows that it brings are counted
- *	partition detached			-> its rows are subtracted, it loses its triggers
- *	partition dropped			-> its rows are not known any more: filled anew
- *	base table made unfit		-> refused
+ *	view dropped				-> drop its definition, tables, triggers and row
+ *	definition dropped			-> by DROP ... CASCADE of the base table: drop the view too
+ *	query of view replaced		-> refused
+ *	owner of view changed		-> change the owner of its definition and tables
+ *	partition attached			-> create its triggers, add its rows
+ *	partition detached			-> subtract its rows, drop its triggers
+ *	partition dropped			-> its rows cannot be read any more: fill anew
+ *	base table made unsuitable	-> refused
  *
  * They run in the session and transaction of the command, after it, whoever
- * gave it.  So they look only at aggregates that the command's own objects
- * belong to, or descend from, by our catalog and not by names; lock nothing
- * that the command has not locked; and what a user wrote they run as its owner.
+ * the user is.  So they look only at aggregates that the command's objects
+ * belong to, found through our catalog and pg_inherits, not by names; they
+ * take no locks that the command does not hold; and they run what a user wrote
+ * as its owner.
  */
 #include "postgres.h"
 
@@ -59,7 +60,7 @@ read_oids(MillStatement *statement)
 	return oids;
 }
 
-/* Nobody takes our triggers from a table that has aggregates. */
+/* Our triggers cannot be dropped from a table that has aggregates. */
 static void
 refuse_dropped_triggers(void)
 {
@@ -94,7 +95,7 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	ListCell *lc;
 
 	require_event(fcinfo);
-	if (mill_following)
+	if (mill_in_own_ddl)
 		PG_RETURN_NULL();
 	SPI_connect();
 	dropped = read_oids(&read);
@@ -102,20 +103,20 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	{
 		MillAggregate *a = lfirst(lc);
 
-		mill_aggregate_forget(a);
+		mill_aggregate_delete(a);
 		if (get_rel_name(a->view))
 			mill_execute_ddl(psprintf("DROP VIEW %s CASCADE", mill_relation_name(a->view)));
 		mill_objects_drop(a);
 	}
 	refuse_dropped_triggers();
-	/* A partition's rows are not known any more. */
+	/* the rows of a dropped partition cannot be read any more */
 	foreach (lc, mill_aggregates_of_partitions(dropped))
-		mill_aggregate_restart(lfirst(lc));
+		mill_aggregate_refill(lfirst(lc));
 	SPI_finish();
 	PG_RETURN_NULL();
 }
 
-/* A live view keeps its query. */
+/* The query of a continuous aggregate cannot be replaced. */
 static void
 refuse_replaced_views(List *relations)
 {
@@ -134,7 +135,7 @@ refuse_replaced_views(List *relations)
 	}
 }
 
-/* Tables go where their view went. */
+/* Give the definition and the tables to the view's owner. */
 static void
 follow_owner(const MillAggregate *a)
 {
@@ -148,17 +149,17 @@ follow_owner(const MillAggregate *a)
 		psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
-	mill_base_changed(a->base);
+	mill_invalidate_base(a->base);
 }
 
-/* Is this still a partition, if perhaps one whose detaching has not come to its end? */
+/* Is this a partition of the table, perhaps with an unfinished DETACH CONCURRENTLY? */
 static bool
 is_partition_of(Oid relid, Oid base)
 {
 	return get_rel_relispartition(relid) && mill_base_of(relid) == base;
 }
 
-/* Partitions that went: their rows, which the command keeps locked, are subtracted. */
+/* Subtract the rows of detached partitions, which the command still has locked. */
 static void
 follow_detached(const MillAggregate *a)
 {
@@ -176,7 +177,7 @@ follow_detached(const MillAggregate *a)
 	}
 }
 
-/* Partitions that came get triggers, and what they bring is counted. */
+/* Create the triggers of attached partitions, and add their rows. */
 static void
 follow_attached(const MillAggregate *a, List *relations)
 {
@@ -195,9 +196,9 @@ follow_attached(const MillAggregate *a, List *relations)
 }
 
 /*
- * What the command did to the partitions of a base table.  While the table has
- * no trigger of ours, a dump is being restored: it is complete, as the triggers
- * come last, and nothing is to be counted.
+ * Handle what the command did to the partitions of a base table.  If the table
+ * has no trigger of ours, a dump is being restored: the state table is
+ * complete, because triggers come last in a dump, and nothing is added.
  */
 static void
 follow_partitions(const MillAggregate *a)
@@ -207,10 +208,10 @@ follow_partitions(const MillAggregate *a)
 
 	if (!mill_has_trigger(a->base, "mill_insert"))
 		return;
-	/* The oids are of the database that a dump was made of: what is there is what was counted. */
+	/* restored from a dump: the oids are of another database, the rows are counted already */
 	if (!list_member_oid(a->relations, a->base))
 	{
-		mill_aggregate_note_relations(a->id, relations);
+		mill_aggregate_set_relations(a->id, relations);
 		return;
 	}
 	follow_detached(a);
@@ -222,7 +223,7 @@ follow_partitions(const MillAggregate *a)
 	}
 	if (list_length(relations) != list_length(a->relations) ||
 		list_difference_oid(relations, a->relations) != NIL)
-		mill_aggregate_note_relations(a->id, relations);
+		mill_aggregate_set_relations(a->id, relations);
 }
 
 /* SQL: mill_catalog.follow_ddl(), on ddl_command_end of commands for tables and views */
@@ -242,14 +243,14 @@ mill_follow_ddl(PG_FUNCTION_ARGS)
 	ListCell *lc;
 
 	require_event(fcinfo);
-	if (mill_following)
+	if (mill_in_own_ddl)
 		PG_RETURN_NULL();
 	SPI_connect();
 	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) > 0)
 	{
 		refuse_replaced_views(read_oids(&replaced));
 		relations = read_oids(&touched);
-		foreach (lc, mill_aggregates_touching(relations))
+		foreach (lc, mill_aggregates_using(relations))
 		{
 			MillAggregate *a = lfirst(lc);
 

@@ -1,7 +1,7 @@
 /*
  * internal.h
- *		What the files of this room share: the objects of an aggregate, and the
- *		work on them.
+ *		What the files of this room share: the objects of an aggregate, its
+ *		capture, fold and fill.
  */
 #ifndef MILL_AGGREGATE_INTERNAL_H
 #define MILL_AGGREGATE_INTERNAL_H
@@ -22,7 +22,7 @@ extern void mill_triggers_create(Oid base);
 extern void mill_triggers_create_on(Oid relid, bool root);
 extern void mill_triggers_drop(Oid base);
 extern void mill_triggers_drop_on(Oid relid);
-extern void mill_base_changed(Oid base);
+extern void mill_invalidate_base(Oid base);
 extern void mill_lock_base_and_view(Oid base, Oid view);
 
 /* fold.c: in a transaction, holding the aggregate's lock */
@@ -37,11 +37,11 @@ extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
 extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
 
 /* materialize.c */
-extern void mill_aggregate_start(MillAggregate *a, const MillDefinition *d);
-extern void mill_aggregate_restart(MillAggregate *a);
-extern void mill_aggregate_forget(const MillAggregate *a);
+extern void mill_aggregate_start_fill(MillAggregate *a, const MillDefinition *d);
+extern void mill_aggregate_refill(MillAggregate *a);
+extern void mill_aggregate_delete(const MillAggregate *a);
 
 /* aggregate.c: true while our own commands change what users may not */
-extern bool mill_following;
+extern bool mill_in_own_ddl;
 
 #endif

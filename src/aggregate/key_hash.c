@@ -1,14 +1,15 @@
 /*
  * key_hash.c
- *		key_hash(...): one 64-bit hash of any values, by what their types take
- *		for equal.
+ *		key_hash(...): a 64-bit hash of values of any types, consistent with
+ *		their equality.
  *
- * It finds the group of a row.  Values that are equal by the default equality of
- * their type and by their collation hash alike (1.0 and 1.00, -0 and 0); NULL is
- * equal to NULL.  Different values may share a hash, and all those of a type that
- * has no hash function do, so who searches by it compares the values, too.
+ * It is used to find the group of a row.  Values that are equal by the default
+ * equality of their type and by their collation have the same hash (1.0 and
+ * 1.00, -0 and 0); NULL is equal to NULL.  Different values may have the same
+ * hash, and all values of a type without a hash function do, so the caller
+ * must compare the values as well.
  *
- * Runs in any backend. Stored in generated columns, so it must never change.
+ * Runs in any backend.  Stored in generated columns, so it must never change.
  */
 #include "postgres.h"
 
@@ -35,8 +36,9 @@ typedef struct CallSite
 } CallSite;
 
 /*
- * The function's own collation would be merged from all arguments'; each has
- * one of its own in the index and in GROUP BY.
+ * The collation of one argument.  The function's own input collation would be
+ * derived from all arguments, but in the index and in GROUP BY each column has
+ * its own.
  */
 static Oid
 argument_collation(FmgrInfo *flinfo, int number, Oid type)

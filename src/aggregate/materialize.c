@@ -1,12 +1,11 @@
 /*
  * materialize.c
- *		SQL functions that make views live and plain again.
+ *		SQL functions that make a view a continuous aggregate, and plain again.
  *
  * They run in the caller's session and transaction.  The base table is locked
- * against writers first, for as long as it takes to add triggers (and, if it
- * is small, to aggregate it); a large table is then filled in by a worker,
- * while the view goes on as the plain query that it was: what it shows is
- * right at any moment, only the speed changes.
+ * against writers while triggers are created, and while it is aggregated if it
+ * is small.  A large table is filled by a worker later; until then the view
+ * stays the plain query that it was, so its result is right at any time.
  *
  * Order of locks, everywhere: base table and partitions, view, the
  * aggregate's lock, its tables.
@@ -35,7 +34,7 @@
 
 #include "aggregate/internal.h"
 
-/* A base table of at most this many pages is aggregated on the spot. */
+/* A base table of at most this many pages is aggregated at once. */
 #define SMALL_TABLE 1024
 
 PG_FUNCTION_INFO_V1(mill_materialize);
@@ -45,7 +44,7 @@ PG_FUNCTION_INFO_V1(mill_replace_aggregate);
 PG_FUNCTION_INFO_V1(mill_fold_now);
 PG_FUNCTION_INFO_V1(mill_refresh);
 
-/* What is decided by the newest rows must see them. */
+/* These functions must see all rows that are committed when they have their locks. */
 static void
 require_read_committed(const char *function)
 {
@@ -104,7 +103,7 @@ check_fold_interval(const Interval *interval)
 						errhint("For example: fold_interval => '1 second'.")));
 }
 
-/* The caller must own the view and be allowed to put triggers on its table. */
+/* The user must own the view and have TRIGGER on the base table. */
 static void
 check_rights(Oid view, Oid base)
 {
@@ -120,15 +119,15 @@ check_rights(Oid view, Oid base)
 }
 
 /*
- * Fill an aggregate whose view is plain now, or leave it to a worker.  The
- * caller's lock keeps writers from its base table.
+ * Fill an aggregate whose view is plain, or leave it to a worker if the base
+ * table is large.  The caller holds a lock that keeps writers off the table.
  */
 void
-mill_aggregate_start(MillAggregate *a, const MillDefinition *d)
+mill_aggregate_start_fill(MillAggregate *a, const MillDefinition *d)
 {
-	/* nobody sees the row before we commit; but whoever fills holds this */
+	/* nobody sees the row before we commit, but mill_fill requires the lock */
 	(void) mill_aggregate_lock(a->id, true);
-	mill_aggregate_note_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
+	mill_aggregate_set_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
 	if (is_small(a->base))
 	{
 		mill_fill(a, d, NULL, NULL);
@@ -171,7 +170,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	a.base = mill_definition_of(a.view)->base;
 	check_rights(a.view, a.base);
 	mill_lock_base_and_view(a.base, a.view);
-	/* Again, as it cannot change any more. */
+	/* read it again: with these locks it cannot change any more */
 	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);
 	if (d->has_lookups)
@@ -183,8 +182,8 @@ mill_materialize(PG_FUNCTION_ARGS)
 	mill_objects_create(&a, d);
 	insert_row(&a, PG_GETARG_INTERVAL_P(3));
 	mill_triggers_create(a.base);
-	mill_base_changed(a.base);
-	mill_aggregate_start(&a, d);
+	mill_invalidate_base(a.base);
+	mill_aggregate_start_fill(&a, d);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -217,22 +216,22 @@ delete_row(int64 id)
 	mill_run(&delete, SPI_OK_DELETE, &value, NULL);
 }
 
-/* Delete the row of an aggregate, and the triggers that nobody needs any more. */
+/* Delete the row of an aggregate, and the base table's triggers if it was the last. */
 void
-mill_aggregate_forget(const MillAggregate *a)
+mill_aggregate_delete(const MillAggregate *a)
 {
 	delete_row(a->id);
 	if (get_rel_name(a->base))
 	{
 		if (mill_aggregates_of_base(a->base) == NIL)
 			mill_triggers_drop(a->base);
-		mill_base_changed(a->base);
+		mill_invalidate_base(a->base);
 	}
 }
 
 /*
- * The aggregate of a view that the caller owns, locked against all others;
- * with its base table and view if they are to change.
+ * The aggregate of a view that the user owns, with its lock held; with
+ * and_base also the locks on base table and view that DDL needs.
  */
 static MillAggregate *
 lock_aggregate(Oid view, bool and_base)
@@ -245,7 +244,7 @@ lock_aggregate(Oid view, bool and_base)
 	else if (!a->live)
 		LockRelationOid(a->view, AccessExclusiveLock);
 	mill_aggregate_lock(a->id, true);
-	/* Somebody may have changed it while we waited. */
+	/* it may have changed while we waited */
 	return mill_aggregate_of_view(view, false);
 }
 
@@ -263,7 +262,7 @@ write_plain_query(void *arg)
 	query->text = pg_get_querydef(mill_definition(query->definition)->query, false);
 }
 
-/* The view as its plain query again. */
+/* Give the view its plain query again. */
 static void
 make_plain(const MillAggregate *a)
 {
@@ -274,19 +273,19 @@ make_plain(const MillAggregate *a)
 }
 
 /*
- * The base table has lost rows that cannot be told any more, with a partition
- * that was dropped: the view is plain until the state has been filled anew.
- * The lock of the command that did it keeps writers away.
+ * A partition was dropped, and its rows cannot be subtracted any more: make
+ * the view plain and fill the state table anew.  The command's lock keeps
+ * writers off the base table.
  */
 void
-mill_aggregate_restart(MillAggregate *a)
+mill_aggregate_refill(MillAggregate *a)
 {
 	mill_aggregate_lock(a->id, true);
 	make_plain(a);
-	mill_aggregate_set(a->id, false, false, NULL);
+	mill_aggregate_set_progress(a->id, false, false, NULL);
 	a->live = a->filled = false;
 	a->backfill_until = NULL;
-	mill_aggregate_start(a, mill_definition_of(a->definition));
+	mill_aggregate_start_fill(a, mill_definition_of(a->definition));
 }
 
 /* SQL: mill.dematerialize(view) */
@@ -298,7 +297,7 @@ mill_dematerialize(PG_FUNCTION_ARGS)
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), true);
 	make_plain(a);
-	mill_aggregate_forget(a);
+	mill_aggregate_delete(a);
 	mill_objects_drop(a);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -323,7 +322,7 @@ mill_fold_now(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(folded);
 }
 
-/* A bound of refresh as text, whatever type it was given in. */
+/* A bound of mill.refresh as text, whatever its type. */
 static char *
 bound_argument(FunctionCallInfo fcinfo, int number)
 {
@@ -358,7 +357,7 @@ mill_refresh(PG_FUNCTION_ARGS)
 				 errhint("Refresh all of it: mill.refresh('%s').", get_rel_name(a->view))));
 	groups = mill_fill(a, d, from, until);
 	if (!a->live && from == NULL && until == NULL)
-		/* Deltas of all panes are gone: the state is complete. */
+		/* all panes are filled and all deltas gone: the state table is complete */
 		mill_aggregate_go_live(a, d);
 	SPI_finish();
 	PG_RETURN_INT64(groups);
@@ -406,8 +405,8 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	mill_objects_drop(old);
 	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)
 		mill_triggers_drop(old->base);
-	mill_base_changed(old->base);
-	mill_base_changed(new->base);
+	mill_invalidate_base(old->base);
+	mill_invalidate_base(new->base);
 	SPI_finish();
 	PG_RETURN_VOID();
 }

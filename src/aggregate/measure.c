@@ -2,14 +2,15 @@
  * measure.c
  *		How each aggregate of a view is kept: its class and stored columns.
  *
- * Wherever an aggregate can be taken apart into sums and counts it is, into
- * plain typed columns that can be indexed, subtracted and dumped.  What else
- * has a combine function is kept as its serialized transition state; what has
- * none, or depends on order or distinctness, or whose state could not be checked
- * when it is read, is recomputed for its group.
+ * An aggregate that can be computed from sums and counts is kept as those, in
+ * columns of plain types that can be indexed, subtracted and dumped.  Another
+ * one that has a combine function is kept as its partial state, the serialized
+ * transition value.  One that has none, depends on order or distinctness, or
+ * whose partial state could not be checked when it is read, is kept as its
+ * result, and recomputed when its group changes.
  *
- * Texts: "partial" is written over the rows that came or went (columns a1, a2,
- * ...), "combine" over stored partial results, "final" over combined ones.
+ * Texts: "partial" is over the rows that were added or removed (columns a1,
+ * a2, ...), "combine" over stored partial results, "final" over combined ones.
  */
 #include "postgres.h"
 
@@ -28,7 +29,7 @@
 #include "aggregate/definition.h"
 #include "aggregate/state.h"
 
-/* What is being worked on. */
+/* The measure that is being built. */
 typedef struct Measuring
 {
 	MillDefinition *d;
@@ -77,7 +78,7 @@ argument(Measuring *w, int number)
 	return mill_add_argument(w->d, (Node *) entry->expr)->name;
 }
 
-/* How many values there are that are not null: count(x). */
+/* Add the number of values that are not null: count(x). */
 static const char *
 add_count(Measuring *w)
 {
@@ -100,13 +101,13 @@ measure_count(Measuring *w)
 		count = add_accumulator(w, "count", INT8OID, InvalidOid, psprintf("count(*)%s", w->filter),
 								"sum(%s)::bigint", "0")
 					->column.name;
-	/* Of no rows at all there is no stored value. */
+	/* without GROUP BY there may be no group at all */
 	w->m->final = w->d->ungrouped ? psprintf("coalesce(%s, 0)", count) : pstrdup(count);
 }
 
 #define FINITE "%s > '-Infinity' AND %s < 'Infinity'"
 
-/* " FILTER (WHERE ...)" for one more condition. */
+/* The filter with one more condition, as " FILTER (WHERE ...)". */
 static char *
 filter_and(Measuring *w, const char *condition)
 {
@@ -117,8 +118,8 @@ filter_and(Measuring *w, const char *condition)
 }
 
 /*
- * NaN and the infinities do not go away when they are subtracted, so they are
- * counted apart from the sum: 1 for each NaN, 1e18 for Infinity, 1e36 for
+ * Subtracting cannot take NaN and infinities out of a sum, so they are counted
+ * apart from it, in one number: 1 for each NaN, 1e18 for Infinity, 1e36 for
  * -Infinity.
  */
 static const char *
@@ -133,7 +134,7 @@ add_specials(Measuring *w)
 		->column.name;
 }
 
-/* A value of finite inputs, unless there were others. */
+/* The value of finite inputs, or what NaN and infinities make of it. */
 static char *
 with_specials(Measuring *w, const char *value)
 {
@@ -145,8 +146,8 @@ with_specials(Measuring *w, const char *value)
 }
 
 /*
- * The sum of a type of input: its accumulator's name, or NULL if the type has
- * no sum that we know.
+ * Add the sum of inputs of a type.  Returns its accumulator's name, or NULL if
+ * the sum of that type cannot be kept.
  */
 static const char *
 add_sum(Measuring *w, Oid type, bool average)
@@ -170,7 +171,7 @@ add_sum(Measuring *w, Oid type, bool average)
 				->column.name;
 		case FLOAT4OID:
 		case FLOAT8OID:
-			/* Subtraction would leave rounding errors behind. */
+			/* floats: subtraction would leave rounding errors in the sum */
 			w->m->class = MILL_INSERT_ONLY;
 			if (average && type == FLOAT4OID)
 				partial = psprintf("coalesce(sum(%s::float8)%s, 0)", a, w->filter);
@@ -180,7 +181,7 @@ add_sum(Measuring *w, Oid type, bool average)
 		case INTERVALOID:
 			partial = psprintf("coalesce(sum(%s)%s, '0')", a, w->filter);
 			sum = add_accumulator(w, "sum", type, InvalidOid, partial, "sum(%s)", "'0'::interval");
-			/* A month and minus thirty days make an interval that equals zero and is not. */
+			/* '1 month - 30 days' compares equal to zero but is not */
 			sum->comparable = false;
 			return sum->column.name;
 		case MONEYOID:
@@ -271,7 +272,7 @@ measure_extreme(Measuring *w, const char *name)
 					  ->column.name;
 }
 
-/* The arguments of a call that is not taken apart. */
+/* The arguments of a call that is kept as a partial state. */
 static char *
 all_arguments(Measuring *w)
 {
@@ -307,7 +308,7 @@ measure_session_end(Measuring *w)
 	w->m->final = psprintf("last_at + %s", mill_gap(w->d->time_type, (Const *) w->d->size));
 }
 
-/* Can states of this aggregate be kept and combined? */
+/* Can partial states of this aggregate be stored and combined? */
 static bool
 is_combinable(Oid function)
 {
@@ -357,7 +358,7 @@ argument_variable(Measuring *w, Node *expr)
 	return (Node *) makeVar(1, number, column->type, column->typmod, column->collation, 0);
 }
 
-/* The call as written, over rows; its value is stored. */
+/* Keep the result itself, computed by the call as written. */
 static void
 measure_recompute(Measuring *w)
 {
@@ -393,7 +394,7 @@ is_one_of(const char *name, const char *const *names)
 	return false;
 }
 
-/* Core's aggregates that are taken apart; false if this is none of them. */
+/* Core's aggregates that are kept as sums and counts; false if this is none of them. */
 static bool
 measure_core(Measuring *w)
 {
@@ -487,13 +488,13 @@ find_calls(Node *node, void *context)
 	return false;
 }
 
-/* Add the aggregates of the target list and of HAVING. */
+/* Add the aggregates of target list and HAVING to the definition's measures. */
 void
 mill_add_measures(MillDefinition *d)
 {
 	find_calls((Node *) d->query->targetList, d);
 	find_calls(d->query->havingQual, d);
-	/* A session that loses a row may fall apart. */
+	/* a session that loses a row may become two */
 	if (d->window == MILL_WINDOW_SESSION)
 		d->class = Max(d->class, MILL_INSERT_ONLY);
 }

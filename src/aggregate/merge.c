@@ -3,8 +3,8 @@
  *		MERGE over partitioned tables: an executor hook.
  *
  * A MERGE whose only action is UPDATE may move rows between partitions.  Core
- * notes them as deleted and inserted, but then fires the statement triggers of
- * UPDATE alone.  Let it fire all three for tables that have ours.
+ * collects them as deleted and inserted rows, but then fires only the UPDATE
+ * statement triggers.  For tables with our triggers, make it fire all three.
  */
 #include "postgres.h"
 

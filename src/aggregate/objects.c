@@ -2,17 +2,17 @@
  * objects.c
  *		The relations and triggers that make a view live.
  *
- *	mill_data."v$def"		the user's query as a real view: Postgres tracks what it
- *							depends on, and a dump keeps its text
- *	mill_data."v$state"		merged partial results, one row for each group
- *	mill_data."v$delta"		partial results of single statements, appended by writers
+ *	mill_data."v$def"		definition: the user's query as a real view, so that Postgres
+ *							tracks what it depends on, and a dump has its text
+ *	mill_data."v$state"		state table: merged partial results, one row for each group
+ *	mill_data."v$delta"		delta table: partial results of single statements, not folded yet
  *	triggers of the base table and its partitions, shared by all its aggregates
- *	v itself, replaced by a query over state and delta
+ *	v itself, whose query is replaced by one over state and delta table
  *
  * They are ordinary objects of the view's owner, not members of the extension:
- * pg_dump writes them out, data first and triggers last, so that a restore
- * counts nothing twice.  All are made by the extension's owner, who may create
- * in mill_data, after the user's rights were checked.
+ * pg_dump dumps them, data first and triggers last, so that a restore counts
+ * nothing twice.  They are created as the extension's owner, who has CREATE on
+ * mill_data, after the user's rights were checked.
  */
 #include "postgres.h"
 
@@ -53,10 +53,10 @@ choose_name(Oid view, const char *what)
 
 	for (int try = 0;; try++)
 	{
-		int room = NAMEDATALEN - 1 - (int) strlen(what) - 1;
+		int limit = NAMEDATALEN - 1 - (int) strlen(what) - 1;
 		char *name;
 
-		stem[pg_mbcliplen(stem, (int) strlen(stem), room)] = '\0';
+		stem[pg_mbcliplen(stem, (int) strlen(stem), limit)] = '\0';
 		name = psprintf("%s$%s", stem, what);
 		if (!OidIsValid(get_relname_relid(name, schema)))
 			return name;
@@ -69,19 +69,19 @@ choose_name(Oid view, const char *what)
 }
 
 static Oid
-created(const char *name)
+created_relation(const char *name)
 {
 	return get_relname_relid(name, get_namespace_oid("mill_data", false));
 }
 
 static void
-give_to(const char *kind, Oid relid, Oid owner)
+change_owner(const char *kind, Oid relid, Oid owner)
 {
 	mill_execute_ddl(psprintf("ALTER %s %s OWNER TO %s", kind, mill_relation_name(relid),
 							  quote_identifier(GetUserNameFromId(owner, false))));
 }
 
-/* An index with a key on each column that readers select groups by. */
+/* Create the state table's indexes: on the group, on its hash, and one for each key. */
 static void
 create_indexes(const MillAggregate *a, const MillDefinition *d)
 {
@@ -99,7 +99,7 @@ create_indexes(const MillAggregate *a, const MillDefinition *d)
 								  quote_identifier(((MillTypedExpr *) lfirst(lc))->name)));
 }
 
-/* What an aggregate's objects are made of, written by its owner with all names qualified. */
+/* Texts for an aggregate's objects, deparsed as its owner, all names qualified. */
 typedef struct Texts
 {
 	const MillAggregate *aggregate;
@@ -118,8 +118,8 @@ write_texts(void *arg)
 }
 
 /*
- * Make definition, state and delta of an aggregate whose view is set, and put
- * them down in it.
+ * Create definition, state table and delta table of an aggregate whose view is
+ * set, and set their oids in it.
  */
 void
 mill_objects_create(MillAggregate *a, const MillDefinition *d)
@@ -133,7 +133,7 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	columns = texts.columns;
 	mill_execute_ddl(
 		psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), texts.query));
-	/* Groups that are hot are updated in place, as long as their page has room. */
+	/* fillfactor: frequently updated groups get HOT updates */
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)",
 							  quote_identifier(names[1]), columns));
 	mill_execute_ddl(
@@ -142,16 +142,16 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 				 " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
 				 quote_identifier(names[2]), columns));
 	CommandCounterIncrement();
-	a->definition = created(names[0]);
-	a->state = created(names[1]);
-	a->delta = created(names[2]);
+	a->definition = created_relation(names[0]);
+	a->state = created_relation(names[1]);
+	a->delta = created_relation(names[2]);
 	create_indexes(a, d);
-	give_to("VIEW", a->definition, a->owner);
-	give_to("TABLE", a->state, a->owner);
-	give_to("TABLE", a->delta, a->owner);
+	change_owner("VIEW", a->definition, a->owner);
+	change_owner("TABLE", a->state, a->owner);
+	change_owner("TABLE", a->delta, a->owner);
 }
 
-/* Drop what was created, as far as it is still there. */
+/* Drop what mill_objects_create made, as far as it still exists. */
 void
 mill_objects_drop(const MillAggregate *a)
 {
@@ -163,7 +163,7 @@ mill_objects_drop(const MillAggregate *a)
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->delta)));
 }
 
-/* WITH (...) of a view, which CREATE OR REPLACE would forget. */
+/* The view's WITH (...), which CREATE OR REPLACE VIEW would drop. */
 static char *
 view_options(Oid view)
 {
@@ -191,14 +191,14 @@ view_options(Oid view)
 	return text.data;
 }
 
-/* Give a view another query with the same columns; all else of it stays. */
+/* Replace a view's query by another with the same columns; all else is kept. */
 void
 mill_view_replace(Oid view, const char *query)
 {
 	StringInfoData names;
 	Relation rel = table_open(view, AccessShareLock);
 
-	/* The view's own column names, which may have been changed. */
+	/* the view's current column names, which may differ from the query's */
 	initStringInfo(&names);
 	for (int i = 0; i < RelationGetDescr(rel)->natts; i++)
 		appendStringInfo(&names, "%s%s", i ? ", " : "",
@@ -218,7 +218,7 @@ write_live_query(void *arg)
 	texts->query = mill_sql_view(texts->d, mill_aggregate_tables(texts->aggregate));
 }
 
-/* Let a view read the state of an aggregate, its own or one that it takes over. */
+/* Let a view read the state table of an aggregate: its own, or one it takes over. */
 void
 mill_view_make_live(Oid view, const MillAggregate *a, const MillDefinition *d)
 {
@@ -228,16 +228,16 @@ mill_view_make_live(Oid view, const MillAggregate *a, const MillDefinition *d)
 	mill_view_replace(view, texts.query);
 }
 
-/* From here on the view reads the state, which must be complete. */
+/* Make the aggregate live: the view reads the state table, which must be complete. */
 void
 mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d)
 {
 	mill_view_make_live(a->view, a, d);
-	mill_aggregate_set(a->id, true, true, NULL);
+	mill_aggregate_set_progress(a->id, true, true, NULL);
 	a->live = true;
 }
 
-/* Is this trigger of a relation one of ours, and not just one of the same name? */
+/* Does the relation have this trigger with our function, not just one of that name? */
 bool
 mill_has_trigger(Oid relid, const char *name)
 {
@@ -267,12 +267,13 @@ alter_trigger(Oid relid, const char *name, const char *when)
 }
 
 /*
- * The triggers of one relation: the base table or a partition of it.
+ * Create the triggers of one relation: the base table (root) or a partition.
  *
- * Statement triggers serve all but replication's apply worker and sessions
- * with session_replication_role = replica, which fire mill_replica for each
- * row instead; partitions inherit that one.  TRUNCATE is the same in both.
- * When a partition is truncated its rows are subtracted before they go.
+ * Statement triggers fire in all sessions except logical replication's apply
+ * workers and those with session_replication_role = replica, where the row
+ * trigger mill_replica fires instead; partitions inherit that one.  The
+ * TRUNCATE trigger fires in all sessions; on a partition it fires before, to
+ * subtract the rows.
  */
 void
 mill_triggers_create_on(Oid relid, bool root)
@@ -302,7 +303,7 @@ mill_triggers_create(Oid base)
 		mill_triggers_create_on(lfirst_oid(lc), lfirst_oid(lc) == base);
 }
 
-/* The triggers of one relation; partitions lose their mill_replica with the root's. */
+/* Drop the triggers of one relation; a partition's mill_replica goes with the root's. */
 void
 mill_triggers_drop_on(Oid relid)
 {
@@ -325,9 +326,9 @@ mill_triggers_drop(Oid base)
 		mill_triggers_drop_on(lfirst_oid(lc));
 }
 
-/* Make all sessions look anew at which aggregates a table has. */
+/* Invalidate what all sessions have cached about the aggregates of a table. */
 void
-mill_base_changed(Oid base)
+mill_invalidate_base(Oid base)
 {
 	ListCell *lc;
 
@@ -336,12 +337,12 @@ mill_base_changed(Oid base)
 }
 
 /*
- * Queue for the locks, for half a second at each; false, and none of them, if
- * that was not enough.  It is less than others wait before they look for a
- * deadlock, so that none of them is told of one with us.
+ * Try to get the locks, waiting half a second for each; false, holding none,
+ * if that was not enough.  Others wait longer (deadlock_timeout) before they
+ * look for a deadlock, so nobody gets a deadlock error because of us.
  */
 static bool
-lock_for_a_moment(Oid base, Oid view)
+try_lock_base_and_view(Oid base, Oid view)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -353,7 +354,7 @@ lock_for_a_moment(Oid base, Oid view)
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
 	{
-		/* The base first: from then on it gets no more partitions. */
+		/* the base table first, so that no partition is added after we listed them */
 		LockRelationOid(base, ShareRowExclusiveLock);
 		(void) find_all_inheritors(base, ShareRowExclusiveLock, NULL);
 		LockRelationOid(view, AccessExclusiveLock);
@@ -382,15 +383,15 @@ lock_for_a_moment(Oid base, Oid view)
 }
 
 /*
- * Wait until no transaction that writes to the base table or has read the view
- * is running, and keep new ones out until we commit.  Those who come meanwhile
- * queue behind us for a moment only, then have a second for themselves.
+ * Wait until no transaction that wrote to the base table or read the view is
+ * running, and block new ones until we commit.  While we wait, new ones queue
+ * behind us only for half a second, then run for a second before we try again.
  */
 void
 mill_lock_base_and_view(Oid base, Oid view)
 {
 	LockRelationOid(base, AccessShareLock);
-	while (!lock_for_a_moment(base, view))
+	while (!try_lock_base_and_view(base, view))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000,
 						 MILL_WAIT_EVENT);

@@ -1,6 +1,6 @@
 /*
  * parts.c
- *		What reading, checking and measuring a definition have in common.
+ *		What reading, checking and measuring a definition share.
  */
 #include "postgres.h"
 
@@ -37,7 +37,7 @@ mill_function_of_ours(Node *node, const char *name)
 	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
 }
 
-/* An expression under a name. */
+/* An expression with its name and type. */
 MillTypedExpr *
 mill_typed_column(const char *name, Node *expr)
 {
@@ -51,7 +51,7 @@ mill_typed_column(const char *name, Node *expr)
 	return column;
 }
 
-/* The number of an expression among the inputs of aggregates, from 1. */
+/* Add an expression to the inputs of aggregates, a1, a2, ..., unless it is one. */
 MillTypedExpr *
 mill_add_argument(MillDefinition *d, Node *expr)
 {

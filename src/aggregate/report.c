@@ -1,7 +1,7 @@
 /*
  * report.c
- *		SQL functions that tell about continuous aggregates: is one right, how
- *		is it kept, what waits to be folded.
+ *		SQL functions that report on continuous aggregates: whether a result is
+ *		right, how it is kept, what is not folded yet.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(mill_explain_aggregate);
 PG_FUNCTION_INFO_V1(mill_aggregate_figures);
 PG_FUNCTION_INFO_V1(mill_require_live);
 
-/* How much two sums of the same floats in different order may differ, relatively. */
+/* Relative difference allowed between sums of the same floats in different order. */
 #define FLOAT8_TOLERANCE "1e-9"
 #define FLOAT4_TOLERANCE "1e-4"
 
@@ -45,7 +45,7 @@ is_float(Oid type)
 	return type == FLOAT4OID || type == FLOAT8OID;
 }
 
-/* Column lists of both sides: what cannot be compared is compared as text. */
+/* Column lists of both sides; types without equality are compared as text. */
 static char *
 comparable_columns(TupleDesc desc)
 {
@@ -75,7 +75,7 @@ numbered_columns(TupleDesc desc)
 	return text.data;
 }
 
-/* Do rows x and y differ by rounding alone?  "false" without float columns. */
+/* Condition: rows x and y differ by rounding alone.  "false" without float columns. */
 static char *
 rounding_condition(TupleDesc desc)
 {
@@ -103,7 +103,7 @@ rounding_condition(TupleDesc desc)
 	return floats ? text.data : "false";
 }
 
-/* {"name": value, ...} of a numbered row, with the view's names. */
+/* Expression {"name": value, ...} of a row with columns c1, c2, ... and the view's names. */
 static char *
 json_of_row(TupleDesc desc)
 {
@@ -118,7 +118,7 @@ json_of_row(TupleDesc desc)
 	return text.data;
 }
 
-/* The query of verify: both sides and their differences, in one snapshot. */
+/* The query of verify: both results and their differences, in one snapshot. */
 static char *
 verify_query(const MillAggregate *a)
 {
@@ -144,13 +144,13 @@ verify_query(const MillAggregate *a)
 static void
 compare(void *arg)
 {
-	/* The caller's snapshot, for both sides. */
+	/* the caller's snapshot for both sides */
 	if (SPI_execute(verify_query(arg), true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not compare \"%s\" with its definition",
 			 get_rel_name(((MillAggregate *) arg)->view));
 }
 
-/* SPI's result to a function's result. */
+/* Return SPI's result as the function's result. */
 static void
 return_rows(ReturnSetInfo *result)
 {
@@ -175,7 +175,7 @@ mill_verify(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* What an output column is made of. */
+/* What an output column is computed from. */
 typedef struct Ingredients
 {
 	const MillDefinition *d;
@@ -239,7 +239,7 @@ array_of_names(List *names)
 		construct_array(values, list_length(names), TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* How the view's time is divided, in words; NULL without a window. */
+/* Describe the window; NULL without one. */
 static char *
 describe_panes(const MillDefinition *d)
 {
@@ -333,9 +333,10 @@ read_figures(void *arg)
 }
 
 /*
- * SQL: mill_catalog.aggregate_figures(state, delta): what waits in the delta
- * table, and what keeps folded deltas from being removed.  For mill.aggregates
- * only, which shows each user his own: nobody has USAGE on the schema.
+ * SQL: mill_catalog.aggregate_figures(state, delta): how much is in the delta
+ * table, and what keeps its dead rows from being vacuumed.  Used by the view
+ * mill.aggregates only, which shows users their own: nobody has USAGE on the
+ * schema.
  */
 Datum
 mill_aggregate_figures(PG_FUNCTION_ARGS)
@@ -354,10 +355,11 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: mill.require_live(state): true if the aggregate was live already when
- * the reader's snapshot was taken.  A view's query changes for all at once,
- * but rows that were put into its state since are not there for an older
- * snapshot: better an error, after which to try again, than too few rows.
+ * SQL: mill.require_live(state): true if the aggregate was live when the
+ * reader's snapshot was taken.  Replacing the view's query takes effect for all
+ * sessions at once, but an older snapshot does not see the rows that were put
+ * into the state table since; raise an error to be retried instead of returning
+ * too few rows.
  */
 Datum
 mill_require_live(PG_FUNCTION_ARGS)

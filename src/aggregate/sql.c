@@ -2,12 +2,12 @@
  * sql.c
  *		Parts that the statements of an aggregate have in common.
  *
- * Rows of the state and delta tables are partial results of groups:
+ * Rows of the state table and of the delta table are partial results of groups:
  *
  *		pane, keys, row_count, accumulators				with or without a window
  *		first_at, last_at, keys, row_count, accumulators	fragments of sessions
  *
- * and a delta row may instead say that its group is stale.
+ * A delta row may instead mark its group as stale: to be recomputed.
  */
 #include "postgres.h"
 
@@ -44,7 +44,7 @@ mill_sql_keys(const MillDefinition *d, const char *prefix)
 	return list.data;
 }
 
-/* What names a group: pane and keys, or the keys of sessions. */
+/* The columns that identify a group: pane and keys; of sessions, the keys. */
 char *
 mill_sql_group(const MillDefinition *d, const char *prefix)
 {
@@ -79,7 +79,7 @@ mill_sql_stored(const MillDefinition *d, const char *prefix)
 	return list.data;
 }
 
-/* One of the parts that every aggregate has; NULL if there is none of that name. */
+/* A part that every aggregate has, by name; NULL if there is none. */
 static char *
 own_part(const MillDefinition *d, const MillTables *t, const char *alias, const char *name)
 {
@@ -102,7 +102,7 @@ own_part(const MillDefinition *d, const MillTables *t, const char *alias, const 
 	return strcmp(name, "delta") == 0 ? t->delta : NULL;
 }
 
-/* The part that is given by this name; NULL if none is. */
+/* A part given by the caller, by name; NULL if there is none. */
 static char *
 given_part(va_list parts, const char *name)
 {
@@ -118,7 +118,7 @@ given_part(va_list parts, const char *name)
 	return NULL;
 }
 
-/* The word of small letters and underscores at *p, which moves behind it. */
+/* The word of small letters and underscores at *p; moves *p past it. */
 static char *
 read_word(const char **p)
 {
@@ -167,7 +167,7 @@ mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...)
 	return sql.data;
 }
 
-/* A condition: the rows with these aliases are of one group. */
+/* Condition: the rows of these two aliases are of the same group. */
 char *
 mill_sql_same_group(const MillDefinition *d, const char *left, const char *right)
 {
@@ -189,7 +189,7 @@ mill_sql_same_group(const MillDefinition *d, const char *left, const char *right
 	return text.data;
 }
 
-/* WITH mill_rows: the base table's columns that are used, from elsewhere. */
+/* WITH mill_rows: the used columns of the base table, read from another relation. */
 char *
 mill_sql_source(const MillDefinition *d, const char *from)
 {
@@ -202,7 +202,7 @@ mill_sql_source(const MillDefinition *d, const char *from)
 	return psprintf("WITH mill_rows AS NOT MATERIALIZED (SELECT %s FROM %s)", list.data, from);
 }
 
-/* Partial results of mill_rows, by group; with a condition over the rows, r. */
+/* Partial results of mill_rows by group; where is a condition on the rows, r. */
 char *
 mill_sql_partial(const MillDefinition *d, const char *where)
 {
@@ -214,7 +214,7 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 	appendStringInfoString(&text, "SELECT ");
 	if (d->window == MILL_WINDOW_SESSION)
 	{
-		/* NULL and infinite times are in no session: their first_at is NULL. */
+		/* rows with a NULL or infinite time are in no session: first_at is NULL */
 		appendStringInfoString(&text,
 							   "first_at, CASE WHEN first_at IS NOT NULL THEN max(event_time) END AS last_at, ");
 		group = psprintf("first_at, %s", mill_sql_keys(d, ""));
@@ -253,11 +253,11 @@ mill_sql_combined(const MillDefinition *d)
 }
 
 /*
- * The partial results of the group(s) named by an outer row, computed anew
+ * The partial results of the group(s) that an outer row identifies, computed
  * from the base table; for LATERAL.
  */
 char *
-mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key)
+mill_sql_from_base(const MillDefinition *d, const MillTables *t, const char *key)
 {
 	const char *from = t->base;
 
@@ -282,7 +282,7 @@ add_definition(StringInfo text, const MillTypedExpr *column)
 		appendStringInfo(text, " COLLATE %s", generate_collation_name(column->collation));
 }
 
-/* Column definitions of the state table, and the first ones of the delta's. */
+/* Column definitions of the state table, which the delta table has too. */
 char *
 mill_sql_columns(const MillDefinition *d)
 {

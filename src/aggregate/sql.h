@@ -1,6 +1,6 @@
 /*
  * sql.h
- *		The statements that keep a continuous aggregate, as text.
+ *		The statements of capture, fold, fill and reads, as text.
  */
 #ifndef MILL_AGGREGATE_SQL_H
 #define MILL_AGGREGATE_SQL_H
@@ -18,12 +18,12 @@ typedef struct MillTables
 } MillTables;
 
 /*
- * sql.c: a statement, with its parts put in.  Where the text says $name, the
- * part of that name comes: pairs of name and text follow, and MILL_END.  Of
- * every aggregate there are $base, $state and $delta, its tables, and the lists
- * $stored, $group, $keys and $combined, the first three also with an alias
- * before each column, $s.stored.  $1 stays.  A part that is not given is an
- * error at once.  t may be NULL if no table is named.
+ * sql.c: expand a template into a statement.  $name in the text is replaced by
+ * the part of that name, from the arguments: pairs of name and text, then
+ * MILL_END.  Each aggregate has the parts $base, $state and $delta, its tables,
+ * and the lists $stored, $group, $keys and $combined, the first three also with
+ * an alias before each column, $s.stored.  $1 is left alone.  A part that does
+ * not exist is an error.  t may be NULL if the text names no table.
  */
 extern char *mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...)
 	__attribute__((sentinel));
@@ -37,10 +37,10 @@ extern char *mill_sql_same_group(const MillDefinition *d, const char *left, cons
 extern char *mill_sql_partial(const MillDefinition *d, const char *where);
 extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
-extern char *mill_sql_fresh(const MillDefinition *d, const MillTables *t, const char *key);
+extern char *mill_sql_from_base(const MillDefinition *d, const MillTables *t, const char *key);
 extern char *mill_sql_columns(const MillDefinition *d);
 
-/* sql_capture.c: what writers do; over the transition tables mill_new, mill_old */
+/* sql_capture.c: capture, over the transition tables mill_new and mill_old */
 extern char *mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from);
 extern char *mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from);
 extern char *mill_sql_update(const MillDefinition *d, const MillTables *t);
@@ -50,7 +50,7 @@ extern char *mill_sql_view(const MillDefinition *d, const MillTables *t);
 
 /* sql_fold.c: what the fold does; results are described there */
 extern char *mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready);
-extern char *mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready);
+extern char *mill_sql_recompute(const MillDefinition *d, const MillTables *t, const char *ready);
 extern char *mill_sql_clear(const MillTables *t, const char *range);
 extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,
 						   const char *base_range);

@@ -1,10 +1,10 @@
 /*
  * sql_capture.c
- *		What writers append to the delta table, as statements.
+ *		Statements of capture: what writers append to the delta table.
  *
- * They read the transition tables mill_new and mill_old.  Rows that come are
- * aggregated; rows that go are subtracted where that is exact, and otherwise
- * mark their groups stale.
+ * They read the transition tables mill_new and mill_old.  New rows are
+ * aggregated; old rows are subtracted where that is exact, and otherwise their
+ * groups are marked stale.
  */
 #include "postgres.h"
 
@@ -16,7 +16,7 @@
 #define NEW_ROWS "mill_new"
 #define OLD_ROWS "mill_old"
 
-/* Can all columns of the rows be compared? */
+/* Can values of all these columns be compared, as EXCEPT does? */
 static bool
 is_comparable(List *columns)
 {
@@ -31,9 +31,9 @@ is_comparable(List *columns)
 	return true;
 }
 
-/* The rows of one side, without what depends on the other rows. */
+/* Keys and aggregate inputs of the old or the new rows. */
 static char *
-side(const MillDefinition *d, const char *from)
+changed_rows(const MillDefinition *d, const char *from)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -50,7 +50,7 @@ side(const MillDefinition *d, const char *from)
 
 /* Mark the groups of some rows stale. */
 static char *
-mark(const MillDefinition *d, const MillTables *t, const char *rows)
+mark_stale(const MillDefinition *d, const MillTables *t, const char *rows)
 {
 	return mill_sql(d, t,
 					"INSERT INTO $delta ($group, stale)\nSELECT DISTINCT $group, true FROM $rows r",
@@ -64,7 +64,7 @@ partial(const MillDefinition *d, const char *from)
 	return psprintf("%s\n%s", mill_sql_source(d, from), mill_sql_partial(d, NULL));
 }
 
-/* The partial results of rows that go, to be added. */
+/* The partial results of removed rows, negated, so that they can be added. */
 static char *
 negative(const MillDefinition *d, const char *from)
 {
@@ -84,27 +84,27 @@ negative(const MillDefinition *d, const char *from)
 	return text.data;
 }
 
-/* For rows that come: mill_new, or a relation that is attached. */
+/* For added rows: mill_new, or a partition that is attached. */
 char *
 mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class == MILL_RECOMPUTE)
-		return mark(d, t, side(d, from));
+		return mark_stale(d, t, changed_rows(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$partial", "partial", partial(d, from),
 					MILL_END);
 }
 
-/* For rows that go: mill_old, or a partition that is emptied. */
+/* For removed rows: mill_old, or a partition that is detached or truncated. */
 char *
 mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
 	if (d->class != MILL_INVERTIBLE)
-		return mark(d, t, side(d, from));
+		return mark_stale(d, t, changed_rows(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from),
 					MILL_END);
 }
 
-/* Old and new partial results of each group in one row, none if they cancel out. */
+/* For UPDATE: one row for each group whose partial results differ. */
 static char *
 difference(const MillDefinition *d, const MillTables *t)
 {
@@ -137,11 +137,13 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 
 	if (d->class == MILL_INVERTIBLE)
 		return difference(d, t);
-	old = side(d, OLD_ROWS);
-	new = side(d, NEW_ROWS);
+	old = changed_rows(d, OLD_ROWS);
+	new = changed_rows(d, NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
-		return mark(d, t,
-					mill_sql(d, t, "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))",
-							 "old", old, "new", new, MILL_END));
-	return mark(d, t, mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
+		return mark_stale(d, t,
+						  mill_sql(d, t,
+								   "(($old EXCEPT ALL $new)\n UNION ALL\n ($new EXCEPT ALL $old))",
+								   "old", old, "new", new, MILL_END));
+	return mark_stale(d, t,
+					  mill_sql(d, t, "($old UNION ALL $new)", "old", old, "new", new, MILL_END));
 }

@@ -1,10 +1,10 @@
 /*
  * sql_fold.c
- *		Merging deltas into the state, and computing state anew, as statements.
+ *		Statements of fold and fill.
  *
- * Each statement takes what its own snapshot sees and nothing else, so that
- * deltas that commit later stay and are added on.  The caller holds the
- * aggregate's lock since before the statement: nobody else touches the state.
+ * Each statement removes only the deltas that its own snapshot sees; deltas
+ * that commit later stay and are folded later.  The caller took the aggregate's
+ * lock before the statement, so nobody else changes the state table.
  */
 #include "postgres.h"
 
@@ -30,19 +30,19 @@ replacement(const MillDefinition *d)
 	return text.data;
 }
 
-/* A condition on deltas, d: nobody marked their group stale. */
+/* Condition on deltas d: their group is not marked stale. */
 static char *
 not_stale(const MillDefinition *d, const MillTables *t)
 {
-	/* the second condition tells the planner that marks are few */
+	/* e.stale::integer = 1 makes the planner expect few marks */
 	return mill_sql(d, t,
 					"d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)",
 					MILL_END);
 }
 
 /*
- * Merge up to $1 deltas of groups that are not stale.  One row: how many
- * deltas were taken, and the places of groups that have no rows any more.
+ * Merge up to $1 deltas of groups that are not stale.  Returns one row: the
+ * number of deltas merged, and the ctids of groups that have no rows left.
  */
 char *
 mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
@@ -64,16 +64,16 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 }
 
 /*
- * Compute up to $1 stale groups anew from the base table, and drop all their
- * deltas.  One row: how many deltas were taken, how many groups there were.
+ * Recompute up to $1 stale groups from the base table, and drop all their
+ * deltas.  Returns one row, first the numbers of deltas and of groups.
  */
 char *
-mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready)
+mill_sql_recompute(const MillDefinition *d, const MillTables *t, const char *ready)
 {
 	const char *put;
 
 	if (d->window == MILL_WINDOW_SESSION)
-		/* Taken and put anew: a unique index minds only the living. */
+		/* deleted and inserted again: no conflict, since the unique index ignores dead rows */
 		put =
 			"gone AS (DELETE FROM $state s USING stale k WHERE s.key_hash = k.key_hash AND $s_is_k RETURNING 1),\n"
 			"put AS (INSERT INTO $state ($stored) SELECT $stored FROM fresh WHERE (SELECT count(*) FROM gone) >= 0 RETURNING 1)\n";
@@ -89,14 +89,14 @@ mill_sql_renew(const MillDefinition *d, const MillTables *t, const char *ready)
 					"$put"
 					"SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)",
 					"ready", ready ? ready : "true", "d_is_k", mill_sql_same_group(d, "d", "k"),
-					"computed", mill_sql_fresh(d, t, "k"), "put",
+					"computed", mill_sql_from_base(d, t, "k"), "put",
 					mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k",
 							 mill_sql_same_group(d, "f", "k"), "replacement", replacement(d),
 							 MILL_END),
 					MILL_END);
 }
 
-/* Remove the state of some panes, or all. */
+/* Delete some panes, or all, from the state table. */
 char *
 mill_sql_clear(const MillTables *t, const char *range)
 {
@@ -104,8 +104,8 @@ mill_sql_clear(const MillTables *t, const char *range)
 }
 
 /*
- * Compute some panes, or all, from the base table into a state that was
- * cleared of them, and drop their deltas.  One row: groups put.
+ * Compute some panes, or all, from the base table into a state table that has
+ * none of them, and drop their deltas.  Returns one row: the number of groups.
  */
 char *
 mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,

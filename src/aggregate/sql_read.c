@@ -1,14 +1,15 @@
 /*
  * sql_read.c
- *		What readers see: merged state and whatever has not been merged yet.
+ *		What readers see: the state table and the deltas not folded yet.
  *
- * Groups that no delta row concerns are read from the state as they are, which
- * costs little more than a plain table.  Groups that are touched are combined,
- * and stale ones computed from the base table.  A hash of the group's columns
- * decides which is which, so that NULLs need no special care; when two groups
- * share a hash, both are combined, and nothing is wrong.
+ * Groups without deltas are read from the state table as they are, which costs
+ * little more than reading a plain table.  Groups with deltas are combined, and
+ * stale ones recomputed from the base table.  Which is which is decided by a
+ * hash of the group's columns, so NULLs need no special care; if two groups
+ * have the same hash, both are combined, which gives the same result.
  *
- * All parts see one snapshot; a row and its delta are in it or not together.
+ * The whole statement has one snapshot; it sees a base row and its delta, or
+ * neither.
  */
 #include "postgres.h"
 
@@ -17,13 +18,13 @@
 #include "aggregate/sql.h"
 
 /*
- * The groups that nobody has touched since the last fold.  NOT IN, as its
- * hashed subplan costs the same however wrong the planner's estimates are; the
- * condition, always true, makes them low: the planner hashes nothing that it
- * expects not to fit into memory, but the distinct hashes always do in practice.
+ * Groups without deltas.  NOT IN, because a hashed subplan costs the same
+ * however wrong the planner's estimates are.  The condition row_count -
+ * row_count = 0 is always true but makes the estimate low: the planner does not
+ * hash what it expects not to fit into memory, though in practice it does.
  */
 static char *
-untouched(const MillDefinition *d, const MillTables *t)
+without_deltas(const MillDefinition *d, const MillTables *t)
 {
 	return mill_sql(d, t,
 					"SELECT $s.stored\n FROM $state s\n WHERE s.row_count > 0"
@@ -31,9 +32,9 @@ untouched(const MillDefinition *d, const MillTables *t)
 					MILL_END);
 }
 
-/* State and deltas of touched groups, not combined yet. */
+/* State rows and deltas of groups with deltas, not combined yet. */
 static char *
-pieces(const MillDefinition *d, const MillTables *t)
+uncombined(const MillDefinition *d, const MillTables *t)
 {
 	bool marks = d->class != MILL_INVERTIBLE;
 
@@ -45,46 +46,46 @@ pieces(const MillDefinition *d, const MillTables *t)
 }
 
 static char *
-touched(const MillDefinition *d, const MillTables *t)
+with_deltas(const MillDefinition *d, const MillTables *t)
 {
-	/* Deltas are marks only: what else shares their hash is as it was. */
+	/* all deltas are marks: other groups with the same hash are unchanged */
 	if (d->class == MILL_RECOMPUTE)
 		return mill_sql(d, t,
 						"SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT d.key_hash FROM $delta d)\n"
 						"  AND NOT EXISTS (SELECT FROM $delta d WHERE d.key_hash = s.key_hash AND $d_is_s)",
 						"d_is_s", mill_sql_same_group(d, "d", "s"), MILL_END);
 	if (d->window == MILL_WINDOW_SESSION)
-		return mill_sql_islands(d, pieces(d, t), true);
+		return mill_sql_islands(d, uncombined(d, t), true);
 	return mill_sql(d, t,
 					"SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
-					"pieces", pieces(d, t), "sound",
+					"pieces", uncombined(d, t), "sound",
 					d->class != MILL_INVERTIBLE ? " AND NOT bool_or(stale)" : "", MILL_END);
 }
 
 /*
- * The groups that must be computed from the base table.  They are few; the
- * second condition says so to the planner.
+ * Stale groups, recomputed from the base table.  They are few, which
+ * d.stale::integer = 1 tells the planner.
  */
 static char *
-stale(const MillDefinition *d, const MillTables *t)
+stale_groups(const MillDefinition *d, const MillTables *t)
 {
 	return mill_sql(d, t,
 					"SELECT $b.stored\n FROM (SELECT DISTINCT $d.group FROM $delta d WHERE d.stale AND d.stale::integer = 1) k,"
 					" LATERAL ($computed) b",
-					"computed", mill_sql_fresh(d, t, "k"), MILL_END);
+					"computed", mill_sql_from_base(d, t, "k"), MILL_END);
 }
 
-/* The parts together: partial results, one row for each group. */
+/* All groups: partial results, one row for each. */
 static char *
 groups(const MillDefinition *d, const MillTables *t)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, untouched(d, t));
-	appendStringInfo(&text, "\n UNION ALL\n %s", touched(d, t));
+	appendStringInfoString(&text, without_deltas(d, t));
+	appendStringInfo(&text, "\n UNION ALL\n %s", with_deltas(d, t));
 	if (d->class != MILL_INVERTIBLE)
-		appendStringInfo(&text, "\n UNION ALL\n %s", stale(d, t));
+		appendStringInfo(&text, "\n UNION ALL\n %s", stale_groups(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
 		return mill_sql(d, t,
 						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
@@ -94,8 +95,8 @@ groups(const MillDefinition *d, const MillTables *t)
 }
 
 /*
- * A measure's final value.  Without GROUP BY there is a row even when there
- * are no groups; what an aggregate makes of no rows, only it can say.
+ * A measure's final value.  Without GROUP BY there is a row even without
+ * groups; then the aggregate itself must say what its result over no rows is.
  */
 static char *
 final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
@@ -109,7 +110,7 @@ final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
 					a->partial, mill_sql_source(d, t->base), mill_rows(d), m->final);
 }
 
-/* The text of the view when it is live. */
+/* The query of the view when it is live. */
 char *
 mill_sql_view(const MillDefinition *d, const MillTables *t)
 {

@@ -1,11 +1,12 @@
 /*
  * sql_session.c
- *		Sessions: fragments that lie closer than the gap make one.
+ *		Sessions: merging fragments that are closer than the gap.
  *
- * A fragment is a session of the rows of one statement.  Fragments of a key,
- * in order of their first event, make islands: one begins where the first
- * event comes a gap or more after all earlier ones' last.  Rows without an
- * event time make an island of their own, as NULLs do in GROUP BY.
+ * A fragment is a session among the rows of one statement.  The fragments of a
+ * key, in order of their first event, form islands: an island begins where the
+ * first event comes a gap or more after the last event of all earlier
+ * fragments.  Rows without an event time form one island, as NULLs do in
+ * GROUP BY.
  */
 #include "postgres.h"
 
@@ -14,8 +15,8 @@
 #include "aggregate/sql.h"
 
 /*
- * Fragments (columns as stored, perhaps stale) to sessions.  With skip_stale,
- * keys of which a fragment is stale are left out.
+ * Merge fragments, with columns as stored, into sessions.  With skip_stale,
+ * leave out keys that have a stale fragment.
  */
 char *
 mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale)
@@ -37,9 +38,9 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
 }
 
 /*
- * Merge up to $1 fragments of keys that are not stale.  One row: how many
- * were taken, and nothing.  Sessions that no fragment comes near stay as they
- * are: between each other there is a gap already.
+ * Merge up to $1 fragments of keys that are not stale.  Returns one row: the
+ * number of fragments merged, and NULL.  Sessions that no fragment reaches are
+ * left alone: the gaps between them stay.
  */
 char *
 mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)

@@ -1,19 +1,19 @@
 /*
  * state.c
- *		Partial states of any aggregate that has a combine function, as SQL
- *		values that can be stored.
+ *		Partial states: the transition value of any aggregate that has a combine
+ *		function, as a value that can be stored.
  *
- *	partial_state(aggregate, arguments ...)	rows to a state
- *	combine_state(aggregate, state)			states to a state
- *	final_state(aggregate, state, type)		a state to the result
+ *	partial_state(aggregate, arguments ...)	rows to a partial state
+ *	combine_state(aggregate, state)			partial states to a partial state
+ *	final_state(aggregate, state, type)		a partial state to the result
  *
- * The first two are aggregates themselves.  They run the named aggregate's
- * functions inside their own, under the same Agg node, so that those find the
- * memory context of their group as ever.  What the executor does around an
- * aggregate (strict functions, initial values, who owns a transition value)
- * is done here in the same way, as any difference would be a wrong result.
+ * The first two are aggregates themselves.  They call the named aggregate's
+ * functions inside their own, under the same Agg node, where those find the
+ * memory context of their group.  What the executor does around an aggregate
+ * (strict functions, initial values, ownership of transition values) is done
+ * here in the same way, as any difference would be a wrong result.
  *
- * These run in any backend. Nothing is kept beyond the query.
+ * Runs in any backend.  Nothing is kept beyond the query.
  */
 #include "postgres.h"
 
@@ -65,9 +65,9 @@ aggregate_argument(FunctionCallInfo fcinfo, int number)
 	return PG_GETARG_OID(number);
 }
 
-/* Adds one to those of the call site, which find it from now on. */
+/* Add an aggregate to those that the call site has looked up. */
 static StateAggregate *
-remember(CallSite *site, StateAggregate *made)
+remember_aggregate(CallSite *site, StateAggregate *made)
 {
 	made->next = site->aggregates;
 	site->aggregates = made;
@@ -95,7 +95,7 @@ find_by_arguments(FunctionCallInfo fcinfo, Oid oid)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_arguments(oid, types, PG_NARGS() - 2, PG_GET_COLLATION());
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
 static StateAggregate *
@@ -113,7 +113,7 @@ find_by_header(FunctionCallInfo fcinfo, Oid oid, const StateHeader *header)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_header(oid, header);
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
 static StateAggregate *
@@ -130,10 +130,10 @@ find_by_result(FunctionCallInfo fcinfo, Oid oid, Oid result_type)
 	old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	found = mill_state_by_result(oid, result_type, PG_GET_COLLATION());
 	MemoryContextSwitchTo(old);
-	return remember(site, found);
+	return remember_aggregate(site, found);
 }
 
-/* The group's memory; an error unless called by an aggregate. */
+/* The memory context of the group; an error unless called by an aggregate. */
 static MemoryContext
 group_context(FunctionCallInfo fcinfo)
 {
@@ -144,7 +144,7 @@ group_context(FunctionCallInfo fcinfo)
 	return context;
 }
 
-/* The state in argument 0, a new one for the group's first row. */
+/* The transition state in argument 0, or a new one for the group's first row. */
 static PartialState *
 group_state(FunctionCallInfo fcinfo, StateAggregate *aggregate, MemoryContext context)
 {
@@ -173,12 +173,11 @@ group_state(FunctionCallInfo fcinfo, StateAggregate *aggregate, MemoryContext co
 }
 
 /*
- * Takes a by-reference transition value over into the group's memory, unless
- * the function returned an expanded object that is there already, and frees
- * the one before.
+ * Copy a by-reference transition value into the group's memory context, unless
+ * it is an expanded object that lives there already, and free the previous one.
  */
 static Datum
-keep(const PartialState *state, Datum value, bool is_null, MemoryContext context)
+keep_value(const PartialState *state, Datum value, bool is_null, MemoryContext context)
 {
 	const StateAggregate *aggregate = state->aggregate;
 
@@ -202,9 +201,9 @@ keep(const PartialState *state, Datum value, bool is_null, MemoryContext context
 	return value;
 }
 
-/* Calls the transition or combine function with the inputs, which are set from argument 1 on. */
+/* Call the transition or combine function; arguments from 1 on are set. */
 static void
-advance(PartialState *state, FunctionCallInfo call, MemoryContext context)
+advance_state(PartialState *state, FunctionCallInfo call, MemoryContext context)
 {
 	const StateAggregate *aggregate = state->aggregate;
 	Datum value;
@@ -234,7 +233,7 @@ advance(PartialState *state, FunctionCallInfo call, MemoryContext context)
 	call->isnull = false;
 	value = FunctionCallInvoke(call);
 	if (!aggregate->state_by_value && DatumGetPointer(value) != DatumGetPointer(state->value))
-		value = keep(state, value, call->isnull, context);
+		value = keep_value(state, value, call->isnull, context);
 	state->value = value;
 	state->is_null = call->isnull;
 }
@@ -251,13 +250,13 @@ mill_partial_state_add(PG_FUNCTION_ARGS)
 	for (int i = 1; i < call->nargs; i++)
 		call->args[i] = fcinfo->args[i + 1];
 	call->context = fcinfo->context;
-	advance(state, call, context);
+	advance_state(state, call, context);
 	PG_RETURN_POINTER(state);
 }
 
 /*
- * Reads a payload, in the current memory context, as if under the given node.
- * It may come from anybody.
+ * Read a serialized transition value, in the current memory context, as if
+ * called by the given node.  The bytes are not trusted.
  */
 static Datum
 read_value(StateAggregate *aggregate, StringInfo payload, Node *node, bool *is_null)
@@ -310,17 +309,17 @@ mill_combine_state_add(PG_FUNCTION_ARGS)
 	call->context = fcinfo->context;
 	call->args[1].value = (Datum) 0;
 	call->args[1].isnull = true;
-	if ((header.flags & MILL_STATE_NULL) == 0)
+	if ((header.flags & MILL_PARTIAL_NULL) == 0)
 		call->args[1].value = read_value(aggregate, &payload, fcinfo->context,
 										 &call->args[1].isnull);
-	advance(state, call, context);
+	advance_state(state, call, context);
 	PG_RETURN_POINTER(state);
 }
 
 /*
- * The final function of both: the transition value as bytes.  NULL is the state
- * of no rows; a transition value of NULL is the same unless there is an initial
- * value, which no rows would have.
+ * The final function of both: the transition value as bytes.  NULL is the
+ * partial state of no rows.  A NULL transition value is that too, unless there
+ * is an initial value, which no rows would have.
  */
 Datum
 mill_state_bytes(PG_FUNCTION_ARGS)
@@ -349,8 +348,8 @@ mill_state_bytes(PG_FUNCTION_ARGS)
 }
 
 /*
- * A node as the support functions expect to be called by.  They look at no more
- * of it than its memory contexts, and may register a callback with it.
+ * An AggState to call support functions with.  They look only at its memory
+ * contexts, and may register a callback with it.
  */
 static AggState *
 make_node(FunctionCallInfo fcinfo)
@@ -368,7 +367,7 @@ make_node(FunctionCallInfo fcinfo)
 	return site->node;
 }
 
-/* The transition value that argument 1 of final_state stands for, in the current memory context. */
+/* The transition value of argument 1 of final_state, in the current memory context. */
 static StateAggregate *
 load_state(FunctionCallInfo fcinfo, Node *node, Oid result_type, Datum *value, bool *is_null)
 {
@@ -390,7 +389,7 @@ load_state(FunctionCallInfo fcinfo, Node *node, Oid result_type, Datum *value, b
 	}
 	mill_state_read(PG_GETARG_BYTEA_PP(1), &header, &payload);
 	aggregate = find_by_header(fcinfo, oid, &header);
-	if ((header.flags & MILL_STATE_NULL) == 0)
+	if ((header.flags & MILL_PARTIAL_NULL) == 0)
 		*value = read_value(aggregate, &payload, node, is_null);
 	return aggregate;
 }

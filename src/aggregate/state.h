@@ -1,6 +1,7 @@
 /*
  * state.h
- *		Partial states of any aggregate that has a combine function.
+ *		Partial states: the transition value of any aggregate that has a combine
+ *		function, as bytes that can be stored.
  */
 #ifndef MILL_AGGREGATE_STATE_H
 #define MILL_AGGREGATE_STATE_H
@@ -20,18 +21,18 @@ typedef struct StateHeader
 	int names_length;
 } StateHeader;
 
-#define MILL_STATE_INTERNAL 0x01		  /* written by the type's own serialize function */
-#define MILL_STATE_NULL 0x02			  /* the transition value is NULL, though there were rows */
-#define MILL_STATE_TYPES 0x04			  /* the names hold the argument types */
-#define MILL_STATE_COLLATION 0x08		  /* then schema and name of the collation */
-#define MILL_STATE_DEFAULT_COLLATION 0x10 /* the database's */
+#define MILL_PARTIAL_INTERNAL 0x01	/* written by the type's own serialize function */
+#define MILL_PARTIAL_NULL 0x02		/* the transition value is NULL, though there were rows */
+#define MILL_PARTIAL_TYPES 0x04		/* the names hold the argument types */
+#define MILL_PARTIAL_COLLATION 0x08 /* then schema and name of the collation */
+#define MILL_PARTIAL_DEFAULT_COLLATION 0x10 /* the database's */
 
 /* An aggregate for one call site, with all that its calls need looked up. */
 typedef struct StateAggregate
 {
 	struct StateAggregate *next; /* of the same call site */
 	Oid oid;
-	StateHeader header; /* what its states begin with; MILL_STATE_NULL is not set */
+	StateHeader header; /* what its states begin with; MILL_PARTIAL_NULL is not set */
 	bool no_header;		/* made without arguments or a state to know them by */
 	Oid collation;
 	int argument_count;

@@ -1,18 +1,18 @@
 /*
  * state_check.c
- *		Whether bytes can be the state of an aggregate of PostgreSQL's own whose
+ *		Check that bytes can be the partial state of a built-in aggregate whose
  *		transition type is internal.
  *
  * Everybody may call mill.final_state and mill.combine_state, as the views of
- * continuous aggregates do in the name of their readers, and so everybody may
- * give them bytes of his own.  The deserialize functions of internal types
- * believe what they read: it comes from another process of the same query.  A
- * number with a weight of -2^31 makes them write where no memory is.  So each
- * value is looked at here before they see it, by what their serialize functions
- * can have written.  What has no check here is not stored at all.
+ * continuous aggregates run them with their readers' rights, and so anybody may
+ * pass arbitrary bytes to them.  The deserialize functions of internal types
+ * trust their input, because it comes from another process of the same query:
+ * a number with a weight of -2^31 makes them write outside of their buffer.  So
+ * each value is checked here first against what the serialize functions can
+ * write.  Aggregates without a check here are not kept as partial states.
  *
- * Other transition types are read by their binary input functions, which are
- * made for bytes from outside.
+ * Other transition types are read by their binary input functions, which check
+ * their input.
  */
 #include "postgres.h"
 
@@ -53,7 +53,7 @@ refuse_state(const char *detail)
 
 /* The next bytes as a number, most significant byte first. */
 static int64
-take(StringInfo from, int bytes)
+take_bytes(StringInfo from, int bytes)
 {
 	uint64 value = 0;
 
@@ -67,13 +67,13 @@ take(StringInfo from, int bytes)
 static int32
 take_int32(StringInfo from)
 {
-	return (int32) take(from, 4);
+	return (int32) take_bytes(from, 4);
 }
 
 static int64
 check_count(StringInfo from, int64 max)
 {
-	int64 count = take(from, 8);
+	int64 count = take_bytes(from, 8);
 
 	if (count < 0 || count > max)
 		refuse_state("A count of rows is out of range.");
@@ -105,14 +105,14 @@ check_sum(StringInfo from, int max_weight, int max_scale)
 		refuse_state("The number of digits of a sum is out of range.");
 	for (int i = 0; i < count; i++)
 	{
-		int64 digit = take(from, sizeof(int16));
+		int64 digit = take_bytes(from, sizeof(int16));
 
 		if (digit >= BASE)
 			refuse_state("A digit of a sum is out of range.");
 	}
 }
 
-/* The same for one that is read into 128 bits. */
+/* The same for a sum that is read into 128 bits. */
 static void
 check_int128(StringInfo from)
 {
@@ -130,7 +130,7 @@ check_int128(StringInfo from)
 	again.cursor += 2 * sizeof(int32);
 	for (int i = 0; i <= INT128_WEIGHT; i++)
 	{
-		int digit = i < count ? (int) take(&again, sizeof(int16)) : 0;
+		int digit = i < count ? (int) take_bytes(&again, sizeof(int16)) : 0;
 
 		if (digit < limit[i])
 			return;
@@ -140,9 +140,9 @@ check_int128(StringInfo from)
 	refuse_state("A sum does not fit into 128 bits.");
 }
 
-/* What follows the sums of numerics: the largest scale, and how many rows are not finite. */
+/* What follows the sums of numerics: the largest scale, and counts of special values. */
 static void
-check_numeric_rest(StringInfo from, int64 rows)
+check_numeric_tail(StringInfo from, int64 rows)
 {
 	int32 scale = take_int32(from);
 
@@ -161,7 +161,7 @@ check_numeric_avg(StringInfo from)
 	int64 rows = check_count(from, COUNT_MAX);
 
 	check_sum(from, SUM_WEIGHT, SCALE_LIMIT);
-	check_numeric_rest(from, rows);
+	check_numeric_tail(from, rows);
 }
 
 /* variance and standard deviation of numeric and bigint */
@@ -172,7 +172,7 @@ check_numeric(StringInfo from)
 
 	check_sum(from, SUM_WEIGHT, SCALE_LIMIT);
 	check_sum(from, SQUARES_WEIGHT, 2 * SCALE_LIMIT);
-	check_numeric_rest(from, rows);
+	check_numeric_tail(from, rows);
 }
 
 /* avg and sum of bigint */
@@ -193,7 +193,7 @@ check_numeric_poly(StringInfo from)
 }
 
 #ifdef F_INTERVAL_AVG_DESERIALIZE
-/* avg and sum of interval, which have an internal type from 17 on */
+/* avg and sum of interval, whose transition type is internal since version 17 */
 static void
 check_interval_avg(StringInfo from)
 {
@@ -201,10 +201,10 @@ check_interval_avg(StringInfo from)
 	int32 day, month;
 
 	(void) check_count(from, COUNT_MAX);
-	time = take(from, 8);
+	time = take_bytes(from, 8);
 	day = take_int32(from);
 	month = take_int32(from);
-	/* infinite ones are counted, not summed up */
+	/* infinite values are counted, not summed */
 	if ((time == PG_INT64_MAX && day == PG_INT32_MAX && month == PG_INT32_MAX) ||
 		(time == PG_INT64_MIN && day == PG_INT32_MIN && month == PG_INT32_MIN))
 		refuse_state("A sum of finite intervals is infinite.");
@@ -215,7 +215,7 @@ check_interval_avg(StringInfo from)
 
 typedef void (*StateCheck)(StringInfo from);
 
-/* The check of what this deserialize function reads, or NULL if there is none. */
+/* The check for the input of this deserialize function, or NULL if there is none. */
 static StateCheck
 find_check(Oid deserialize)
 {
@@ -238,14 +238,14 @@ find_check(Oid deserialize)
 	}
 }
 
-/* Can states that are read by this function be checked, and so be stored? */
+/* Can what this function reads be checked, and so be stored? */
 bool
 mill_state_has_check(Oid deserialize)
 {
 	return find_check(deserialize) != NULL;
 }
 
-/* An error unless this function can be trusted with the bytes. */
+/* Raise an error unless the bytes are safe to pass to the deserialize function. */
 void
 mill_state_check(Oid deserialize, StringInfo payload)
 {

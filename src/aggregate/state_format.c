@@ -1,21 +1,21 @@
 /*
  * state_format.c
- *		The bytes of a stored aggregate state.
+ *		The bytes of a stored partial state.
  *
  *	byte 0		version of this format
  *	byte 1		flags (state.h)
  *	byte 2		major version of the server for an internal transition type, else 0
  *	byte 3		0
  *	bytes 4-7	CRC-32C of all others, most significant byte first
- *	then, with MILL_STATE_TYPES or MILL_STATE_COLLATION: length of the names
+ *	then, with MILL_PARTIAL_TYPES or MILL_PARTIAL_COLLATION: length of the names
  *	(2 bytes, most significant first) and the names
  *	the rest	what the serialize or the binary output function returned
  *
- * The serialize functions of internal types promise a format for the processes
- * of one server only, so another major version must not read what they wrote.
- * The checksum finds what went wrong on disk or in a hand-made value; it is no
- * seal, as it has no key.  The rest is checked by state_check.c for internal
- * types, and by the type's binary input function for others.
+ * The format of serialize functions of internal types is only meant for the
+ * processes of one server, so another major version must not read it.  The
+ * checksum detects disk errors and hand-made values; it has no key, so it is no
+ * protection against forgery.  The payload is checked by state_check.c for
+ * internal types, and by the type's binary input function for others.
  */
 #include "postgres.h"
 
@@ -30,10 +30,10 @@
 #define FORMAT_VERSION 1
 #define FIXED_LENGTH 8
 #define CHECKSUM_AT 4
-#define NAMED(flags) (((flags) & (MILL_STATE_TYPES | MILL_STATE_COLLATION)) != 0)
+#define NAMED(flags) (((flags) & (MILL_PARTIAL_TYPES | MILL_PARTIAL_COLLATION)) != 0)
 #define KNOWN_FLAGS                                                                                \
-	(MILL_STATE_INTERNAL | MILL_STATE_NULL | MILL_STATE_TYPES | MILL_STATE_COLLATION |             \
-	 MILL_STATE_DEFAULT_COLLATION)
+	(MILL_PARTIAL_INTERNAL | MILL_PARTIAL_NULL | MILL_PARTIAL_TYPES | MILL_PARTIAL_COLLATION |     \
+	 MILL_PARTIAL_DEFAULT_COLLATION)
 #define THIS_MAJOR (PG_MAJORVERSION_NUM)
 
 /* Does not return. */
@@ -69,8 +69,8 @@ mill_state_write(const StateHeader *header, bool is_null, const char *payload, i
 
 	SET_VARSIZE(state, VARHDRSZ + total);
 	to[0] = FORMAT_VERSION;
-	to[1] = header->flags | (is_null ? MILL_STATE_NULL : 0);
-	to[2] = (header->flags & MILL_STATE_INTERNAL) ? THIS_MAJOR : 0;
+	to[1] = header->flags | (is_null ? MILL_PARTIAL_NULL : 0);
+	to[2] = (header->flags & MILL_PARTIAL_INTERNAL) ? THIS_MAJOR : 0;
 	to[3] = 0;
 	if (names > 0)
 	{
@@ -102,7 +102,7 @@ check_fixed_part(const char *from, int length)
 		mill_state_damaged("The checksum does not match.");
 	if ((from[1] & ~KNOWN_FLAGS) != 0 || from[3] != 0)
 		mill_state_damaged("The header has unknown flags.");
-	if ((from[1] & MILL_STATE_INTERNAL) != 0 && (uint8) from[2] != THIS_MAJOR)
+	if ((from[1] & MILL_PARTIAL_INTERNAL) != 0 && (uint8) from[2] != THIS_MAJOR)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("aggregate state was stored by another major version of PostgreSQL"),
 						errdetail("It was stored by version %d, this is version %d.",
@@ -111,10 +111,10 @@ check_fixed_part(const char *from, int length)
 }
 
 /*
- * Checks the bytes and takes them apart.  The header's names point into the
- * state; the payload is a copy in the current memory context, with a byte to
- * spare, for binary input functions write behind the value that they read.
- * Its data is preceded by room for a varlena header, at a palloc'd address.
+ * Check the bytes and split them.  The header's names point into the state;
+ * the payload is a copy in the current memory context, with a spare byte,
+ * because binary input functions write one past the value that they read.  Its
+ * data has space for a varlena header before it, at a palloc'd address.
  */
 void
 mill_state_read(bytea *state, StateHeader *header, StringInfo payload)
@@ -139,7 +139,7 @@ mill_state_read(bytea *state, StateHeader *header, StringInfo payload)
 		header->names = from + at;
 		at += header->names_length;
 	}
-	if ((header->flags & MILL_STATE_NULL) != 0 && length > at)
+	if ((header->flags & MILL_PARTIAL_NULL) != 0 && length > at)
 		mill_state_damaged("It is NULL, and has a value.");
 	payload->len = payload->maxlen = length - at;
 	payload->cursor = 0;
@@ -149,10 +149,11 @@ mill_state_read(bytea *state, StateHeader *header, StringInfo payload)
 	SET_VARSIZE(payload->data - VARHDRSZ, VARHDRSZ + payload->len);
 }
 
-/* Whether states with these headers are of the same transition type and collation. */
+/* Are states with these headers of the same transition type and collation? */
 bool
 mill_state_same_header(const StateHeader *a, const StateHeader *b)
 {
-	return ((a->flags ^ b->flags) & ~MILL_STATE_NULL) == 0 && a->names_length == b->names_length &&
+	return ((a->flags ^ b->flags) & ~MILL_PARTIAL_NULL) == 0 &&
+		   a->names_length == b->names_length &&
 		   (a->names_length == 0 || memcmp(a->names, b->names, a->names_length) == 0);
 }

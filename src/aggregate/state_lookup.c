@@ -1,11 +1,11 @@
 /*
  * state_lookup.c
- *		What calls of an aggregate's support functions need, looked up once for
- *		a call site: functions, types, initial value, privileges.
+ *		Looks up, once for each call site, what partial states of an aggregate
+ *		need: functions, types, initial value, privileges.
  *
  * The checks are those that the executor makes before it runs an aggregate.
- * All results live in the memory context that is current at the call, which has
- * to be one that lives as long as the call site's fn_extra.
+ * Results live in the memory context that is current at the call, which must
+ * live as long as the call site's fn_extra.
  */
 #include "postgres.h"
 
@@ -31,7 +31,7 @@
 
 #include "aggregate/state.h"
 
-/* Catalog rows of one aggregate, while it is looked up. */
+/* Catalog rows of one aggregate during the lookup. */
 typedef struct Lookup
 {
 	HeapTuple aggregate_tuple;
@@ -69,7 +69,7 @@ check_kind(Oid oid, const Lookup *lookup)
 					  "Its transition type is internal, and pg_mill cannot check what its deserialize function would read.");
 }
 
-/* The aggregate's owner needs the right to call what it is made of. */
+/* As in ExecInitAgg: the aggregate's owner must have EXECUTE on its functions. */
 static void
 check_component(Oid function, Oid owner)
 {
@@ -140,7 +140,7 @@ is_polymorphic(const Form_pg_proc function)
 	return false;
 }
 
-/* The real type behind a declared one, when called with arguments of the given types. */
+/* The actual type for a declared, perhaps polymorphic one, with these argument types. */
 static Oid
 resolve_type(const Form_pg_proc function, const Oid *given, Oid type)
 {
@@ -152,7 +152,7 @@ resolve_type(const Form_pg_proc function, const Oid *given, Oid type)
 	return enforce_generic_type_consistency(given, declared, function->pronargs, type, false);
 }
 
-/* What the parser does for a call: the types that the aggregate really runs with. */
+/* Resolve the actual argument, transition and result types, as the parser does for a call. */
 static void
 resolve_arguments(StateAggregate *made, const Lookup *lookup, const Oid *given, int count)
 {
@@ -180,7 +180,7 @@ resolve_arguments(StateAggregate *made, const Lookup *lookup, const Oid *given, 
 	}
 }
 
-/* What the states begin with, for a reader to find types and collation by. */
+/* The header of this aggregate's states, from which a reader finds types and collation. */
 static void
 make_header(StateAggregate *made, const Lookup *lookup)
 {
@@ -189,10 +189,10 @@ make_header(StateAggregate *made, const Lookup *lookup)
 	initStringInfo(&names);
 	made->header.flags = 0;
 	if (made->state_type == INTERNALOID)
-		made->header.flags |= MILL_STATE_INTERNAL;
+		made->header.flags |= MILL_PARTIAL_INTERNAL;
 	if (is_polymorphic(lookup->function))
 	{
-		made->header.flags |= MILL_STATE_TYPES;
+		made->header.flags |= MILL_PARTIAL_TYPES;
 		for (int i = 0; i < made->argument_count; i++)
 		{
 			appendStringInfoString(&names, format_type_be_qualified(made->argument_types[i]));
@@ -200,14 +200,14 @@ make_header(StateAggregate *made, const Lookup *lookup)
 		}
 	}
 	if (made->collation == DEFAULT_COLLATION_OID)
-		made->header.flags |= MILL_STATE_DEFAULT_COLLATION;
+		made->header.flags |= MILL_PARTIAL_DEFAULT_COLLATION;
 	else if (OidIsValid(made->collation))
 	{
 		HeapTuple tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(made->collation));
 
 		if (!HeapTupleIsValid(tuple))
 			elog(ERROR, "cache lookup failed for collation %u", made->collation);
-		made->header.flags |= MILL_STATE_COLLATION;
+		made->header.flags |= MILL_PARTIAL_COLLATION;
 		appendStringInfoString(&names, get_namespace_name(
 										   ((Form_pg_collation) GETSTRUCT(tuple))->collnamespace));
 		appendStringInfoChar(&names, '\0');
@@ -219,7 +219,7 @@ make_header(StateAggregate *made, const Lookup *lookup)
 	made->header.names_length = names.len;
 }
 
-/* A call with space for its arguments; argument 0 is the transition value. */
+/* A FunctionCallInfo with space for its arguments; argument 0 is the transition value. */
 static FunctionCallInfo
 make_call(Oid function, Expr *expression, int nargs, Oid collation)
 {
@@ -302,9 +302,9 @@ make_initial(StateAggregate *made, const Lookup *lookup)
 	made->initial = OidInputFunctionCall(input, TextDatumGetCString(written), ioparam, -1);
 }
 
-/* Everything else, once the argument types and the collation are known. */
+/* Look up everything else, once argument types and collation are known. */
 static StateAggregate *
-complete(StateAggregate *made, Lookup *lookup)
+complete_aggregate(StateAggregate *made, Lookup *lookup)
 {
 	made->state_type = resolve_aggregate_transtype(made->oid, lookup->aggregate->aggtranstype,
 												   made->argument_types, made->argument_count);
@@ -328,8 +328,8 @@ mill_state_by_arguments(Oid oid, const Oid *types, int count, Oid collation)
 	made->oid = oid;
 	made->collation = collation;
 	resolve_arguments(made, &lookup, types, count);
-	complete(made, &lookup);
-	/* the first input becomes the transition value; strictness may have changed meanwhile */
+	complete_aggregate(made, &lookup);
+	/* the first input becomes the transition value; strictness may have changed since */
 	if (made->transition->flinfo->fn_strict && made->initial_is_null &&
 		(count == 0 || !IsBinaryCoercible(made->argument_types[0], made->state_type)))
 		ereport(ERROR,
@@ -339,7 +339,7 @@ mill_state_by_arguments(Oid oid, const Oid *types, int count, Oid collation)
 	return made;
 }
 
-/* Takes the next name off a header's. */
+/* Take the next name from a header's names. */
 static const char *
 next_name(const char **names, const char *end)
 {
@@ -361,7 +361,7 @@ type_by_name(const char *name)
 	return type;
 }
 
-/* The aggregate as it was called to make the state with this header. */
+/* The aggregate as it was called to make the states with this header. */
 StateAggregate *
 mill_state_by_header(Oid oid, const StateHeader *header)
 {
@@ -374,25 +374,25 @@ mill_state_by_header(Oid oid, const StateHeader *header)
 
 	made->oid = oid;
 	memcpy(given, lookup.function->proargtypes.values, count * sizeof(Oid));
-	if (header->flags & MILL_STATE_TYPES)
+	if (header->flags & MILL_PARTIAL_TYPES)
 	{
 		for (int i = 0; i < count; i++)
 			given[i] = type_by_name(next_name(&names, end));
 	}
-	if (header->flags & MILL_STATE_COLLATION)
+	if (header->flags & MILL_PARTIAL_COLLATION)
 	{
 		char *schema = pstrdup(next_name(&names, end));
 		char *name = pstrdup(next_name(&names, end));
 
 		made->collation = get_collation_oid(list_make2(makeString(schema), makeString(name)), false);
 	}
-	else if (header->flags & MILL_STATE_DEFAULT_COLLATION)
+	else if (header->flags & MILL_PARTIAL_DEFAULT_COLLATION)
 		made->collation = DEFAULT_COLLATION_OID;
-	if (((header->flags & MILL_STATE_TYPES) != 0) != is_polymorphic(lookup.function))
+	if (((header->flags & MILL_PARTIAL_TYPES) != 0) != is_polymorphic(lookup.function))
 		mill_state_damaged("It is a state of another aggregate.");
 	resolve_arguments(made, &lookup, given, count);
-	complete(made, &lookup);
-	/* also when a name was written in another way, or one was left over */
+	complete_aggregate(made, &lookup);
+	/* the header may be written differently: names spelt in another way, or left over */
 	if (!mill_state_same_header(&made->header, header))
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 						errmsg("stored state is not one of aggregate %s", format_procedure(oid)),
@@ -402,7 +402,7 @@ mill_state_by_header(Oid oid, const StateHeader *header)
 
 /*
  * The aggregate as it must have been called to return this type, for a group
- * without any state.
+ * that has no partial state.
  */
 StateAggregate *
 mill_state_by_result(Oid oid, Oid result_type, Oid collation)
@@ -435,5 +435,5 @@ mill_state_by_result(Oid oid, Oid result_type, Oid collation)
 				(errcode(ERRCODE_INDETERMINATE_DATATYPE),
 				 errmsg("could not determine the argument types of aggregate %s without a state",
 						format_procedure(oid))));
-	return complete(made, &lookup);
+	return complete_aggregate(made, &lookup);
 }

@@ -3,22 +3,22 @@
  *		The Postgres side of a mill_gateway.
  *
  * Runs in backends and workers.  The gateway is a child of this process, but
- * not one that the postmaster knows: it does not touch shared memory, so
- * however it ends, nobody else is disturbed.  Nothing here is durable.
+ * the postmaster does not know it, and it does not touch shared memory: however
+ * it ends, no other process is disturbed.  Nothing here is durable.
  *
  * Who dies first:
  * - The gateway: we read end of file, reap it, and raise an error that says
- *   how it ended.  One that hangs is not dead, but silent, and is killed.
+ *   how it ended.  One that hangs is silent; it is killed.
  * - The transaction: the reset callback of the memory context that the gateway
  *   was started in kills and reaps it.
  * - This process, in order: an exit callback kills and reaps it.
  * - This process, by SIGKILL: the gateway's standard input closes, and
- *   PR_SET_PDEATHSIG tells it too; it exits with status 0.  Where the
+ *   PR_SET_PDEATHSIG signals it too; it exits with status 0.  Where the
  *   postmaster is process 1, as in a container, it is the postmaster that
- *   reaps the orphan, and any other status would be a crash to it.
+ *   reaps the orphan, and would take any other status for a crash.
  *
- * The pipes do not block on our side.  We wait on the latch, so that a cancel
- * is served at once.
+ * Our ends of the pipes do not block.  We wait on the latch as well, so that a
+ * cancel request is handled at once.
  */
 #include "postgres.h"
 
@@ -46,23 +46,23 @@
 
 #define READ_SIZE (256 * 1024)
 
-/* No frame is as long; a longer one means that we lost the thread. */
+/* Longest valid frame; a longer one means that the stream is corrupt. */
 #define FRAME_LIMIT (MaxAllocHugeSize / 4)
 
-/* The gateway's exit status when it gets no memory; see its main.c. */
+/* The gateway's exit status when it is out of memory; see its main.c. */
 #define EXIT_NO_MEMORY 71
 
-/* A gateway that streams says about once a second that it lives. */
-#define STREAM_PATIENCE 10000
+/* Longest silence of a streaming gateway, which sends ALIVE about once a second. */
+#define STREAM_SILENCE_LIMIT 10000
 
-/* An answer may come so much later than the time that was given for it. */
+/* An answer may come so much later than the timeout given in the request. */
 #define ANSWER_GRACE 10000
 
-/* Starting the program and making a client takes no broker. */
+/* Timeout of CONFIGURE, which starts the program but contacts no broker. */
 #define START_TIMEOUT 20000
 
-/* At most so much of the time between two looks counts as waiting. */
-#define LOOK_LIMIT 2000
+/* Of the time between two reads, at most so much counts as silence. */
+#define SILENCE_PER_READ 2000
 
 struct MillGateway
 {
@@ -74,25 +74,25 @@ struct MillGateway
 	MemoryContext context;
 	MemoryContextCallback callback;
 	char *buffer; /* aligned, as palloc gives it */
-	Size room;
+	Size capacity;
 	Size filled;
-	Size consumed; /* of filled: frames that were given out */
-	bool ended;	   /* end of file was read */
-	bool ran_out;  /* it ended because of its memory limit */
+	Size consumed;		/* of filled: frames that were returned */
+	bool ended;			/* end of file was read */
+	bool out_of_memory; /* it exceeded its memory limit */
 
 	/* milliseconds; see note_silence */
-	int patience; /* 0: without limit */
+	int silence_limit; /* longest silence allowed; 0: no limit */
 	int silence;
-	bool looked; /* and found nothing; looked_at is set */
-	instr_time looked_at;
+	bool read_nothing; /* the last read found nothing, at read_at */
+	instr_time read_at;
 };
 
-/* The gateways of this process, for its exit. */
+/* All gateways of this process, for its exit callback. */
 static dlist_head running = DLIST_STATIC_INIT(running);
 
 /* ---- starting and ending ---- */
 
-/* Start the program, with two descriptors of ours reserved. */
+/* Start the program; reserves the two file descriptors that it takes here. */
 static void
 spawn(MillGateway *gateway)
 {
@@ -125,10 +125,10 @@ spawn(MillGateway *gateway)
 }
 
 /*
- * Release all that a gateway holds here: descriptors, their reservations, its
- * place in the list, the process.  Every way to end one comes through here, as
- * what is left in the list would be touched again at our exit, when its memory
- * is long gone.  The pid must be ours to wait for still, or be reaped.
+ * Release all that we hold of a gateway: descriptors, their reservations, the
+ * list entry, the process.  Every end of a gateway goes through here, since
+ * the exit callback would use a list entry whose memory is long freed.  The
+ * process must still be ours to wait for, or be reaped.
  */
 static void
 release_gateway(MillGateway *gateway)
@@ -143,8 +143,8 @@ release_gateway(MillGateway *gateway)
 }
 
 /*
- * Kill what is left of a gateway, reap it, release it.  Returns its wait
- * status, 0 if it was released before or belongs to the process that forked us.
+ * Kill a gateway if it still runs, reap it, release it.  Returns its wait
+ * status; 0 if it was released before or belongs to the process that forked us.
  */
 static int
 finish(MillGateway *gateway)
@@ -183,8 +183,8 @@ mill_gateway_end(MillGateway *gateway)
 }
 
 /*
- * The other end is closed.  The gateway closes it only by ending, so wait for
- * that; it may be an instant away.
+ * The other end of the pipe is closed.  The gateway closes it only by exiting,
+ * so wait for that, and raise an error that says how it ended.
  */
 static void
 raise_gone(MillGateway *gateway)
@@ -202,10 +202,10 @@ raise_gone(MillGateway *gateway)
 	else
 		status = finish(gateway);
 
-	/* The library aborts where it gets no memory, we exit. */
-	gateway->ran_out = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
-					   (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_NO_MEMORY);
-	if (gateway->ran_out)
+	/* the library aborts when it is out of memory, our code exits */
+	gateway->out_of_memory = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) ||
+							 (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_NO_MEMORY);
+	if (gateway->out_of_memory)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("kafka gateway came to its memory limit of %d MB",
@@ -228,14 +228,14 @@ raise_gone(MillGateway *gateway)
 }
 
 bool
-mill_gateway_ran_out(MillGateway *gateway)
+mill_gateway_out_of_memory(MillGateway *gateway)
 {
-	return gateway->ran_out;
+	return gateway->out_of_memory;
 }
 
 /* ---- waiting, reading, writing ---- */
 
-/* Wait for one of these events on the descriptor, the latch, or the time. */
+/* Wait for one of these events on the descriptor, for the latch, or for the timeout. */
 static int
 wait_for(int fd, int events, long timeout_ms)
 {
@@ -257,11 +257,11 @@ bool
 mill_gateway_wait(MillGateway *gateway, long timeout_ms)
 {
 	if (gateway->pid == 0)
-		return true; /* mill_gateway_next says so */
+		return true; /* mill_gateway_next raises the error */
 	return (wait_for(gateway->from, WL_SOCKET_READABLE, timeout_ms) & WL_SOCKET_READABLE) != 0;
 }
 
-/* Is a whole frame here?  Its whole length is in *whole if its header is. */
+/* Is a whole frame here?  *whole is its length if its header is here. */
 static bool
 have_frame(MillGateway *gateway, Size *whole)
 {
@@ -285,11 +285,11 @@ have_frame(MillGateway *gateway, Size *whole)
 }
 
 /*
- * Make room to read READ_SIZE, or the rest of a long frame.  What was not
+ * Make space to read READ_SIZE, or the remainder of a long frame.  What was not
  * consumed moves to the beginning, so that it is aligned.
  */
 static void
-make_room(MillGateway *gateway, Size whole)
+make_space(MillGateway *gateway, Size whole)
 {
 	Size need = Max(whole, READ_SIZE) + READ_SIZE;
 
@@ -300,28 +300,28 @@ make_room(MillGateway *gateway, Size whole)
 		gateway->filled -= gateway->consumed;
 		gateway->consumed = 0;
 	}
-	/* A buffer that one long frame left behind shrinks again. */
-	if (gateway->room < need || (gateway->room > 4 * need && gateway->filled <= need))
+	/* a buffer that grew for one long frame shrinks again */
+	if (gateway->capacity < need || (gateway->capacity > 4 * need && gateway->filled <= need))
 	{
 		gateway->buffer = repalloc_huge(gateway->buffer, need);
-		gateway->room = need;
+		gateway->capacity = need;
 	}
 }
 
-/* From now on a sign of life is expected within this time. */
+/* From now on the gateway must send something within this time. */
 static void
-expect_within(MillGateway *gateway, int patience)
+expect_within(MillGateway *gateway, int silence_limit)
 {
-	gateway->patience = patience;
+	gateway->silence_limit = silence_limit;
 	gateway->silence = 0;
-	gateway->looked = false;
+	gateway->read_nothing = false;
 }
 
 /*
- * We looked, and nothing was there.  Only time between looks counts, and of
- * that not much for each: a reader who was busy, or a machine that slept, says
- * nothing about the gateway, which has not been asked meanwhile.  A clock that
- * is set changes nothing, as this one is monotonic.
+ * A read found nothing.  Only the time between reads counts as silence, and of
+ * each interval only a part: if this process was busy, or the machine was
+ * suspended, nothing is known about the gateway.  The clock is monotonic, so
+ * setting the time changes nothing.
  */
 static void
 note_silence(MillGateway *gateway)
@@ -329,18 +329,18 @@ note_silence(MillGateway *gateway)
 	instr_time now;
 	instr_time since;
 
-	if (gateway->patience == 0)
+	if (gateway->silence_limit == 0)
 		return;
 	INSTR_TIME_SET_CURRENT(now);
-	if (gateway->looked)
+	if (gateway->read_nothing)
 	{
 		since = now;
-		INSTR_TIME_SUBTRACT(since, gateway->looked_at);
-		gateway->silence += Min((int64) INSTR_TIME_GET_MILLISEC(since), LOOK_LIMIT);
+		INSTR_TIME_SUBTRACT(since, gateway->read_at);
+		gateway->silence += Min((int64) INSTR_TIME_GET_MILLISEC(since), SILENCE_PER_READ);
 	}
-	gateway->looked = true;
-	gateway->looked_at = now;
-	if (gateway->silence < gateway->patience)
+	gateway->read_nothing = true;
+	gateway->read_at = now;
+	if (gateway->silence < gateway->silence_limit)
 		return;
 	finish(gateway);
 	ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("kafka gateway does not respond"),
@@ -374,13 +374,14 @@ mill_gateway_next(MillGateway *gateway)
 		}
 		if (gateway->pid == 0 || gateway->ended)
 			raise_gone(gateway);
-		make_room(gateway, whole);
-		n = read(gateway->from, gateway->buffer + gateway->filled, gateway->room - gateway->filled);
+		make_space(gateway, whole);
+		n = read(gateway->from, gateway->buffer + gateway->filled,
+				 gateway->capacity - gateway->filled);
 		if (n > 0)
 		{
 			gateway->filled += n;
 			gateway->silence = 0;
-			gateway->looked = false;
+			gateway->read_nothing = false;
 		}
 		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		{
@@ -426,14 +427,14 @@ send_request(MillGateway *gateway, uint8 type, const void *payload, Size length)
 		else if (errno != EINTR)
 			raise_gone(gateway);
 	}
-	/* it may have held a password */
+	/* the request may hold a password */
 	explicit_bzero(request.data, request.len);
 	pfree(request.data);
 }
 
 /* ---- answers ---- */
 
-/* Text from outside, made fit for this database. */
+/* Convert the gateway's text for this database. */
 static char *
 to_server(const char *text)
 {
@@ -450,7 +451,7 @@ to_server(const char *text)
 	return pg_any_to_server(copy, strlen(copy), PG_UTF8);
 }
 
-/* The next of the strings in a payload; the empty string after the last. */
+/* The next string in a payload; the empty string after the last. */
 static char *
 next_string(const char **at, const char *end)
 {
@@ -500,7 +501,7 @@ mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode)
 					event->hint ? errhint("%s", event->hint) : 0));
 }
 
-/* Wait for the answer to a request, which has this long. */
+/* Wait for the answer to a request, for at most this long. */
 static const MillFrame *
 receive_reply(MillGateway *gateway, uint8 type, Size shortest, int timeout_ms)
 {
@@ -537,8 +538,8 @@ mill_gateway_start(List *properties, int flags, int fetch_bytes)
 
 	gateway->owner = MyProcPid;
 	gateway->context = CurrentMemoryContext;
-	gateway->room = 2 * READ_SIZE;
-	gateway->buffer = palloc(gateway->room);
+	gateway->capacity = 2 * READ_SIZE;
+	gateway->buffer = palloc(gateway->capacity);
 	initStringInfo(&request);
 	appendStringInfoChar(&request, (char) flags);
 	appendBinaryStringInfo(&request, (const char *) &fetch, sizeof(fetch));
@@ -548,7 +549,7 @@ mill_gateway_start(List *properties, int flags, int fetch_bytes)
 		char *name = pg_server_to_any(property->name, strlen(property->name), PG_UTF8);
 		char *value = pg_server_to_any(property->value, strlen(property->value), PG_UTF8);
 
-		appendStringInfoChar(&request, property->place);
+		appendStringInfoChar(&request, property->location);
 		appendBinaryStringInfo(&request, name, strlen(name) + 1);
 		appendBinaryStringInfo(&request, value, strlen(value) + 1);
 	}
@@ -563,8 +564,8 @@ mill_gateway_start(List *properties, int flags, int fetch_bytes)
 	MemoryContextRegisterResetCallback(gateway->context, &gateway->callback);
 
 	/*
-	 * The gateway is ended here when it objects, and not only with the
-	 * context: a caller may catch the error and live on for long.
+	 * End the gateway when it refuses, and not only with its memory context: a
+	 * caller may catch the error and run on for long.
 	 */
 	PG_TRY();
 	{
@@ -620,7 +621,7 @@ exchange(MillGateway *gateway, uint8 request_type, const void *items, Size item,
 		   answer * count);
 }
 
-/* The caller fills in each mark's partition. */
+/* The caller sets the partition of each mark. */
 void
 mill_gateway_watermarks(MillGateway *gateway, MillWatermark *marks, int count, int timeout_ms)
 {
@@ -671,5 +672,5 @@ mill_gateway_assign(MillGateway *gateway, const MillAssignment *assignments, int
 	appendBinaryStringInfo(&request, (const char *) assignments, sizeof(MillAssignment) * count);
 	send_request(gateway, MILL_REQUEST_ASSIGN, request.data, request.len);
 	pfree(request.data);
-	expect_within(gateway, STREAM_PATIENCE);
+	expect_within(gateway, STREAM_SILENCE_LIMIT);
 }

@@ -1,6 +1,6 @@
 /*
  * event.h
- *		What a gateway says of its connection.
+ *		What a gateway reports about its connection.
  */
 #ifndef MILL_BROKER_EVENT_H
 #define MILL_BROKER_EVENT_H
@@ -12,7 +12,7 @@ typedef struct MillGatewayEvent
 {
 	MillEventKind kind;
 	int partition;	/* -1: not about one */
-	int sqlerrcode; /* 0: none is given */
+	int sqlerrcode; /* 0: none */
 	char *message;
 	char *detail; /* NULL: none */
 	char *hint;	  /* NULL: none */
@@ -20,7 +20,7 @@ typedef struct MillGatewayEvent
 
 extern MillGatewayEvent mill_gateway_event(const MillFrame *frame);
 
-/* Raise it as an error, with this SQLSTATE if it has none. */
+/* Raise the event as an error, with this SQLSTATE if it has none. */
 extern _Noreturn void mill_gateway_raise(const MillGatewayEvent *event, int sqlerrcode);
 
 #endif

@@ -1,10 +1,10 @@
 /*
  * properties.c
- *		What a gateway is told about a server: the options of the server and of
- *		the user's mapping.
+ *		The properties that a gateway is given for a server: the options of the
+ *		server and of the user mapping.
  *
- * They are the client library's: only the gateway knows them, and a short-lived
- * one checks them.  The library is never called in this process.
+ * They are properties of the client library.  Only the gateway knows them; DDL
+ * starts one to check them.  The library is never called in this process.
  */
 #include "postgres.h"
 
@@ -36,7 +36,7 @@ role_flags(Oid userid)
 }
 
 static List *
-add_properties(List *properties, List *options, char place)
+add_properties(List *properties, List *options, char location)
 {
 	ListCell *cell;
 
@@ -45,7 +45,7 @@ add_properties(List *properties, List *options, char place)
 		DefElem *option = lfirst_node(DefElem, cell);
 		MillProperty *property = palloc(sizeof(MillProperty));
 
-		property->place = place;
+		property->location = location;
 		property->name = option->defname;
 		property->value = defGetString(option);
 		properties = lappend(properties, property);
@@ -54,7 +54,7 @@ add_properties(List *properties, List *options, char place)
 }
 
 void
-mill_properties_check(List *options, char place)
+mill_properties_check(List *options, char location)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -64,18 +64,18 @@ mill_properties_check(List *options, char place)
 	context = AllocSetContextCreate(CurrentMemoryContext, "check of client properties",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
-	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, place),
+	mill_gateway_end(mill_gateway_start(add_properties(NIL, options, location),
 										role_flags(GetUserId()) | MILL_CHECK_ONLY, 0));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }
 
 /*
- * The flags are the user's, but files may be read also on the authority of
- * the server's owner: it is the owner who named ssl.ca.location for everybody,
- * and DDL checked what a mapping names against whoever wrote it.  What only
- * superusers may stays with the user: otherwise the server's Kerberos ticket
- * would be at hand for those who bring no credentials of their own.
+ * The flags are those of the user, except that files may also be read with the
+ * rights of the server's owner, who named ssl.ca.location for all users; what a
+ * user mapping names was checked by DDL against the rights of whoever wrote it.
+ * What only superusers may do depends on the user alone: otherwise the server's
+ * Kerberos ticket could be used by those without credentials of their own.
  */
 List *
 mill_properties_of(Oid serverid, Oid userid, int *flags)
@@ -118,7 +118,7 @@ mill_properties_text(List *properties, int flags)
 	{
 		const MillProperty *property = lfirst(cell);
 
-		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->place, property->name,
+		appendStringInfo(&text, "\n%c\x1f%s\x1f%s", property->location, property->name,
 						 property->value);
 	}
 	return text.data;

@@ -1,6 +1,6 @@
 /*
  * properties.h
- *		What a gateway is told about a server.
+ *		The properties that a gateway is given for a server.
  */
 #ifndef MILL_BROKER_PROPERTIES_H
 #define MILL_BROKER_PROPERTIES_H
@@ -10,7 +10,7 @@
 /* One property as it goes to the gateway. */
 typedef struct MillProperty
 {
-	char place; /* MILL_IN_SERVER or MILL_IN_USER_MAPPING */
+	char location; /* MILL_IN_SERVER or MILL_IN_USER_MAPPING */
 	const char *name;
 	const char *value;
 } MillProperty;
@@ -22,12 +22,12 @@ typedef struct MillProperty
 extern List *mill_properties_of(Oid serverid, Oid userid, int *flags);
 
 /*
- * Let a gateway look at options (list of DefElem): it raises what is wrong.  A
- * user mapping is checked without its server's options, which may change anyway.
+ * Let a gateway check options (list of DefElem), and raise its error.  A user
+ * mapping is checked without its server's options, which may change anyway.
  */
-extern void mill_properties_check(List *options, char place);
+extern void mill_properties_check(List *options, char location);
 
-/* All of it in one text, which differs if anything does; in the current memory context. */
+/* All properties as one text, to be compared; in the current memory context. */
 extern char *mill_properties_text(List *properties, int flags);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * spawn.c
- *		From a server process to a gateway, with pipes between them.
+ *		Forks a server process and executes the gateway, with pipes between them.
  *
- * The child closes all that the server process had open, takes off its signal
- * handlers, and limits its own address space before it becomes the program.
+ * The child closes all files of the server process, resets its signal handlers
+ * and limits its own address space before it executes the program.
  */
 #include "postgres.h"
 
@@ -21,8 +21,8 @@
 #define PIPE_SIZE (1024 * 1024)
 
 /*
- * In the child, between fork and exec: only what is safe in a copy of a
- * backend.  Never returns.
+ * In the child, between fork and exec: calls only what is safe in a forked copy
+ * of a backend.  Never returns.
  */
 static void
 run_program(const char *path, int in, int out, pid_t parent)
@@ -35,7 +35,7 @@ run_program(const char *path, int in, int out, pid_t parent)
 	int score;
 
 #ifdef __linux__
-	/* The parent may have died before this took hold. */
+	/* the parent may have died before prctl */
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)
 		_exit(1);
 #endif
@@ -45,7 +45,7 @@ run_program(const char *path, int in, int out, pid_t parent)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 
-	/* Move the pipes out of the way of 0 to 2 first. */
+	/* first move the pipes away from descriptors 0 to 2 */
 	in = fcntl(in, F_DUPFD, 3);
 	out = fcntl(out, F_DUPFD, 3);
 	null = open("/dev/null", O_WRONLY);
@@ -53,10 +53,10 @@ run_program(const char *path, int in, int out, pid_t parent)
 		dup2(out, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
 		_exit(1);
 
-	/* When memory runs short the kernel shall take this one first. */
+	/* when the machine is out of memory the kernel should kill this process first */
 	score = open("/proc/self/oom_score_adj", O_WRONLY);
 	if (score >= 0 && write(score, "500", 3) < 0)
-		(void) score; /* as far as we are allowed */
+		(void) score; /* it may not be allowed */
 
 #if defined(__linux__) && defined(SYS_close_range)
 	if (syscall(SYS_close_range, 3, ~0U, 0) < 0)
@@ -70,7 +70,7 @@ run_program(const char *path, int in, int out, pid_t parent)
 
 	limit.rlim_cur = limit.rlim_max = MILL_GATEWAY_SPACE;
 	setrlimit(RLIMIT_AS, &limit);
-	limit.rlim_cur = limit.rlim_max = 0; /* a core would hold passwords */
+	limit.rlim_cur = limit.rlim_max = 0; /* a core file would contain passwords */
 	setrlimit(RLIMIT_CORE, &limit);
 	if (chdir("/") < 0)
 		_exit(1);
@@ -90,7 +90,7 @@ close_pipe(int *ends)
 	}
 }
 
-/* Two pipes, to the gateway and from it. */
+/* Create two pipes, to the gateway and from it. */
 static bool
 open_pipes(int *to, int *from)
 {
@@ -103,14 +103,14 @@ open_pipes(int *to, int *from)
 		fcntl(from[i], F_SETFD, FD_CLOEXEC);
 	}
 #ifdef F_SETPIPE_SZ
-	/* Larger pipes let the gateway run ahead; not all systems grant them. */
+	/* a larger pipe lets the gateway read ahead; not all systems allow it */
 	(void) fcntl(from[0], F_SETPIPE_SZ, PIPE_SIZE);
 #endif
 	return fcntl(to[1], F_SETFL, O_NONBLOCK) == 0 && fcntl(from[0], F_SETFL, O_NONBLOCK) == 0;
 }
 
 /*
- * All signals are held off around fork, so that no handler of ours runs in the
+ * All signals are blocked around fork, so that none of our handlers runs in the
  * child.
  */
 pid_t

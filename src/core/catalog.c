@@ -2,10 +2,10 @@
  * catalog.c
  *		Access to the tables of mill_catalog, as the extension's owner.
  *
- * Users have no rights on these tables: a row in them is an order to a worker.
- * Functions check the user's rights, then act as the extension's owner, with a
- * safe search_path, for the length of one fixed statement.  What a user wrote
- * never runs so, but as himself: see mill_as_owner.
+ * Users have no rights on these tables, because workers do what their rows
+ * say.  Functions check the user's rights, then act as the extension's owner,
+ * with a safe search_path, for one fixed statement.  What a user wrote never
+ * runs like that, but as its owner: see mill_as_owner.
  */
 #include "postgres.h"
 
@@ -33,14 +33,14 @@
 
 PG_FUNCTION_INFO_V1(mill_system_identifier);
 
-/* The extension's oid, InvalidOid if the database lacks it. */
+/* The extension's oid; InvalidOid if this database does not have it. */
 Oid
 mill_extension(void)
 {
 	return get_extension_oid("pg_mill", true);
 }
 
-/* The owner of a relation that exists. */
+/* The owner of a relation, which must exist. */
 Oid
 mill_relation_owner(Oid relid)
 {
@@ -79,10 +79,10 @@ extension_owner(void)
 }
 
 /*
- * Run the function as a role, with a safe search_path.  Settings that it
- * changes, whatever they are, are undone at its end, and the user is restored
- * when it raises an error; settings then come back with the (sub)transaction
- * that whoever catches the error must abort.
+ * Run the function as a role, with a safe search_path.  At its end all settings
+ * that it changed are restored.  If it raises an error the user is restored
+ * here, and the settings by the abort of the (sub)transaction that whoever
+ * catches the error must do.
  */
 static void
 act_as(Oid role, int security, void (*function)(void *arg), void *arg)
@@ -113,11 +113,11 @@ act_as(Oid role, int security, void (*function)(void *arg), void *arg)
 }
 
 /*
- * Run a function in which user code may run, as the owner of that code; in a
- * transaction.  As REFRESH MATERIALIZED VIEW does, so that nothing outlives
- * it.  A worker whose session belongs to that role has nobody to protect from
- * it, and there a target's deferred triggers, which a restricted operation
- * forbids, must work.
+ * Run a function that may run user code, as the owner of that code; in a
+ * transaction.  Like REFRESH MATERIALIZED VIEW it is a security-restricted
+ * operation, so that the code leaves nothing behind in the session.  Not in a
+ * worker whose session belongs to that role, where there is nobody to protect
+ * and a target's deferred triggers, which the restriction forbids, must work.
  */
 void
 mill_as_owner(Oid role, void (*function)(void *arg), void *arg)
@@ -130,7 +130,7 @@ mill_as_owner(Oid role, void (*function)(void *arg), void *arg)
 
 /*
  * Run a function as the extension's owner; in a transaction.  Nothing that a
- * user wrote may run in it: no view is planned, no row of a user touched.
+ * user wrote may run in it: it plans no view and touches no user's row.
  */
 void
 mill_as_extension(void (*function)(void *arg), void *arg)
@@ -138,7 +138,7 @@ mill_as_extension(void (*function)(void *arg), void *arg)
 	act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE, function, arg);
 }
 
-/* Code of this role is about to be run: by himself? */
+/* Check that we act as this role, whose code is about to run. */
 void
 mill_require_owner(Oid role)
 {
@@ -183,7 +183,7 @@ run_statement(void *arg)
 /*
  * Run a fixed statement as the extension's owner and return the number of
  * rows.  SPI must be connected; a result is in SPI_tuptable.  Expected is the
- * SPI_OK_ code of the statement.
+ * statement's SPI_OK_ code.
  */
 uint64
 mill_run(MillStatement *statement, int expected, const Datum *values, const char *nulls)
@@ -199,7 +199,7 @@ mill_run(MillStatement *statement, int expected, const Datum *values, const char
 	return SPI_processed;
 }
 
-/* A column (from 1) of a result row as text, NULL if null; in SPI's context. */
+/* A column (from 1) of a result row as text, NULL if null; in SPI's memory context. */
 char *
 mill_text(int row, int column)
 {
@@ -225,8 +225,8 @@ mill_value(int row, int column, bool *isnull)
 }
 
 /*
- * SQL: mill_catalog.system_identifier().  Rows remember it, so that a copy of
- * the database elsewhere does not take itself for the original.
+ * SQL: mill_catalog.system_identifier().  Pipelines store it, so that a copy of
+ * the database on another server is recognized as one.
  */
 Datum
 mill_system_identifier(PG_FUNCTION_ARGS)
@@ -234,7 +234,7 @@ mill_system_identifier(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64((int64) GetSystemIdentifier());
 }
 
-/* An argument that must not be NULL, by its name. */
+/* Raise an error if this argument of an SQL function is NULL. */
 void
 mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 {
@@ -244,9 +244,9 @@ mill_require_argument(FunctionCallInfo fcinfo, int number, const char *name)
 }
 
 /*
- * Body of a trigger AFTER DELETE FOR EACH ROW: run statements whose one
- * parameter is the id, a bigint, of the row that is gone.  In place of foreign
- * keys; as those do, sees what is committed, whatever the isolation level.
+ * The body of a trigger AFTER DELETE FOR EACH ROW: run statements whose only
+ * parameter is the bigint id of the deleted row.  Replaces foreign keys, and
+ * like those sees what is committed, whatever the isolation level.
  */
 Datum
 mill_delete_dependents(FunctionCallInfo fcinfo, MillStatement *deletes, int count)

@@ -10,10 +10,10 @@
 #include "utils/elog.h"
 #include "utils/timestamp.h"
 
-/* Where our SQL looks for functions and operators. */
+/* The search_path of our own SQL. */
 #define MILL_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* A fixed statement and its kept plan; one static variable each. */
+/* A fixed statement and its kept plan; declared as a static variable. */
 typedef struct MillStatement
 {
 	const char *sql;
@@ -28,12 +28,12 @@ extern Oid mill_extension(void);
 extern Oid mill_relation_owner(Oid relid);
 
 /*
- * The only ways to act as somebody else.  mill_as_owner is for what a user
- * wrote: planning or running a view, a query, a default of his.  It is run as
- * the role that owns it, whoever called us, in a security-restricted
- * operation.  mill_require_owner is the guard of functions that may only be
- * entered so.  mill_as_extension is for statements of ours, in which nothing
- * that a user wrote is planned or run.
+ * The only ways to act as another role.  mill_as_owner is for what a user
+ * wrote: planning or running that user's view, query or default, as the role
+ * that owns it, whoever called us, in a security-restricted operation.
+ * mill_require_owner checks that a function is called in that way.
+ * mill_as_extension is for our own statements, in which nothing that a user
+ * wrote is planned or run.
  */
 extern void mill_as_owner(Oid role, void (*function)(void *arg), void *arg);
 extern void mill_as_extension(void (*function)(void *arg), void *arg);

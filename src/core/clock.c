@@ -10,9 +10,9 @@
 #include "core/clock.h"
 #include "core/settings.h"
 
-/* Longest rests, in seconds; see MILL_LONGEST_RETRY. */
-#define REST_AFTER_FAILURE 60
-#define REST_IN_OUTAGE 5
+/* Longest delays before a retry, in seconds; see MILL_LONGEST_RETRY. */
+#define LONGEST_DELAY 60
+#define LONGEST_DELAY_IN_OUTAGE 5
 
 TimestampTz
 mill_now(void)
@@ -21,18 +21,18 @@ mill_now(void)
 }
 
 /*
- * 1 s, doubled each time up to a limit, give or take a fifth, so that what
- * failed together does not come back together.
+ * Exponential back-off: 1 s, doubled with each failure up to a limit, plus or
+ * minus a random fifth, so that what failed together is not retried together.
  */
 TimestampTz
 mill_retry_time(int failures, bool outage)
 {
-	double rest = (double) (1 << Min(failures, 6));
+	double delay = (double) (1 << Min(failures, 6));
 
 	Assert(failures >= 0);
-	rest = Min(rest, outage ? REST_IN_OUTAGE : REST_AFTER_FAILURE);
-	rest *= 0.8 + 0.4 * pg_prng_double(&pg_global_prng_state);
-	return TimestampTzPlusMilliseconds(mill_now(), (int64) (rest * 1000));
+	delay = Min(delay, outage ? LONGEST_DELAY_IN_OUTAGE : LONGEST_DELAY);
+	delay *= 0.8 + 0.4 * pg_prng_double(&pg_global_prng_state);
+	return TimestampTzPlusMilliseconds(mill_now(), (int64) (delay * 1000));
 }
 
 bool

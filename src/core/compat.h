@@ -1,6 +1,6 @@
 /*
  * compat.h
- *		The differences between PostgreSQL 15, 16, 17 and 18 that concern us.
+ *		Differences between PostgreSQL 15, 16, 17 and 18 that matter here.
  *
  * The only file that looks at PG_VERSION_NUM.
  */
@@ -17,7 +17,7 @@
 #error "pg_mill needs PostgreSQL 15 or later"
 #endif
 
-/* 16 moved VARDATA and its like out of postgres.h. */
+/* 16 moved VARDATA and the like out of postgres.h. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
@@ -32,8 +32,8 @@
 #pragma GCC diagnostic pop
 
 /*
- * The executor's doors that the bulk writer goes through.  MillPermissions is
- * where the privileges that a range table entry needs are noted.
+ * Executor functions that the bulk writer calls.  MillPermissions is the struct
+ * that has the privileges needed on a range table entry.
  */
 #if PG_VERSION_NUM >= 160000
 #define MillPermissions RTEPermissionInfo
@@ -89,9 +89,9 @@
 #endif
 
 /*
- * Undo what 18's parser does to a grouped query, in place: it points the grouped
- * columns of target list and HAVING at a range table entry of their own, where
- * earlier versions repeat the grouped expression.  That entry is the last one.
+ * Undo, in place, what 18's parser does to a grouped query: it points grouped
+ * columns in target list and HAVING at a range table entry of their own, the
+ * last one, where earlier versions repeat the grouped expression.
  */
 #if PG_VERSION_NUM >= 180000
 #include "optimizer/optimizer.h"
@@ -144,7 +144,7 @@ mill_flatten_groups(Query *query)
 	create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL, outer, NULL, NIL)
 #endif
 
-/* The role in whose name a foreign scan reads: a view's owner, or the user. */
+/* The role with whose rights a foreign scan reads: a view's owner, or the user. */
 #if PG_VERSION_NUM >= 160000
 #define mill_scan_check_as(node) (((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
 #else
@@ -160,8 +160,8 @@ mill_flatten_groups(Query *query)
 #endif
 
 /*
- * A type's input function, without raising what it can tell instead (16 and
- * later).  On false the code, message and detail say what is wrong.
+ * Call a type's input function; false if it reports an error without raising it
+ * (16 and later), with code, message and detail set.
  */
 #if PG_VERSION_NUM >= 160000
 #include "fmgr.h"

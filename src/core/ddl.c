@@ -1,14 +1,15 @@
 /*
  * ddl.c
- *		Tells managers of commands that no event trigger sees.
+ *		Tells managers about commands for which there are no event triggers.
  *
- * What a role may do decides about its work; managers look when that changes.
+ * Changes of roles and their rights decide which work may run: managers are
+ * woken at the commit of such a command.
  *
  * DROP, RENAME, SET TABLESPACE and CREATE DATABASE ... TEMPLATE wait five
- * seconds for other sessions to leave a database.  Managers and workers are such
- * sessions; they look at the database's lock only while they know of such a
- * command, which this hook tells them before it begins.  It does nothing else,
- * and cannot fail.
+ * seconds for other sessions to leave a database.  Managers and workers are
+ * such sessions.  They check the database's lock only while they know of such
+ * a command, and this hook tells them before the command begins.  The hook does
+ * nothing else, and cannot fail.
  */
 #include "postgres.h"
 

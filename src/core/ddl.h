@@ -1,6 +1,6 @@
 /*
  * ddl.h
- *		Tells managers of commands that no event trigger sees.
+ *		Tells managers about commands for which there are no event triggers.
  */
 #ifndef MILL_CORE_DDL_H
 #define MILL_CORE_DDL_H

@@ -1,6 +1,6 @@
 /*
  * error.c
- *		Whose fault an error is by its class, and the record of errors.
+ *		Classes of errors: what to retry, and whose fault it is; recording errors.
  */
 #include "postgres.h"
 
@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "core/xact.h"
 
-/* Will the same do, after a rest? */
+/* Is the error transient: may the same succeed after a back-off? */
 bool
 mill_error_is_transient(int sqlerrcode)
 {
@@ -24,7 +24,7 @@ mill_error_is_transient(int sqlerrcode)
 	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
-/* Errors of the server, of others or of the moment, whatever was done. */
+/* Is it an error of the server or of other sessions, or transient, whatever was done? */
 bool
 mill_error_is_environment(int sqlerrcode)
 {
@@ -39,7 +39,7 @@ mill_error_is_environment(int sqlerrcode)
 		   sqlerrcode == ERRCODE_INDEX_CORRUPTED;
 }
 
-/* An error as the reason of a state. */
+/* An error as the reason of a worker state. */
 const char *
 mill_error_reason(const ErrorData *error)
 {
@@ -47,9 +47,9 @@ mill_error_reason(const ErrorData *error)
 }
 
 /*
- * Write down an error where its owner can read it: mill.errors.  In a
- * transaction of its own, after the failed one was aborted.  The same error
- * again only moves the time and counts.
+ * Record an error where its owner can see it, in mill.errors.  Runs in a
+ * transaction of its own, after the failed one was aborted.  If the same error
+ * occurs again, only its time and count are updated.
  */
 void
 mill_error_record(const char *kind, int64 object_id, const ErrorData *error, TimestampTz retry_at)
@@ -93,7 +93,7 @@ mill_error_record(const char *kind, int64 object_id, const ErrorData *error, Tim
 	nulls[7] = retry_at ? ' ' : 'n';
 
 	SPI_connect();
-	/* without the extension there is nowhere to write it */
+	/* without the extension there is no table to record it in */
 	if (OidIsValid(mill_extension()) && mill_run(&repeat, SPI_OK_UPDATE, values, nulls) == 0)
 	{
 		mill_run(&insert, SPI_OK_INSERT, values, nulls);

@@ -2,19 +2,19 @@
  * launcher.c
  *		Keeps a manager in each database that has the extension.
  *
- * The one static worker.  It is connected to no database and reads only
- * pg_database; whether a database has the extension only a session in it can
- * tell, so a manager is started in each, and ends at once, leaving a mark,
- * where the extension is absent.  CREATE EXTENSION asks at its commit for
- * another look.
+ * The launcher is the only static worker.  It is connected to no database and
+ * reads only pg_database.  Only a session in a database can tell whether it has
+ * the extension, so a manager is started in each; where the extension is absent
+ * it notes that in its slot and ends.  CREATE EXTENSION requests at its commit
+ * that the launcher tries again.
  *
- * A manager that ends otherwise (its database is being dropped, renamed or
- * copied; an error) is started again after a rest.  The new session waits at
- * the database's lock, before it counts as a user of the database, until the
- * DDL is over.
+ * A manager that ends for another reason (an error, or its database is being
+ * dropped, renamed or copied) is started again after a delay.  The new session
+ * waits for the database's lock, before it counts as a user of the database,
+ * until the DDL is over.
  *
- * Nothing is durable here: if the launcher dies it is restarted after a
- * second and finds the managers in their slots.
+ * Nothing is durable here: if the launcher dies, the postmaster restarts it
+ * after a second, and it finds the managers in their slots.
  */
 #include "postgres.h"
 
@@ -44,10 +44,10 @@
 #include "core/worker.h"
 #include "core/xact.h"
 
-/* How often we look for new databases, in milliseconds. */
-#define LOOK_INTERVAL 10000
-/* How long a manager that ended, or could not be started, rests. */
-#define REST_INTERVAL 1000
+/* Milliseconds between looks for new databases. */
+#define CHECK_INTERVAL 10000
+/* Milliseconds before a manager that ended, or could not be started, is started again. */
+#define RETRY_INTERVAL 1000
 
 /* Called once, from _PG_init, when preloaded. */
 void
@@ -98,7 +98,7 @@ list_databases(void)
 	return databases;
 }
 
-/* Forget the databases that are gone, and those to be looked at once more. */
+/* Free the slots of databases that are gone; with probe_again also of those without extension. */
 static void
 free_slots(List *databases, bool probe_again)
 {
@@ -114,7 +114,7 @@ free_slots(List *databases, bool probe_again)
 	}
 }
 
-/* Start a database's manager if it is to be.  Returns whether there is one, or need not be one. */
+/* Start a database's manager if needed.  False if that must be tried again soon. */
 static bool
 start_manager(Oid database)
 {
@@ -126,21 +126,21 @@ start_manager(Oid database)
 		return true;
 	(void) mill_slot_get(index, &slot);
 
-	/* A worker that was registered but never came is given up. */
+	/* give up a worker that was registered but did not start in time */
 	if (slot.launched && slot.pid == 0 &&
-		mill_is_due(slot.launched_at + LOOK_INTERVAL * INT64CONST(1000), LOOK_INTERVAL))
+		mill_is_due(slot.launched_at + CHECK_INTERVAL * INT64CONST(1000), CHECK_INTERVAL))
 	{
 		mill_slot_give_up(index);
 		slot.launched = false;
 	}
 	if (slot.launched || slot.absent)
 		return true;
-	if (!mill_is_due(slot.launched_at + REST_INTERVAL * INT64CONST(1000), REST_INTERVAL))
+	if (!mill_is_due(slot.launched_at + RETRY_INTERVAL * INT64CONST(1000), RETRY_INTERVAL))
 		return false;
 	snprintf(title, sizeof(title), "manager for database %u", database);
 	if (mill_slot_may_launch(index) && mill_slot_launch(index, "mill_manager_main", title))
 		return true;
-	/* Said once, not each time that it is tried. */
+	/* log it once, not at each attempt */
 	if (mill_slot_wait(index,
 					   "the server has no free background worker for pg_mill's manager; consider increasing max_worker_processes"))
 		ereport(LOG,
@@ -172,7 +172,7 @@ mill_launcher_main(Datum arg)
 		List *databases;
 		ListCell *lc;
 		uint32 requests = mill_probe_requests();
-		long wait = LOOK_INTERVAL;
+		long wait = CHECK_INTERVAL;
 
 		MemoryContextSwitchTo(cycle);
 		MemoryContextReset(cycle);
@@ -182,7 +182,7 @@ mill_launcher_main(Datum arg)
 		foreach (lc, databases)
 		{
 			if (!start_manager(lfirst_oid(lc)))
-				wait = REST_INTERVAL;
+				wait = RETRY_INTERVAL;
 		}
 		mill_worker_wait(wait);
 	}

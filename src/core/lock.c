@@ -1,6 +1,6 @@
 /*
  * lock.c
- *		Locks on relations, and whom one waits for.
+ *		Locking relations, and saying who blocks us.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 #include "core/lock.h"
 #include "core/slot.h"
 
-/* In words, who has a lock that conflicts with this one; the first of several. */
+/* Describe a process that holds a lock conflicting with this one; the first if several. */
 static char *
 describe_holder(Oid relid, LOCKMODE mode)
 {
@@ -37,7 +37,7 @@ describe_holder(Oid relid, LOCKMODE mode)
 			   : psprintf("a prepared transaction holds a lock on %s", relation);
 }
 
-/* An error that comes while we wait names the lock and who holds it. */
+/* Error context while we wait: names the lock and who holds it. */
 static void
 name_holder(void *arg)
 {

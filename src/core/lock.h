@@ -1,6 +1,6 @@
 /*
  * lock.h
- *		Locks on relations, and whom one waits for.
+ *		Locking relations, and saying who blocks us.
  */
 #ifndef MILL_CORE_LOCK_H
 #define MILL_CORE_LOCK_H
@@ -8,9 +8,9 @@
 #include "storage/lockdefs.h"
 
 /*
- * As LockRelationOid.  Who has to wait says for whom: a worker in the reason of
- * its state, unless that tells of a failure; and the error of a lock timeout in
- * its detail.
+ * As LockRelationOid.  While waiting, a worker shows who holds the lock in the
+ * reason of its worker state, unless that shows an error; and the error of a
+ * lock timeout has it as detail.
  */
 extern void mill_lock_relation(Oid relid, LOCKMODE mode);
 

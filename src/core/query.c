@@ -1,6 +1,6 @@
 /*
  * query.c
- *		What is asked of query trees by several rooms.
+ *		Questions about query trees that several rooms have.
  */
 #include "postgres.h"
 

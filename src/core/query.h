@@ -1,6 +1,6 @@
 /*
  * query.h
- *		What is asked of query trees by several rooms.
+ *		Questions about query trees that several rooms have.
  */
 #ifndef MILL_CORE_QUERY_H
 #define MILL_CORE_QUERY_H
@@ -8,8 +8,8 @@
 #include "nodes/nodes.h"
 
 /*
- * In a join tree, is range table entry rti on a side of an outer join that may
- * be made up of NULLs?  Nullable is false at the top.
+ * Is range table entry rti on the nullable side of an outer join in this join
+ * tree?  Pass nullable = false at the top.
  */
 extern bool mill_is_nullable(Node *node, int rti, bool nullable);
 

@@ -1,6 +1,6 @@
 /*
  * slot_rows.c
- *		Slots as rows, for views.
+ *		Slots as rows, for the views mill.workers and others.
  */
 #include "postgres.h"
 
@@ -60,8 +60,8 @@ put_slot(ReturnSetInfo *result, const MillSlotInfo *slot)
 }
 
 /*
- * SQL: mill_catalog.slots(): those of this database.  For the views only, which
- * show each user his own: nobody has USAGE on the schema.
+ * SQL: mill_catalog.slots(): the slots of this database.  Used by views only,
+ * which show users their own: nobody has USAGE on the schema.
  */
 Datum
 mill_slots(PG_FUNCTION_ARGS)

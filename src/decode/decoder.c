@@ -1,17 +1,17 @@
 /*
  * decoder.c
- *		From a message to the values of a row.
+ *		Decodes a message into the values of a row.
  *
- * Runs in whatever process scans a stream.  A decoder is made once per scan
- * and holds what the catalog says; decoding asks the catalog for nothing that
- * our parsers cover.  The value is validated whole even if few columns are
- * needed, so that a message is bad or not whatever is asked of it.
+ * Runs in any process that scans a stream.  A decoder is made once per scan and
+ * has all that is needed from the catalog; decoding accesses the catalog only
+ * for types without a parser of ours.  The whole value is validated even if few
+ * columns are needed, so that a message is bad or not whatever a query reads.
  *
- * Only databases whose encoding is UTF8: messages are UTF-8, and with another
- * encoding a text might have no counterpart.
+ * Requires a database with encoding UTF8: messages are UTF-8, and in another
+ * encoding there may be no equivalent of a text.
  *
- * Everything is in memory; an error leaves nothing behind but what the
- * caller's memory context holds.
+ * Everything is in memory; an error leaves nothing behind but what is in the
+ * caller's memory context.
  */
 #include "postgres.h"
 
@@ -49,9 +49,10 @@ plan_default(void *arg)
 }
 
 /*
- * The column's DEFAULT, which may be its domain's; a constant is evaluated
- * here.  Elsewhere a default is run by who writes a row and here by who reads
- * one, who never agreed to that: so it is run as the stream's owner.
+ * The column's DEFAULT, or its domain's; a constant is evaluated here.
+ * Elsewhere a default runs as the role that writes a row; here it would run as
+ * the one that reads, which never agreed to that, so it runs as the stream's
+ * owner.
  */
 static void
 add_default(MillDecoder *decoder, MillDecoderColumn *column, Relation relation)
@@ -153,7 +154,7 @@ compute_default(void *arg)
 								   computed->decoder->expressions, &computed->isnull);
 }
 
-/* What is not in the message: the column's default, which its domain allows. */
+/* A field that is absent: the column's default, which its domain accepts. */
 void
 mill_take_default(MillDecoder *decoder, MillDecoderColumn *column, Datum *value, bool *isnull)
 {
@@ -174,8 +175,8 @@ mill_take_default(MillDecoder *decoder, MillDecoderColumn *column, Datum *value,
 }
 
 /*
- * No part of a message may be longer than the stream's limit, whichever
- * columns are asked for: the gateway may have cut it.
+ * No part of a message may be longer than the stream's limit, whichever columns
+ * are needed: the gateway may have cut it.
  */
 static bool
 check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *error)
@@ -190,7 +191,7 @@ check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *e
 	{
 		bool is_cut = cut && cut->length[i] > 0;
 
-		/* What was cut is not whole, also if the limit has been raised since. */
+		/* a part that was cut is bad even if the limit has been raised since */
 		if (is_cut)
 			lengths[i] = cut->length[i];
 		if (!is_cut && (limit <= 0 || lengths[i] <= limit))
@@ -205,7 +206,7 @@ check_sizes(MillDecoder *decoder, const MillMessage *message, MillDecodeError *e
 	return true;
 }
 
-/* A NULL that the message gives, where the column's domain may refuse it. */
+/* A field that is null, which the column's domain may refuse. */
 bool
 mill_take_null(MillType *type, Datum *value, bool *isnull)
 {

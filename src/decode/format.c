@@ -1,6 +1,6 @@
 /*
  * format.c
- *		The formats that there are, and what they refuse of a stream's options.
+ *		The table of formats, and which options of a stream they refuse.
  */
 #include "postgres.h"
 
@@ -44,7 +44,7 @@ check_delimiter(const MillLayout *layout)
 						errhint("For example: delimiter ';', \"null\" 'NULL'.")));
 }
 
-/* Columns are looked at if they are known. */
+/* Column options are checked if the columns are known. */
 void
 mill_format_check(const MillLayout *layout)
 {

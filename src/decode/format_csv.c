@@ -2,7 +2,7 @@
  * format_csv.c
  *		Format csv: one message is one record, as COPY reads a line of its format csv.
  *
- * Quotes may stand anywhere in a field, a doubled quote stands for one, a quoted
+ * Quotes may be anywhere in a field, a doubled quote is one quote, a quoted
  * field is never null.
  */
 #include "postgres.h"
@@ -10,8 +10,8 @@
 #include "decode/format.h"
 
 /*
- * One csv field from p on, unquoted into out, which has room; returns its
- * end: the delimiter or the record's end.  NULL with *error set.
+ * Read one csv field at p, unquoted into out, which has enough space; returns
+ * its end: the delimiter or the record's end.  NULL with *error set on failure.
  */
 static const char *
 read_csv_field(const char *p, const char *end, char delimiter, char **out, bool *quoted,
@@ -54,7 +54,7 @@ read_csv_field(const char *p, const char *end, char delimiter, char **out, bool 
 	return end;
 }
 
-/* The number of fields; -1 with *error set. */
+/* Split a record; the number of fields, or -1 with *error set. */
 static int
 split_csv(MillRecord *record, const char *data, size_t length, char delimiter,
 		  const char *null_string, MillDecodeError *error)

@@ -9,7 +9,7 @@
 typedef struct JsonData
 {
 	MillJsonPaths *paths;
-	MillJsonSpan *spans; /* of each path in the message */
+	MillJsonSpan *spans; /* of each path, in the current message */
 } JsonData;
 
 static void *
@@ -29,22 +29,22 @@ open_json(MillDecoder *decoder, TupleDesc desc)
 	decoder->format_data = data;
 }
 
-/* A name, not a path, if it is the column's own or none is given. */
+/* Add a column's field to the paths and return its number; the column's own name is no path. */
 static int
 add_path(MillJsonPaths *paths, const char *field, const char *name)
 {
 	const char *problem;
-	int place;
+	int field_no;
 
 	if (field == NULL || strcmp(field, name) == 0)
 		return mill_json_paths_add_name(paths, name, strlen(name));
-	place = mill_json_paths_add(paths, field, &problem);
-	if (place < 0)
+	field_no = mill_json_paths_add(paths, field, &problem);
+	if (field_no < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid field \"%s\" for column \"%s\"", field, name),
 						errdetail("In a path, %s.", problem),
 						errhint("For example: field 'user.id', or field 'orders[0].price'.")));
-	return place;
+	return field_no;
 }
 
 static void
@@ -52,8 +52,8 @@ add_json(MillDecoder *decoder, MillDecoderColumn *column)
 {
 	JsonData *data = decoder->format_data;
 
-	column->place = add_path(data->paths, decoder->layout->columns[column->index].field,
-							 column->name);
+	column->field_no = add_path(data->paths, decoder->layout->columns[column->index].field,
+								column->name);
 }
 
 static MillVerdict
@@ -74,7 +74,7 @@ json_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *m
 		   Datum *value, bool *isnull, MillDecodeError *error)
 {
 	MillType *type = column->type;
-	const MillJsonSpan *span = &((JsonData *) decoder->format_data)->spans[column->place];
+	const MillJsonSpan *span = &((JsonData *) decoder->format_data)->spans[column->field_no];
 
 	/* the most common case in one step */
 	if (likely(span->kind >= MILL_JSON_TRUE && span->kind <= MILL_JSON_STRING && !span->escaped &&

@@ -2,14 +2,14 @@
  * format_text.c
  *		Format text: one message is one record, as COPY reads a line of its format text.
  *
- * Backslash escapes; null where the field as it came is the null string.
+ * Backslash escapes; null if the field, before unescaping, is the null string.
  */
 #include "postgres.h"
 
 #include "decode/format.h"
 #include "decode/json_lex.h"
 
-/* What the escape at p stands for, p behind the backslash; *p moves behind it. */
+/* The byte of an escape, *p after its backslash; moves *p past it. */
 static char
 read_escape(const char **p, const char *end)
 {
@@ -37,7 +37,7 @@ read_escape(const char **p, const char *end)
 	return c;
 }
 
-/* One field, unescaped into out; its end, as in read_csv_field; NULL with *error set. */
+/* Read one field, unescaped into out; as read_csv_field. */
 static const char *
 read_text_field(const char *p, const char *end, char delimiter, char **out, MillDecodeError *error)
 {
@@ -60,7 +60,7 @@ read_text_field(const char *p, const char *end, char delimiter, char **out, Mill
 	return p;
 }
 
-/* The number of fields; -1 with *error set. */
+/* Split a record; the number of fields, or -1 with *error set. */
 static int
 split_text(MillRecord *record, const char *data, size_t length, char delimiter,
 		   const char *null_string, MillDecodeError *error)
@@ -72,7 +72,7 @@ split_text(MillRecord *record, const char *data, size_t length, char delimiter,
 	size_t null_length = strlen(null_string);
 	int count = 0;
 
-	/* a newline that a backslash quotes is data */
+	/* a newline that is quoted by a backslash is data */
 	if (end < data + length && end > data && end[-1] == '\\')
 		end = data + length;
 	for (;;)
@@ -90,7 +90,7 @@ split_text(MillRecord *record, const char *data, size_t length, char delimiter,
 		p++;
 	}
 
-	/* octal and hexadecimal escapes can make any byte */
+	/* octal and hexadecimal escapes can produce any byte */
 	return mill_check_utf8(buffer, out - buffer, error) ? count : -1;
 }
 

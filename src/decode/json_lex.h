@@ -2,7 +2,7 @@
  * json_lex.h
  *		The tokens of JSON: what json_scan.c and json_path.c share.
  *
- * Inline, because a call per token would be a third of the time.
+ * Inline, because function calls for each token would take a third of the time.
  */
 #ifndef MILL_DECODE_JSON_LEX_H
 #define MILL_DECODE_JSON_LEX_H
@@ -20,7 +20,7 @@ mill_is_digit(char c)
 	return (unsigned char) (c - '0') < 10;
 }
 
-/* Eight bytes, the first in the lowest place whatever the machine. */
+/* Load eight bytes, the first one lowest, on machines of either byte order. */
 static inline uint64_t
 mill_load_eight(const char *p)
 {
@@ -34,10 +34,9 @@ mill_load_eight(const char *p)
 }
 
 /*
- * How many bytes from p on are plain string content: no quote, backslash or
- * control character, and ASCII.  Reads eight at a time.  The tests for single
- * values may be wrong above the first byte they find, never below, and only
- * the first is used.
+ * Skip plain string content: no quote, backslash or control character, and
+ * ASCII.  Reads eight bytes at a time.  The bit tests may be wrong above the
+ * first byte that they find, never below, and only the first is used.
  */
 static inline const char *
 mill_skip_plain(const char *p, const char *end)
@@ -63,8 +62,8 @@ mill_skip_plain(const char *p, const char *end)
 }
 
 /*
- * Length of the UTF-8 sequence at p, whose first byte is 0x80 or above; 0 if
- * it is cut off, overlong, a surrogate or above U+10FFFF.
+ * Length of the UTF-8 sequence at p, whose first byte is 0x80 or above; 0 if it
+ * is incomplete, overlong, a surrogate or above U+10FFFF.
  */
 static inline int
 mill_utf8_sequence(const char *p, const char *end)
@@ -116,7 +115,7 @@ mill_hex_four(const char *p, const char *end)
 	return value;
 }
 
-/* Not memcmp: names are short, and most differ in the first eight bytes. */
+/* Not memcmp: names are short, and most differ within the first eight bytes. */
 static inline bool
 mill_same_bytes(const char *a, const char *b, size_t length)
 {

@@ -1,9 +1,9 @@
 /*
  * json_path.c
- *		Paths of wanted JSON fields: compile them, and helpers on strings.
+ *		Compiles paths of wanted JSON fields; helper functions for strings.
  *
  * Pure C, no Postgres header.  The tree is built once by the process that
- * decodes, lives as long as its allocator lets it, and is read only after.
+ * decodes, lives as long as its allocator's memory, and is only read after that.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,7 +20,7 @@ mill_json_paths_create(void *(*alloc)(size_t))
 
 	memset(paths, 0, sizeof(*paths));
 	paths->alloc = alloc;
-	paths->root.slot = -1;
+	paths->root.span_no = -1;
 	return paths;
 }
 
@@ -30,7 +30,7 @@ mill_json_paths_count(const MillJsonPaths *paths)
 	return paths->count;
 }
 
-/* The child with this name, or this index if name is NULL; made if new. */
+/* Find or add the child with this name, or with this index if name is NULL. */
 static MillPathNode *
 get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t length,
 		  uint32_t index)
@@ -57,7 +57,7 @@ get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t l
 		node->name_length = length;
 	}
 	node->index = index;
-	node->slot = -1;
+	node->span_no = -1;
 	node->next = *list;
 	*list = node;
 	parent->has_children = true;
@@ -65,20 +65,20 @@ get_child(MillJsonPaths *paths, MillPathNode *parent, const char *name, size_t l
 }
 
 static int
-give_slot(MillJsonPaths *paths, MillPathNode *node)
+assign_span(MillJsonPaths *paths, MillPathNode *node)
 {
-	if (node->slot < 0)
-		node->slot = paths->count++;
-	return node->slot;
+	if (node->span_no < 0)
+		node->span_no = paths->count++;
+	return node->span_no;
 }
 
 int
 mill_json_paths_add_name(MillJsonPaths *paths, const char *name, size_t length)
 {
-	return give_slot(paths, get_child(paths, &paths->root, name, length, 0));
+	return assign_span(paths, get_child(paths, &paths->root, name, length, 0));
 }
 
-/* A name of a path, quoted or not; NULL if it is not well formed. */
+/* Parse a name of a path, quoted or not; NULL if it is not well formed. */
 static const char *
 read_name(MillJsonPaths *paths, const char *p, const char **name, size_t *length)
 {
@@ -107,7 +107,7 @@ read_name(MillJsonPaths *paths, const char *p, const char **name, size_t *length
 	return NULL;
 }
 
-/* An index in brackets, p after the opening one; NULL if not well formed. */
+/* Parse an index, p after the opening bracket; NULL if it is not well formed. */
 static const char *
 read_index(const char *p, uint32_t *index)
 {
@@ -151,7 +151,7 @@ mill_json_paths_add(MillJsonPaths *paths, const char *path, const char **error)
 		if (*error == NULL)
 			node = get_child(paths, node, name, length, index);
 	}
-	return *error ? -1 : give_slot(paths, node);
+	return *error ? -1 : assign_span(paths, node);
 }
 
 const MillPathNode *
@@ -180,7 +180,7 @@ mill_path_element(const MillPathNode *node, uint32_t index)
 	return child;
 }
 
-/* Recursion is as deep as the deepest wanted path, which is limited. */
+/* Recursion is limited by the length of paths. */
 void
 mill_path_void(const MillPathNode *node, MillJsonSpan *spans)
 {
@@ -190,8 +190,8 @@ mill_path_void(const MillPathNode *node, MillJsonSpan *spans)
 	{
 		for (child = i < 0 ? node->elements : node->buckets[i]; child != NULL; child = child->next)
 		{
-			if (child->slot >= 0)
-				spans[child->slot].kind = MILL_JSON_ABSENT;
+			if (child->span_no >= 0)
+				spans[child->span_no].kind = MILL_JSON_ABSENT;
 			if (child->has_children)
 				mill_path_void(child, spans);
 		}
@@ -226,7 +226,7 @@ encode_utf8(uint32_t code, char *out)
 	return 4;
 }
 
-/* The character of the escape at p, a backslash; *p moves behind it. */
+/* The character of the escape at *p, a backslash; moves *p past it. */
 static int
 unescape_one(const char **p, const char *end, char *out)
 {
@@ -256,7 +256,7 @@ unescape_one(const char **p, const char *end, char *out)
 			*p += 4;
 			if (code >= 0xD800 && code <= 0xDBFF)
 			{
-				/* the scanner saw to it that the other half follows */
+				/* the scanner has checked that the second surrogate follows */
 				code = 0x10000 + ((code & 0x3FF) << 10) + (mill_hex_four(*p + 2, end) & 0x3FF);
 				*p += 6;
 			}

@@ -1,6 +1,6 @@
 /*
  * json_path.h
- *		The compiled paths of json_scan.h as a tree, for the scanner.
+ *		The tree of compiled paths (json_scan.h), for the scanner.
  */
 #ifndef MILL_DECODE_JSON_PATH_H
 #define MILL_DECODE_JSON_PATH_H
@@ -9,14 +9,14 @@
 
 #define MILL_PATH_BUCKETS 32
 
-/* A wanted value, or one on the way to it. */
+/* A wanted value, or one on the path to it. */
 typedef struct MillPathNode
 {
 	const char *name; /* NULL: an array element */
 	size_t name_length;
 	uint32_t index;			   /* of the array element */
-	int slot;				   /* number of its span, -1 if it is only on the way */
-	bool has_children;		   /* anything below is wanted */
+	int span_no;			   /* -1 if it is only on a path */
+	bool has_children;		   /* something below is wanted */
 	struct MillPathNode *next; /* in the parent's bucket, or elements */
 	struct MillPathNode *elements;
 	struct MillPathNode *buckets[MILL_PATH_BUCKETS];
@@ -29,7 +29,7 @@ struct MillJsonPaths
 	MillPathNode root;
 };
 
-/* Enough to tell apart the names that one object has. */
+/* Number of buckets, enough for the names that one object has. */
 static inline unsigned
 mill_path_bucket(const char *name, size_t length)
 {
@@ -46,7 +46,7 @@ extern const MillPathNode *mill_path_escaped_child(const MillPathNode *node,
 												   const MillJsonSpan *key);
 extern const MillPathNode *mill_path_element(const MillPathNode *node, uint32_t index);
 
-/* Forget the spans of all that is below a node. */
+/* Clear the spans of all nodes below a node. */
 extern void mill_path_void(const MillPathNode *node, MillJsonSpan *spans);
 
 #endif

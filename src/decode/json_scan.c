@@ -1,19 +1,19 @@
 /*
  * json_scan.c
- *		A strict JSON scanner that picks wanted fields out of an object.
+ *		A strict JSON scanner that extracts wanted fields of an object.
  *
- * Pure C, no Postgres header.  It accepts what the server's jsonb type
- * accepts in a UTF-8 database and rejects what that rejects, but for three
- * limits of its own: depth, digits of a number, digits that an exponent
- * stands for.  They keep a short message from becoming a large value.
+ * Pure C, no Postgres header.  It accepts and rejects the same as the server's
+ * jsonb type in a UTF-8 database, except for three limits: depth, digits of a
+ * number, and digits that an exponent stands for.  They keep a short message
+ * from becoming a large value.
  *
- * One pass, no recursion: a frame for each open container is on an explicit
- * stack.  Everything is validated, wanted or not.  While it goes down it
- * carries along the node of the path tree it is at, NULL where nothing below
- * is wanted; that is all that picking fields costs.
+ * One pass, no recursion: an explicit stack has a frame for each open
+ * container.  Everything is validated, wanted or not.  The only cost of
+ * extracting fields is to track the current node in the tree of paths, NULL
+ * where nothing below is wanted.
  *
- * No state outlives a call, nothing is allocated, nothing is written but the
- * caller's spans and error.
+ * No state outlives a call, nothing is allocated, and only the caller's spans
+ * and error are written.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -60,7 +60,7 @@ skip_space(const char *p, const char *end)
 	return p;
 }
 
-/* A backslash and what belongs to it; NULL if it is wrong. */
+/* Skip an escape; NULL if it is invalid. */
 static const char *
 scan_escape(Scanner *scanner, const char *p)
 {
@@ -95,7 +95,7 @@ scan_escape(Scanner *scanner, const char *p)
 	return p + 6;
 }
 
-/* A string, p at its opening quote; returns what is behind the closing one. */
+/* Skip a string, p at its opening quote; returns the position after the closing one. */
 static inline const char *
 scan_string(Scanner *scanner, const char *p)
 {
@@ -122,7 +122,7 @@ scan_string(Scanner *scanner, const char *p)
 			return fail_scan(scanner, MILL_JSON_SYNTAX, p,
 							 "a control character in a string must be escaped");
 
-		/* text in other scripts comes in runs */
+		/* non-ASCII characters come in runs */
 		while (p < end && (unsigned char) *p >= 0x80)
 		{
 			int length = mill_utf8_sequence(p, end);
@@ -135,7 +135,7 @@ scan_string(Scanner *scanner, const char *p)
 	}
 }
 
-/* The exponent of a number whose mantissa has so many digits. */
+/* Skip the exponent of a number whose mantissa has so many digits. */
 static const char *
 scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whole,
 			  ptrdiff_t fraction)
@@ -161,7 +161,7 @@ scan_exponent(Scanner *scanner, const char *start, const char *p, ptrdiff_t whol
 	return p;
 }
 
-/* A number; what follows it is looked at by the caller. */
+/* Skip a number; the caller checks what follows. */
 static inline const char *
 scan_number(Scanner *scanner, const char *p)
 {
@@ -197,7 +197,7 @@ scan_number(Scanner *scanner, const char *p)
 	return p;
 }
 
-/* A value that is not a container; returns what is behind it. */
+/* Scan a value that is not a container; returns the position after it. */
 static inline const char *
 scan_scalar(Scanner *scanner, const char *p, MillJsonKind *kind)
 {
@@ -243,24 +243,24 @@ scan_scalar(Scanner *scanner, const char *p, MillJsonKind *kind)
 	return fail_scan(scanner, MILL_JSON_SYNTAX, p, "a JSON value is expected here");
 }
 
-/* Give a wanted value its span, and forget what an earlier one like it had. */
+/* Set the span of a wanted value, and clear what an earlier duplicate had. */
 static inline void
-record(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start,
-	   const char *end)
+set_span(Scanner *scanner, const MillPathNode *node, MillJsonKind kind, const char *start,
+		 const char *end)
 {
 	int quotes = kind == MILL_JSON_STRING ? 1 : 0;
 	MillJsonSpan *span;
 
-	if (node == NULL || node->slot < 0)
+	if (node == NULL || node->span_no < 0)
 		return;
-	span = &scanner->spans[node->slot];
+	span = &scanner->spans[node->span_no];
 	span->start = start + quotes;
 	span->length = end - start - 2 * quotes;
 	span->kind = kind;
 	span->escaped = quotes && scanner->escaped;
 }
 
-/* The node of a key, p at its opening quote; returns what is behind the colon. */
+/* The node of a key, p at its opening quote; returns the position after the colon. */
 static inline const char *
 scan_key(Scanner *scanner, const Frame *frame, const char *p, const MillPathNode **node)
 {
@@ -296,8 +296,8 @@ scan_key(Scanner *scanner, const Frame *frame, const char *p, const MillPathNode
 }
 
 /*
- * One value with all that is in it, node being its place in the tree; returns
- * what is behind it, NULL after an error.
+ * Scan one value with all that is in it; node is its node in the tree of paths.
+ * Returns the position after it, or NULL with an error.
  */
 static const char *
 scan_value(Scanner *scanner, const char *p, const MillPathNode *node, MillJsonKind *top)
@@ -351,7 +351,7 @@ close:
 	p++;
 
 finished:
-	record(scanner, node, kind, start, p);
+	set_span(scanner, node, kind, start, p);
 	if (frame == NULL)
 	{
 		*top = kind;
@@ -371,7 +371,7 @@ finished:
 					 "a comma or the closing bracket is expected here");
 }
 
-/* A whole text: one value and nothing but white space around it. */
+/* Scan a whole text: one value with white space around it. */
 static bool
 scan_text(Scanner *scanner, const MillPathNode *root, const char *data, size_t length,
 		  MillJsonKind *kind)
@@ -416,16 +416,16 @@ bool
 mill_json_check(const char *data, size_t length, MillJsonSpan *value, MillJsonError *error)
 {
 	Scanner scanner;
-	MillPathNode node = {.slot = 0};
+	MillPathNode node = {.span_no = 0};
 
 	scanner.spans = value;
 	scanner.error = error;
 	return scan_text(&scanner, &node, data, length, &value->kind);
 }
 
-/* Behind the string whose opening quote is at p; it was validated. */
+/* The position after the validated string whose opening quote is at p. */
 static const char *
-pass_string(const char *p, const char *end, bool *escaped)
+skip_string(const char *p, const char *end, bool *escaped)
 {
 	*escaped = false;
 	for (p++; *p != '"' && p < end; p++)
@@ -460,9 +460,9 @@ kind_by_first(char c)
 	return MILL_JSON_NUMBER;
 }
 
-/* The span of the validated value at p; returns what is behind it. */
+/* The span of the validated value at p; returns the position after it. */
 static const char *
-pass_value(const char *p, const char *end, MillJsonSpan *value)
+skip_value(const char *p, const char *end, MillJsonSpan *value)
 {
 	int depth = 0;
 	bool escaped;
@@ -472,7 +472,7 @@ pass_value(const char *p, const char *end, MillJsonSpan *value)
 	value->escaped = false;
 	if (value->kind == MILL_JSON_STRING)
 	{
-		p = pass_string(p, end, &value->escaped);
+		p = skip_string(p, end, &value->escaped);
 		value->start++;
 		value->length = p - 1 - value->start;
 		return p;
@@ -481,7 +481,7 @@ pass_value(const char *p, const char *end, MillJsonSpan *value)
 	{
 		if (*p == '"')
 		{
-			p = pass_string(p, end, &escaped);
+			p = skip_string(p, end, &escaped);
 			continue;
 		}
 		if (depth == 0 && strchr(",]} \n\r\t", *p) != NULL)
@@ -506,7 +506,7 @@ mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpa
 	const char *end = container->start + container->length;
 	const char *p = *position ? *position : container->start;
 
-	/* at the opening brace, or behind a value */
+	/* at the opening brace, or after a value */
 	p = *position ? skip_space(p, end) : p;
 	if (p >= end || *p == '}' || *p == ']')
 		return false;
@@ -515,11 +515,11 @@ mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpa
 		return false;
 	if (container->kind == MILL_JSON_OBJECT)
 	{
-		p = pass_value(p, end, key);
+		p = skip_value(p, end, key);
 		p = skip_space(p, end);
 		p = skip_space(p + 1, end);
 	}
-	*position = pass_value(p, end, value);
+	*position = skip_value(p, end, value);
 	return true;
 }
 

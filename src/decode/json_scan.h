@@ -1,9 +1,9 @@
 /*
  * json_scan.h
- *		A strict JSON scanner that picks wanted fields out of an object.
+ *		A strict JSON scanner that extracts wanted fields of an object.
  *
- * Knows nothing of Postgres: it can be tested alone and moved to a program
- * that is not a backend.
+ * Independent of Postgres, so that it can be tested alone, or used in another
+ * program.
  */
 #ifndef MILL_DECODE_JSON_SCAN_H
 #define MILL_DECODE_JSON_SCAN_H
@@ -27,13 +27,13 @@ typedef enum MillJsonKind
 	MILL_JSON_ARRAY
 } MillJsonKind;
 
-/* Where a value is in the input; of a string, what is between the quotes. */
+/* Where a value is in the input; of a string, the part between the quotes. */
 typedef struct MillJsonSpan
 {
 	const char *start;
 	size_t length;
 	MillJsonKind kind;
-	bool escaped; /* a string that has backslashes: see mill_json_unescape */
+	bool escaped; /* a string with backslashes: see mill_json_unescape */
 } MillJsonSpan;
 
 typedef enum MillJsonFault
@@ -53,11 +53,11 @@ typedef struct MillJsonError
 } MillJsonError;
 
 /*
- * The wanted fields, compiled once.  Its memory comes from alloc, which does
- * not fail, and is never freed one by one.  Each add returns the number of
- * the field's span, the same for the same path, or -1 with *error set.  A
- * path is names and array indexes: a.b[0]; a name in double quotes may hold
- * any character, a doubled quote stands for one.
+ * The wanted fields, compiled once.  Memory comes from alloc, which must not
+ * fail, and is not freed individually.  Each add returns the number of the
+ * field's span, the same for the same path, or -1 with *error set.  A path is
+ * names and array indexes: a.b[0]; a name in double quotes may contain any
+ * character, a doubled quote is one quote.
  */
 typedef struct MillJsonPaths MillJsonPaths;
 
@@ -68,19 +68,19 @@ extern int mill_json_paths_count(const MillJsonPaths *paths);
 
 /*
  * Validate the whole input, which must be an object, and find the wanted
- * fields; spans has room for all of them.  Of duplicate keys the last wins,
- * with all that is in it.
+ * fields; spans has space for all of them.  Of duplicate keys the last one
+ * counts, with all that is in it.
  */
 extern bool mill_json_scan(const MillJsonPaths *paths, const char *data, size_t length,
 						   MillJsonSpan *spans, MillJsonError *error);
 
-/* Validate a value of any kind and give its span. */
+/* Validate a value of any kind and set its span. */
 extern bool mill_json_check(const char *data, size_t length, MillJsonSpan *value,
 							MillJsonError *error);
 
 /*
- * Step through an object or array that was validated.  Begin with *position
- * NULL; key may be NULL for an array.  False at the end.
+ * Iterate over a validated object or array.  Begin with *position NULL; key may
+ * be NULL for an array.  False at the end.
  */
 extern bool mill_json_next(const MillJsonSpan *container, const char **position, MillJsonSpan *key,
 						   MillJsonSpan *value);
@@ -88,10 +88,10 @@ extern bool mill_json_next(const MillJsonSpan *container, const char **position,
 /* Unescape a validated string into out, not longer than it; returns the length. */
 extern size_t mill_json_unescape(const char *string, size_t length, char *out);
 
-/* Does a validated string, escaped or not, read as this name? */
+/* Is a validated string, escaped or not, equal to this name? */
 extern bool mill_json_equals(const MillJsonSpan *string, const char *name, size_t length);
 
-/* How many bytes at the beginning are valid UTF-8 without U+0000. */
+/* How many bytes at the beginning are valid UTF-8 without U+0000? */
 extern size_t mill_utf8_prefix(const char *data, size_t length);
 
 #endif

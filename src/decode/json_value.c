@@ -1,11 +1,11 @@
 /*
  * json_value.c
- *		A JSON value to a value of a type, arrays and composites too.
+ *		Converts a JSON value to a value of a type, including arrays and composites.
  *
- * As jsonb_populate_record does it: an array column takes a JSON array, a
- * composite column a JSON object, by attribute names; each takes a JSON
- * string as well, which goes to its input function.  All other types take the
- * value's text.  The JSON is validated already, so depth is limited.
+ * As jsonb_populate_record does: an array column takes a JSON array, a
+ * composite column a JSON object, by attribute names; both also take a JSON
+ * string, for their input function.  All other types take the value's text.
+ * The JSON was validated, so its depth is limited.
  */
 #include "postgres.h"
 
@@ -18,7 +18,7 @@
 
 #include "decode/type.h"
 
-/* A value of json or jsonb from its text, which is valid. */
+/* A json or jsonb value from its text, which is valid. */
 bool
 mill_json_to_type(MillType *type, const char *json, size_t length, Datum *value)
 {
@@ -37,7 +37,7 @@ typedef struct ArrayBuild
 	Datum *values;
 	bool *nulls;
 	int count;
-	int room;
+	int capacity;
 	int ndims; /* 0 until the first element that is not an array */
 	int dims[MAXDIM];
 	MillDecodeError *error;
@@ -46,13 +46,13 @@ typedef struct ArrayBuild
 static bool
 add_element(ArrayBuild *build, const MillJsonSpan *span)
 {
-	if (build->count == build->room)
+	if (build->count == build->capacity)
 	{
-		build->room = build->room ? build->room * 2 : 16;
-		build->values = build->values ? repalloc(build->values, build->room * sizeof(Datum))
-									  : palloc(build->room * sizeof(Datum));
-		build->nulls = build->nulls ? repalloc(build->nulls, build->room * sizeof(bool))
-									: palloc(build->room * sizeof(bool));
+		build->capacity = build->capacity ? build->capacity * 2 : 16;
+		build->values = build->values ? repalloc(build->values, build->capacity * sizeof(Datum))
+									  : palloc(build->capacity * sizeof(Datum));
+		build->nulls = build->nulls ? repalloc(build->nulls, build->capacity * sizeof(bool))
+									: palloc(build->capacity * sizeof(bool));
 	}
 	if (!mill_type_json(build->element, span, &build->values[build->count],
 						&build->nulls[build->count], build->error))
@@ -62,9 +62,9 @@ add_element(ArrayBuild *build, const MillJsonSpan *span)
 }
 
 /*
- * The elements of a JSON array that is at this depth, the outermost being 1.
- * How many dimensions there are shows at the first element that is no array,
- * or at the first array that ends; from then on it is so everywhere.
+ * Add the elements of a JSON array at this depth, the outermost being 1.  The
+ * number of dimensions is known at the first element that is not an array, or
+ * at the end of the first array; all others must have the same.
  */
 static bool
 add_array(ArrayBuild *build, const MillJsonSpan *array, int depth)
@@ -189,7 +189,7 @@ parse_domain_span(MillType *type, const MillJsonSpan *span, Datum *value, bool *
 	return true;
 }
 
-/* An absent value is NULL here: only a column has a default. */
+/* an absent attribute is NULL: only columns have defaults */
 bool
 mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull,
 			   MillDecodeError *error)

@@ -1,7 +1,7 @@
 /*
  * layout.h
- *		How the messages of a topic lie in the columns of a table: what the
- *		options of a stream and of its columns say.
+ *		How messages of a topic map to the columns of a table, by the options of
+ *		a stream and its columns.
  */
 #ifndef MILL_DECODE_LAYOUT_H
 #define MILL_DECODE_LAYOUT_H
@@ -19,7 +19,7 @@ typedef enum MillColumnKind
 	MILL_COLUMN_PARTITION,
 	MILL_COLUMN_OFFSET,
 	MILL_COLUMN_TOPIC,
-	MILL_COLUMN_PAYLOAD /* the value as it is, bytea */
+	MILL_COLUMN_PAYLOAD /* the whole value, bytea */
 } MillColumnKind;
 
 typedef struct MillColumn
@@ -34,10 +34,10 @@ typedef struct MillLayout
 	Oid relid; /* the table */
 	const char *topic;
 	const MillFormat *format;
-	int max_message_bytes;	 /* longer keys, values or headers make bad messages */
-	const char *null_string; /* NULL or '\0': the format's own, if it has one */
+	int max_message_bytes;	 /* a message with a longer key, value or headers is bad */
+	const char *null_string; /* NULL or '\0': the format's default, if it has one */
 	char delimiter;
-	int ncolumns;		 /* of the tuple descriptor */
+	int ncolumns;		 /* natts of the tuple descriptor */
 	MillColumn *columns; /* by attribute number - 1; dropped: undefined */
 } MillLayout;
 

@@ -1,6 +1,6 @@
 /*
  * metadata.c
- *		Columns that do not come from a message's value.
+ *		Columns that are not fields of a message's value.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 
 PG_FUNCTION_INFO_V1(mill_headers_to_jsonb);
 
-/* Which types each kind of column can have; the first is the one to advise. */
+/* The types that each kind of column can have; the first is suggested in hints. */
 static const struct
 {
 	const char *name;
@@ -34,7 +34,7 @@ static const struct
 	[MILL_COLUMN_PAYLOAD] = {"payload", {BYTEAOID}},
 };
 
-/* Raise an error if the column's type cannot take what the column is for. */
+/* Raise an error if a column of this kind cannot have this type. */
 void
 mill_metadata_check(const MillColumn *column, Form_pg_attribute attribute)
 {
@@ -57,8 +57,8 @@ mill_metadata_check(const MillColumn *column, Form_pg_attribute attribute)
 /* ---- headers ---- */
 
 /*
- * A string in JSON; bytes that are no text become \x and their hexadecimal
- * digits, as bytea is written.
+ * Append a string to JSON; bytes that are not text are written as \x and
+ * hexadecimal digits, like bytea.
  */
 static void
 append_string(StringInfo json, const char *bytes, size_t length)
@@ -88,7 +88,7 @@ typedef struct Header
 	int32_t value_length; /* -1: null */
 } Header;
 
-/* The header at *at; false at the end, and at what is no header. */
+/* Read the header at *at; false at the end, and if it is not valid. */
 static bool
 next_header(const char **at, const char *end, Header *header)
 {
@@ -109,7 +109,7 @@ next_header(const char **at, const char *end, Header *header)
 	return true;
 }
 
-/* Bytes of the headers that fit into limit in whole. */
+/* Length of the headers that fit completely into limit bytes. */
 int
 mill_headers_fitting(const char *encoded, int length, int limit)
 {
@@ -125,7 +125,7 @@ mill_headers_fitting(const char *encoded, int length, int limit)
 	return (int) (before - encoded);
 }
 
-/* Headers as protocol.h encodes them, as jsonb; up to what is none. */
+/* Encoded headers (protocol.h) as jsonb, up to the first that is not valid. */
 static Datum
 make_headers(const char *p, size_t encoded_length)
 {
@@ -154,9 +154,9 @@ make_headers(const char *p, size_t encoded_length)
 
 /*
  * SQL: mill_catalog.headers_to_jsonb(bytea), for the views: headers as dead
- * letters keep them, which is as the gateway encoded them.  Whatever it is
- * given it raises no error, as one letter must not hide the others: of more
- * than a letter keeps it shows what comes first.
+ * letters store them, in the gateway's encoding.  Never raises an error, because
+ * one letter must not hide the others; of longer input than a letter can store
+ * it shows the beginning.
  */
 Datum
 mill_headers_to_jsonb(PG_FUNCTION_ARGS)
@@ -176,7 +176,7 @@ mill_message_time(const MillMessage *message, TimestampTz *time)
 {
 	int64 zero = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000);
 
-	/* a producer can send anything */
+	/* producers can send anything */
 	if (message->timestamp_ms < 0 || message->timestamp_ms > END_TIMESTAMP / 1000)
 		return false;
 	*time = (message->timestamp_ms - zero) * 1000;

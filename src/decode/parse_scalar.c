@@ -2,9 +2,9 @@
  * parse_scalar.c
  *		Direct parsers: numbers, bool, uuid.
  *
- * Each gives what the type's input function gives.  Where a text is not of
- * the plain form that messages have, but that function might take it, it is
- * asked; what it surely refuses is refused here, without raising an error.
+ * Each returns what the type's input function does.  A text that is not in the
+ * usual form, but that the input function might accept, is passed to it; what
+ * it certainly rejects is rejected here, without raising an error.
  */
 #include "postgres.h"
 
@@ -27,7 +27,7 @@ is_digit(char c)
 	return (unsigned char) (c - '0') < 10;
 }
 
-/* Without the white space around it that input functions ignore. */
+/* Strip the white space that input functions ignore. */
 static void
 trim(const char **input, size_t *length)
 {
@@ -57,8 +57,8 @@ parse_boolean(MillType *type, const char *input, size_t length, Datum *value, Mi
 /* ---- integers ---- */
 
 /*
- * A decimal integer not below min, nor above its opposite.  False if it is
- * not that; *large says if it is because the digits are too many.
+ * Read a decimal integer in the range min .. -(min + 1).  False if it is not:
+ * *large is set if it is an integer, but out of range.
  */
 static inline bool
 read_integer(const char *p, const char *end, int64 min, int64 *value, bool *large)
@@ -67,7 +67,7 @@ read_integer(const char *p, const char *end, int64 min, int64 *value, bool *larg
 	const char *digits;
 	int64 sum = 0;
 
-	/* counted downwards, as the most negative number has no opposite */
+	/* counts downwards, because the most negative number has no positive counterpart */
 	if (p < end && (*p == '-' || *p == '+'))
 		p++;
 	for (digits = p; p < end && is_digit(*p); p++)
@@ -86,9 +86,9 @@ read_integer(const char *p, const char *end, int64 min, int64 *value, bool *larg
 }
 
 /*
- * What is not a plain integer in range: perhaps there is white space around
- * it, or it is 0x1F or 1_000, which later versions take.  Of two complaints
- * the input functions' is made: too large before malformed.
+ * Not a plain integer in range: it may have white space around it, or be 0x1F
+ * or 1_000, which later versions accept.  Of two errors the one of the input
+ * functions is chosen: out of range before malformed.
  */
 static pg_noinline bool
 other_integer(MillType *type, const char *input, size_t length, int64 min, const char *name,
@@ -152,13 +152,13 @@ parse_int8(MillType *type, const char *input, size_t length, Datum *value, MillD
 
 typedef struct Decimal
 {
-	int64 digits; /* all of them, without the point */
+	int64 digits; /* all digits, without the point */
 	int count;
-	int fraction; /* how many are behind the point */
+	int fraction; /* how many are after the point */
 	bool negative;
 } Decimal;
 
-/* A number of at most 18 digits without an exponent. */
+/* Read a number of at most 18 digits without an exponent. */
 static bool
 read_decimal(const char *input, size_t length, Decimal *decimal)
 {
@@ -189,7 +189,7 @@ read_decimal(const char *input, size_t length, Decimal *decimal)
 	return p == end && decimal->count <= 18;
 }
 
-/* Could the input function of a floating-point type take this? */
+/* Might the input function of a floating-point type accept this? */
 static bool
 may_be_float(const char *input, size_t length)
 {
@@ -197,7 +197,7 @@ may_be_float(const char *input, size_t length)
 	return length > 0 && strchr("+-.0123456789nNiI", *input) != NULL;
 }
 
-/* Is it a number that strtod reads to its end?  Terminated. */
+/* Is it a number that strtod reads to its end?  The text must be terminated. */
 static bool
 is_plain_number(const char *p)
 {
@@ -217,7 +217,7 @@ parse_float8(MillType *type, const char *input, size_t length, Datum *value, Mil
 	char *end;
 	double result;
 
-	/* both numbers are exact, so the quotient is the nearest there is */
+	/* both numbers are exact, so the quotient is correctly rounded */
 	if (read_decimal(input, length, &decimal) && decimal.count <= 15)
 	{
 		result = (double) decimal.digits / powers[decimal.fraction];
@@ -264,7 +264,7 @@ parse_float4(MillType *type, const char *input, size_t length, Datum *value, Mil
 	return true;
 }
 
-/* A type modifier as numeric.c packs it: the scale has eleven bits and a sign. */
+/* A type modifier as packed by numeric.c: the scale has eleven bits and a sign. */
 static inline int
 typmod_precision(int32 typmod)
 {
@@ -277,7 +277,7 @@ typmod_scale(int32 typmod)
 	return (((typmod - VARHDRSZ) & 0x7FF) ^ 1024) - 1024;
 }
 
-/* Give the number the scale that the type wants, if nothing is lost by it. */
+/* Give the number the scale of the type, if no digits are lost. */
 static bool
 fits_typmod(int32 typmod, Decimal *decimal)
 {
@@ -297,7 +297,7 @@ fits_typmod(int32 typmod, Decimal *decimal)
 	return true;
 }
 
-/* A plain number that is too large even before it is rounded. */
+/* Is a plain number too large even before rounding? */
 static bool
 overflows_typmod(int32 typmod, const char *input, size_t length)
 {
@@ -349,7 +349,7 @@ parse_numeric(MillType *type, const char *input, size_t length, Datum *value, Mi
 	if (left == 0 || strchr("+-.0123456789nNiI", *word) == NULL)
 		return mill_bad_syntax(error, "numeric", input, length);
 
-	/* what a JSON number may not be, a string must not be either */
+	/* a string must not contain a number that JSON would not allow */
 	for (size_t i = 0, digits = 0, exponent = 0; i < left; i++)
 	{
 		if (is_digit(word[i]))
@@ -369,7 +369,7 @@ parse_numeric(MillType *type, const char *input, size_t length, Datum *value, Mi
 
 /* ---- uuid ---- */
 
-/* Digits in pairs, a hyphen after any even pair, all perhaps in braces. */
+/* Pairs of digits, a hyphen after any even pair, optionally all in braces. */
 static bool
 parse_uuid(MillType *type, const char *input, size_t length, Datum *value, MillDecodeError *error)
 {

@@ -2,8 +2,8 @@
  * parse_text.c
  *		Direct parsers: character types, bytea, json and jsonb.
  *
- * The text that comes in is valid UTF-8 without a zero byte, and the
- * database's encoding is UTF-8.
+ * The input is valid UTF-8 without a zero byte, and the database's encoding is
+ * UTF-8.
  */
 #include "postgres.h"
 
@@ -27,11 +27,10 @@ parse_text(MillType *type, const char *input, size_t length, Datum *value, MillD
 }
 
 /*
- * The bytes of the first max characters; false if more than blanks would be
- * lost.
+ * Cut to the first max characters; false if more than blanks would be lost.
  */
 static bool
-cut(const char *input, size_t *length, int max)
+truncate_text(const char *input, size_t *length, int max)
 {
 	size_t kept = pg_mbcharcliplen(input, (int) *length, max);
 
@@ -49,7 +48,7 @@ parse_varchar(MillType *type, const char *input, size_t length, Datum *value, Mi
 {
 	int max = type->typmod - VARHDRSZ;
 
-	if (type->typmod >= (int32) VARHDRSZ && length > max && !cut(input, &length, max))
+	if (type->typmod >= (int32) VARHDRSZ && length > max && !truncate_text(input, &length, max))
 		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
 						"value too long for type character varying(%d)", max);
 	return parse_text(type, input, length, value, error);
@@ -64,7 +63,7 @@ parse_bpchar(MillType *type, const char *input, size_t length, Datum *value, Mil
 
 	if (type->typmod < (int32) VARHDRSZ)
 		return parse_text(type, input, length, value, error);
-	if (length > max && !cut(input, &length, max))
+	if (length > max && !truncate_text(input, &length, max))
 		return mill_bad(error, ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
 						"value too long for type character(%d)", max);
 	blanks = max - pg_mbstrlen_with_len(input, (int) length);
@@ -90,7 +89,7 @@ parse_name(MillType *type, const char *input, size_t length, Datum *value, MillD
 
 /* ---- bytea ---- */
 
-/* After \x: pairs of digits, white space between the pairs. */
+/* Hex format: after \x pairs of digits, white space between pairs. */
 static bool
 read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 {
@@ -123,7 +122,7 @@ read_hex(const char *p, const char *end, char **out, MillDecodeError *error)
 	return true;
 }
 
-/* The older form: \\ and backslash with three octal digits. */
+/* Escape format: \\ and backslash with three octal digits. */
 static bool
 read_escapes(const char *p, const char *end, char **out, MillDecodeError *error)
 {

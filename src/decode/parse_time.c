@@ -3,7 +3,7 @@
  *		Direct parsers: date, timestamp, timestamp with time zone in ISO 8601.
  *
  * YYYY-MM-DD, a T or a blank, HH:MM:SS, a fraction of a second, Z or an
- * offset.  Everything else that the types understand goes to their input
+ * offset.  Everything else that the types accept is passed to their input
  * functions.
  */
 #include "postgres.h"
@@ -22,7 +22,7 @@
 typedef enum Reading
 {
 	READ_FINE,
-	READ_OUT_OF_RANGE, /* of this form, but no such day or time */
+	READ_OUT_OF_RANGE, /* of this form, but not a valid day or time */
 	READ_OTHER		   /* not of this form: ask the input function */
 } Reading;
 
@@ -36,10 +36,10 @@ typedef struct IsoTime
 	int second;
 	int fraction; /* microseconds */
 	bool has_zone;
-	int zone; /* seconds east */
+	int zone; /* seconds east of UTC */
 } IsoTime;
 
-/* So many digits as a number, -1 if they are not; the caller checked the length. */
+/* Read so many digits, -1 if they are not digits; the caller checked the length. */
 static inline int
 read_digits(const char *p, int count)
 {
@@ -73,8 +73,8 @@ read_date(const char *p, size_t length, IsoTime *time)
 }
 
 /*
- * The digits behind the point.  More than six are rounded in floating point,
- * because that is what the input function does.
+ * Read the digits after the point.  More than six are rounded in floating point,
+ * as the input function does.
  */
 static const char *
 read_fraction(const char *p, const char *end, int *fraction)
@@ -103,7 +103,7 @@ read_fraction(const char *p, const char *end, int *fraction)
 	return p;
 }
 
-/* Z, or +hh, +hhmm, +hh:mm; or nothing. */
+/* Read Z, +hh, +hhmm, +hh:mm, or nothing. */
 static bool
 read_zone(const char *p, size_t length, IsoTime *time)
 {
@@ -155,7 +155,7 @@ read_timestamp(const char *input, size_t length, IsoTime *time)
 	if (time->hour > 24 || time->minute > 59 || time->second > 60)
 		return READ_OUT_OF_RANGE;
 
-	/* 24:00:00 and the 60th second are allowed, and rare */
+	/* 24:00:00 and second 60 are allowed, but rare */
 	return time->hour < 24 && time->second < 60 ? READ_FINE : READ_OTHER;
 }
 
@@ -168,7 +168,7 @@ assemble(const IsoTime *time)
 		   time->second * INT64CONST(1000000) + time->fraction;
 }
 
-/* To the type modifier's digits of a second, halves away from zero. */
+/* Round to the type modifier's digits of a second, halves away from zero. */
 static Timestamp
 round_timestamp(Timestamp value, int32 typmod)
 {
@@ -184,8 +184,8 @@ round_timestamp(Timestamp value, int32 typmod)
 }
 
 /*
- * Surely nothing that the input functions take: without a digit only these
- * words mean a time.
+ * Certainly rejected by the input functions: without digits only these words
+ * are accepted.
  */
 static bool
 has_no_time(const char *input, size_t length)
@@ -208,7 +208,7 @@ has_no_time(const char *input, size_t length)
 	return true;
 }
 
-/* A number with no such month or day at its end: often seconds since 1970. */
+/* Does a number end with an impossible month or day?  Often it is seconds since 1970. */
 static bool
 is_epoch(const char *input, size_t length)
 {
@@ -265,7 +265,7 @@ parse_timestamptz(MillType *type, const char *input, size_t length, Datum *value
 	return true;
 }
 
-/* A zone is read and means nothing, as always with this type. */
+/* a zone is read and ignored, as always with this type */
 static bool
 parse_timestamp(MillType *type, const char *input, size_t length, Datum *value,
 				MillDecodeError *error)

@@ -1,7 +1,7 @@
 /*
  * record.c
- *		Messages that are records of fields one after the other: where each
- *		column's field is.
+ *		Messages that are records of fields one after the other: which field
+ *		each column has.
  */
 #include "postgres.h"
 
@@ -9,7 +9,7 @@
 
 #include "decode/format.h"
 
-/* A field's position, counting from 0, from the option's text. */
+/* A field's position from the text of the option, counted from 0. */
 static int
 field_position(const char *field, const char *name)
 {
@@ -30,9 +30,9 @@ field_position(const char *field, const char *name)
 }
 
 /*
- * Where each column's value is: at the position given, or after the column
- * before.  Only if no position is given does the table tell how many fields
- * there are.
+ * Assign fields to columns: the given position, or the one after the previous
+ * column's.  Only if no position is given do the columns determine the number
+ * of fields.
  */
 void
 mill_record_open(MillDecoder *decoder, TupleDesc desc)
@@ -41,7 +41,7 @@ mill_record_open(MillDecoder *decoder, TupleDesc desc)
 	int next = 0;
 
 	record->names = palloc0(sizeof(char *) * (MaxTupleAttributeNumber + desc->natts));
-	record->places = palloc0(sizeof(int) * Max(desc->natts, 1));
+	record->field_nos = palloc0(sizeof(int) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
 		const MillColumn *column = &decoder->layout->columns[i];
@@ -55,7 +55,7 @@ mill_record_open(MillDecoder *decoder, TupleDesc desc)
 			record->more = true;
 		}
 		record->names[next] = pstrdup(name);
-		record->places[i] = next++;
+		record->field_nos[i] = next++;
 		record->max = Max(record->max, next);
 	}
 	record->fields = palloc0(sizeof(MillField) * Max(record->max, 1));
@@ -65,7 +65,7 @@ mill_record_open(MillDecoder *decoder, TupleDesc desc)
 void
 mill_record_add(MillDecoder *decoder, MillDecoderColumn *column)
 {
-	column->place = ((MillRecord *) decoder->format_data)->places[column->index];
+	column->field_no = ((MillRecord *) decoder->format_data)->field_nos[column->index];
 }
 
 size_t
@@ -89,7 +89,7 @@ mill_record_store(MillRecord *record, int number, const char *start, size_t leng
 	}
 }
 
-/* Does a record of so many fields (-1: *error is set) fit the columns? */
+/* Does a record with so many fields (-1: *error is set) fit the columns? */
 static MillVerdict
 check_fields(const MillDecoder *decoder, int count, size_t length, MillDecodeError *error)
 {
@@ -101,7 +101,7 @@ check_fields(const MillDecoder *decoder, int count, size_t length, MillDecodeErr
 		return MILL_ROW;
 	if (count < record->max)
 	{
-		/* the first that is missing and has a column */
+		/* find the first missing field that has a column */
 		while (record->names[count] == NULL)
 			count++;
 		mill_bad(error, ERRCODE_BAD_COPY_FILE_FORMAT, "missing data for column \"%s\"",
@@ -135,9 +135,9 @@ bool
 mill_record_field(MillDecoder *decoder, MillDecoderColumn *column, const MillMessage *message,
 				  Datum *value, bool *isnull, MillDecodeError *error)
 {
-	const MillField *field = &((MillRecord *) decoder->format_data)->fields[column->place];
+	const MillField *field = &((MillRecord *) decoder->format_data)->fields[column->field_no];
 
-	Assert(column->place < ((MillRecord *) decoder->format_data)->max);
+	Assert(column->field_no < ((MillRecord *) decoder->format_data)->max);
 	if (field->isnull)
 		return mill_take_null(column->type, value, isnull);
 	return column->type->parse(column->type, field->start, field->length, value, error);

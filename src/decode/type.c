@@ -2,8 +2,8 @@
  * type.c
  *		Types of the decoder: which parser makes values of a type.
  *
- * Runs in whatever process scans a stream.  A MillType is made once per
- * decoder and asks the catalog then; making a value from text does not.
+ * Runs in any process that scans a stream.  A MillType is made once per decoder
+ * and reads the catalog then; making values does not.
  */
 #include "postgres.h"
 
@@ -55,7 +55,7 @@ add_attributes(MillType *type)
 	}
 }
 
-/* Lives in the current memory context; recursion ends, as types do. */
+/* In the current memory context.  Recursion is finite, because types are not cyclic. */
 MillType *
 mill_type_create(Oid oid, int32 typmod)
 {

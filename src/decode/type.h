@@ -13,8 +13,8 @@
 typedef struct MillType MillType;
 
 /*
- * Text (UTF-8, without a zero byte, not terminated) to a value as the type's
- * input function would; false with *error set, or an error raised.
+ * Convert a text (UTF-8, without zero byte, not terminated) to a value as the
+ * type's input function would; false with *error set, or raises an error.
  */
 typedef bool (*MillParse)(MillType *type, const char *input, size_t length, Datum *value,
 						  MillDecodeError *error);
@@ -37,7 +37,7 @@ struct MillType
 	MillParse parse;
 	FmgrInfo input;
 	Oid ioparam;
-	MillType *inner; /* of an array its elements', of a domain its base */
+	MillType *inner; /* element type of an array, base type of a domain */
 	int16 inner_length;
 	bool inner_by_value;
 	char inner_align;
@@ -50,7 +50,7 @@ struct MillType
 /* type.c */
 extern MillType *mill_type_create(Oid oid, int32 typmod);
 
-/* type_input.c: what all parsers need */
+/* type_input.c: used by all parsers */
 extern bool mill_type_input(MillType *type, const char *input, size_t length, Datum *value,
 							MillDecodeError *error);
 extern bool mill_bad(MillDecodeError *error, int sqlerrcode, const char *format, ...)
@@ -64,12 +64,12 @@ extern bool mill_bad_json(MillDecodeError *error, const MillJsonError *fault, co
 extern bool mill_check_utf8(const char *input, size_t length, MillDecodeError *error);
 extern char *mill_clip(const char *input, size_t length);
 
-/* parse_scalar.c, parse_text.c, parse_time.c: the direct parser of a type, NULL if there is none */
+/* parse_scalar.c, parse_text.c, parse_time.c: the parser of a type, NULL if there is none */
 extern MillParse mill_scalar_parser(Oid oid, int32 typmod);
 extern MillParse mill_text_parser(Oid oid);
 extern MillParse mill_time_parser(Oid oid);
 
-/* json_value.c: a JSON value to a value of the type */
+/* json_value.c: convert a JSON value to a value of the type */
 extern bool mill_type_json(MillType *type, const MillJsonSpan *span, Datum *value, bool *isnull,
 						   MillDecodeError *error);
 extern bool mill_json_to_type(MillType *type, const char *json, size_t length, Datum *value);

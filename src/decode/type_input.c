@@ -1,7 +1,7 @@
 /*
  * type_input.c
- *		What all parsers need: values by a type's own input function, and the
- *		words for what is wrong.
+ *		Used by all parsers: conversion by a type's own input function, and error
+ *		messages.
  */
 #include "postgres.h"
 
@@ -12,7 +12,7 @@
 #include "core/compat.h"
 #include "decode/type.h"
 
-/* Longest part of a value that a message shows. */
+/* Longest part of a value that is shown in a message. */
 #define CLIP_BYTES 100
 
 char *
@@ -26,7 +26,7 @@ mill_clip(const char *input, size_t length)
 	return psprintf("%.*s...", clipped, input);
 }
 
-/* Always false, so that a parser can return it. */
+/* Set *error; always returns false, for parsers to return. */
 bool
 mill_bad(MillDecodeError *error, int sqlerrcode, const char *format, ...)
 {
@@ -104,7 +104,7 @@ mill_bad_json(MillDecodeError *error, const MillJsonError *fault, const char *da
 			break;
 	}
 
-	/* what is there may itself not be UTF-8 */
+	/* the offending text may not be UTF-8 */
 	left = mill_utf8_prefix(data + from, Min(left, 40));
 	error->detail = psprintf("At byte %zu, %s%s%s%s.", from + 1, fault->message,
 							 left > 0 ? ": \"" : "", pnstrdup(data + from, left),
@@ -116,7 +116,7 @@ mill_bad_json(MillDecodeError *error, const MillJsonError *fault, const char *da
 	return false;
 }
 
-/* By the type's input function, which sees a terminated copy. */
+/* Convert by the type's input function, which gets a terminated copy. */
 bool
 mill_type_input(MillType *type, const char *input, size_t length, Datum *value,
 				MillDecodeError *error)

@@ -1,10 +1,11 @@
 /*
  * client.c
- *		The questions that are asked before streaming.
+ *		Requests about topics, before streaming.
  *
- * Each has a deadline.  The library itself waits patiently for brokers that
- * refuse us or are not there; a person who waits for a SELECT should not, so
- * the wait is cut into slices and ends early when there is no hope: at once
+ * Each has a deadline.  The library itself keeps waiting for brokers that
+ * refuse us or cannot be reached; a user who waits for a SELECT should not.  So
+ * the wait is cut into slices and ends early if there is no hope: at once if
+ * credentials are refused, after DOWN_GRACE if no broker can be reached.
  * when credentials are refused, after DOWN_GRACE when nothing is reachable.
  */
 #include "gateway/client.h"
@@ -17,10 +18,10 @@
 #define PAUSE 20
 #define DOWN_GRACE 1500
 
-/* Longest wait that a request may ask for, in milliseconds. */
+/* Longest timeout that a request may give, in milliseconds. */
 #define TIMEOUT_LIMIT 600000
 
-/* The int32 that every request begins with: its deadline. */
+/* Every request begins with an int32, its timeout; read it as a deadline. */
 static bool
 take_deadline(MillPayload *request, int64_t *deadline)
 {
@@ -46,7 +47,7 @@ shorter_wait(int64_t a, int64_t b)
 	return wait < 1 ? 1 : (int) wait;
 }
 
-/* A broker answered: what was complained about before does not matter. */
+/* A broker answered: forget errors from before. */
 static void
 forget_trouble(MillClient *client)
 {
@@ -54,7 +55,7 @@ forget_trouble(MillClient *client)
 	client->last_error[0] = '\0';
 }
 
-/* Let the library tell what it has to tell. */
+/* Serve the library's callbacks, which report errors and log lines. */
 static void
 serve_library(MillClient *client)
 {
@@ -62,7 +63,7 @@ serve_library(MillClient *client)
 		;
 }
 
-/* Try again after this code? */
+/* Is an error with this code worth a retry? */
 static bool
 is_transient(rd_kafka_resp_err_t code)
 {
@@ -87,9 +88,9 @@ is_transient(rd_kafka_resp_err_t code)
 	}
 }
 
-/* Say why the brokers did not answer. */
+/* Set the error of brokers that did not answer. */
 static bool
-unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
+set_unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
 {
 	if (mill_client_refused(client) || (is_transient(code) && client->last_error[0]))
 		mill_client_explain(client, error);
@@ -103,13 +104,13 @@ unanswered(MillClient *client, rd_kafka_resp_err_t code, MillError *error)
 	return false;
 }
 
-/* No answer in this slice: is there a point in going on? */
+/* No answer within this slice: is it worth waiting on? */
 static bool
 is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 {
 	int64_t now = mill_now();
 
-	/* some errors are answers, and come at once: wait a little */
+	/* some errors are returned at once: wait a little before the next slice */
 	rd_kafka_poll(client->rk, PAUSE);
 	serve_library(client);
 	return mill_client_refused(client) || now >= deadline ||
@@ -117,9 +118,9 @@ is_hopeless(MillClient *client, int64_t started, int64_t deadline)
 }
 
 /*
- * Metadata of one topic, or of all.  The library's call gives up when no
- * broker is connected within the slice; when one is, but it does not answer,
- * the slice was too short for it and doubles.
+ * Metadata of one topic, or of all.  The library's call gives up when no broker
+ * gets connected within the slice.  If one is connected but does not answer,
+ * the slice was too short for it and is doubled.
  */
 static rd_kafka_resp_err_t
 ask_metadata(MillClient *client, rd_kafka_topic_t *topic, int64_t deadline,
@@ -178,7 +179,7 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 
 	code = ask_metadata(client, client->topic, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	code = metadata->topic_cnt == 1 ? metadata->topics[0].err
 									: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 	count = metadata->topic_cnt == 1 ? metadata->topics[0].partition_cnt : 0;
@@ -197,13 +198,13 @@ mill_client_metadata(MillClient *client, MillPayload request, MillOutput *out, M
 		return false;
 	}
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	client->partitions = count;
 	mill_output_frame(out, MILL_REPLY_METADATA, &count, sizeof(count));
 	return true;
 }
 
-/* One round of questions about offsets.  Not passing errors stand in the list. */
+/* One round of requests for offsets.  Errors that are not transient are set in the list. */
 static rd_kafka_resp_err_t
 ask_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t deadline)
 {
@@ -232,9 +233,9 @@ ask_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t d
 }
 
 /*
- * Offsets for times, one request to each leader.  When one partition's answer
- * is an error the library gives that for all of them; then each is asked for
- * alone.  The list comes back in its order, with an error where there is one.
+ * Offsets for times, one request to each leader.  If one partition's answer is
+ * an error the library reports that for all; then each partition is asked for
+ * separately.  The list comes back in its order, with an error where there is one.
  */
 static rd_kafka_resp_err_t
 find_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t deadline)
@@ -267,7 +268,7 @@ find_offsets(MillClient *client, rd_kafka_topic_partition_list_t *list, int64_t 
 	return alone ? RD_KAFKA_RESP_ERR_NO_ERROR : code;
 }
 
-/* The int32 count that follows the deadline, if so many items are there. */
+/* The int32 count after the deadline, if the payload has so many items. */
 static bool
 take_count(MillClient *client, MillPayload *request, size_t item, int32_t *count)
 {
@@ -279,7 +280,7 @@ take_count(MillClient *client, MillPayload *request, size_t item, int32_t *count
 	return *count >= 0 && request->length / item >= (size_t) *count;
 }
 
-/* May we not read one of these partitions? */
+/* Is one of these partitions not ours to read? */
 static bool
 is_forbidden(const MillClient *client, const rd_kafka_topic_partition_list_t *list, MillError *error)
 {
@@ -347,7 +348,7 @@ mill_client_watermarks(MillClient *client, MillPayload request, MillOutput *out,
 	}
 	rd_kafka_topic_partition_list_destroy(low);
 	rd_kafka_topic_partition_list_destroy(high);
-	return !forbidden && (code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error));
+	return !forbidden && (code == RD_KAFKA_RESP_ERR_NO_ERROR || set_unanswered(client, code, error));
 }
 
 bool
@@ -368,7 +369,7 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 		MillPartitionTime time;
 
 		memcpy(&time, request.data + i * sizeof(time), sizeof(time));
-		/* negative times have a meaning of their own in the protocol */
+		/* negative times have special meanings in Kafka's protocol */
 		rd_kafka_topic_partition_list_add(list, client->topic_name, time.partition)
 			->offset = time.time_ms < 0 ? 0 : time.time_ms;
 	}
@@ -390,10 +391,10 @@ mill_client_times(MillClient *client, MillPayload request, MillOutput *out, Mill
 		mill_output_end(out);
 	}
 	rd_kafka_topic_partition_list_destroy(list);
-	return code == RD_KAFKA_RESP_ERR_NO_ERROR || unanswered(client, code, error);
+	return code == RD_KAFKA_RESP_ERR_NO_ERROR || set_unanswered(client, code, error);
 }
 
-/* All topics but Kafka's own, whose names begin with two underscores. */
+/* All topics except internal ones, whose names begin with two underscores. */
 bool
 mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
 {
@@ -405,7 +406,7 @@ mill_client_topics(MillClient *client, MillPayload request, MillOutput *out, Mil
 		return mill_error_malformed(error);
 	code = ask_metadata(client, NULL, deadline, &metadata);
 	if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return unanswered(client, code, error);
+		return set_unanswered(client, code, error);
 	mill_output_begin(out, MILL_REPLY_TOPICS);
 	for (int i = 0; i < metadata->topic_cnt; i++)
 	{

@@ -1,6 +1,6 @@
 /*
  * client.h
- *		The library's client: made from checked properties, asked questions.
+ *		The library's client: made from checked properties, for requests.
  */
 #ifndef MILL_GATEWAY_CLIENT_H
 #define MILL_GATEWAY_CLIENT_H
@@ -13,7 +13,7 @@
 
 /*
  * One client.  Its callbacks are served only by the thread that calls the
- * functions below and mill_consume, so that nothing here is locked.
+ * functions below and mill_consume, so there are no locks here.
  */
 typedef struct MillClient
 {
@@ -23,12 +23,12 @@ typedef struct MillClient
 	int partitions;
 	bool scram; /* authenticates by SCRAM */
 
-	/* What the library complained about last, without secrets. */
+	/* the library's last complaint, without secrets */
 	MillTrouble trouble;
 	char last_error[1024];
-	bool all_down; /* every broker is unreachable */
+	bool all_down; /* no broker can be reached */
 
-	/* While streaming, errors and log lines go here. */
+	/* while streaming, errors and log lines are passed on here */
 	void (*on_error)(void *arg, rd_kafka_resp_err_t code, const char *text);
 	void (*on_log)(void *arg, const char *text);
 	void *arg;
@@ -52,16 +52,16 @@ extern bool mill_client_times(MillClient *client, MillPayload request, MillOutpu
 extern bool mill_client_topics(MillClient *client, MillPayload request, MillOutput *out,
 							   MillError *error);
 
-/* Is the trouble such that trying again does not help? */
+/* Is this trouble such that a retry does not help? */
 extern bool mill_client_refused(const MillClient *client);
 
-/* Say what the trouble is that the library complained about last. */
+/* Set the error that explains the library's last complaint. */
 extern void mill_client_explain(const MillClient *client, MillError *error);
 
-/* Blank out every secret that was configured. */
+/* Replace every configured secret in a text. */
 extern void mill_scrub(char *text);
 
-/* Milliseconds since some beginning. */
+/* Milliseconds of a monotonic clock. */
 extern int64_t mill_now(void);
 
 #endif

@@ -1,11 +1,11 @@
 /*
  * config.c
- *		From properties to a client.
+ *		Makes a client from properties.
  *
- * Each property passes the allow-list, then the library's own check of its
- * value; then come the settings that are ours.  The library's texts may quote
- * a value, so they are not passed on for secrets, and every text that leaves
- * this program later is searched for the secrets it was given.
+ * Each property must pass the allow-list, then the library's own check of its
+ * value; then our own settings are made.  Texts of the library may quote a
+ * value, so they are not passed on for secrets, and every text that leaves this
+ * program is searched for the secrets that it was given.
  */
 #define _GNU_SOURCE
 #include "gateway/client.h"
@@ -19,17 +19,17 @@
 #include <time.h>
 
 /*
- * Ours, in this order: first what a user may change, applied before the
- * user's, then what is fixed, applied after.
+ * Our settings, in this order: first those that a user may change, applied
+ * before the user's, then those that are fixed, applied after.
  *
- * Memory: the queue is one for all partitions.  It holds up to 16 MB of
+ * Memory: there is one queue for all partitions.  It holds up to 16 MB of
  * fetched messages plus what one fetch brings beyond; the library adds a few
- * hundred bytes to each message, which the limit in messages bounds.
+ * hundred bytes to each message, which the limit on messages bounds.
  *
  * Latency: a fetch is answered as soon as there is one byte, but a partition
- * that was left out of the running fetch waits until this one ends: 100 ms.
+ * that is not part of the running fetch waits until that ends: 100 ms.
  *
- * A broker that comes back is seen within reconnect.backoff.max.ms.
+ * A broker that is back is noticed within reconnect.backoff.max.ms.
  */
 static const char *const defaults[][2] =
 	{{"isolation.level", "read_committed"},
@@ -47,12 +47,12 @@ static const char *const defaults[][2] =
 	 {"topic.metadata.refresh.interval.ms", "30000"},
 	 {"topic.metadata.propagation.max.ms", "5000"},
 	 {"socket.keepalive.enable", "true"},
-	 /* a broker that closes the connection at once wants TLS or SASL */
+	 /* a broker that closes the connection at once expects TLS or SASL */
 	 {"log.connection.close", "true"},
 	 {NULL, NULL}};
 
 static const char *const fixed[][2] = {
-	/* assign() asks for a name, but no group is joined and nothing committed */
+	/* assign() needs a group's name, but no group is joined and nothing committed */
 	{"group.id", "pg_mill"},
 	{"enable.auto.commit", "false"},
 	{"enable.auto.offset.store", "false"},
@@ -65,7 +65,7 @@ static const char *const fixed[][2] = {
 	{"log_level", "4"},
 	{NULL, NULL}};
 
-/* What only newer libraries have; those that do not know it do without. */
+/* Settings that only newer libraries have; others are used without them. */
 static const char *const optional[][2] = {{"fetch.queue.backoff.ms", "5"}, /* 2.2: else one second */
 										  {"enable.metrics.push",
 										   "false"}, /* 2.5: tell brokers nothing */
@@ -73,12 +73,12 @@ static const char *const optional[][2] = {{"fetch.queue.backoff.ms", "5"}, /* 2.
 										  {"client.dns.lookup", "use_all_dns_ips"}, /* 2.2 */
 										  {NULL, NULL}};
 
-/* Secrets given so far, never forgotten; shorter ones would blank out words. */
+/* Secrets given so far, never freed; shorter values would replace ordinary words. */
 #define SECRET_SHORTEST 4
 static char **secrets;
 static int secret_count;
 
-/* OpenSSL's, on the last certificate that it refused. */
+/* OpenSSL's verdict on the last certificate that it refused. */
 static atomic_int certificate_error;
 
 int64_t
@@ -112,7 +112,7 @@ mill_scrub(char *text)
 	}
 }
 
-/* Such that asking again does not help? */
+/* Is it certain that a retry does not help? */
 static bool
 is_refusal(MillTrouble trouble)
 {
@@ -131,7 +131,7 @@ mill_client_explain(const MillClient *client, MillError *error)
 	mill_trouble_explain(client->trouble, error);
 	snprintf(error->detail, sizeof(error->detail), "%s", client->last_error);
 
-	/* The library's issue 4895: its nonce was not what the standard says. */
+	/* librdkafka issue 4895: its nonce is not what the standard requires */
 	if (client->trouble == MILL_TROUBLE_CREDENTIALS && client->scram &&
 		rd_kafka_version() < 0x02060100 && strstr(client->last_error, "handshake") == NULL)
 		snprintf(error->hint, sizeof(error->hint),
@@ -141,9 +141,9 @@ mill_client_explain(const MillClient *client, MillError *error)
 }
 
 /*
- * OpenSSL's verdict on a broker's certificate, which stands: we only note it,
- * as the library's text has one sentence for all of them.  Called by threads
- * of the library.
+ * Remember OpenSSL's verdict on a broker's certificate, without changing it,
+ * because the library's text is the same for all of them.  Called by threads of
+ * the library.
  */
 static int
 note_certificate(rd_kafka_t *rk, const char *broker_name, int32_t broker_id, int *x509_error,
@@ -164,7 +164,7 @@ note_certificate(rd_kafka_t *rk, const char *broker_name, int32_t broker_id, int
 	return 0;
 }
 
-/* The library reports what concerns the whole client. */
+/* The library's error callback, for what concerns the whole client. */
 static void
 error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
@@ -173,7 +173,7 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 	MillTrouble trouble = mill_trouble_find(code, reason, verdict);
 
 	(void) rk;
-	/* No group is joined, so what a group's coordinator says is no matter. */
+	/* no group is joined, so errors of a group's coordinator do not matter */
 	if (code == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED ||
 		code == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE)
 		return;
@@ -181,8 +181,8 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 		client->all_down = true;
 
 	/*
-	 * Who streams has been connected: a broker that hangs up early is one that
-	 * stops or starts, and nothing is to be changed.
+	 * While streaming we have been connected: a broker that closes a
+	 * connection early is stopping or starting, and the settings are right.
 	 */
 	if (client->on_error != NULL && !is_refusal(trouble))
 	{
@@ -191,7 +191,7 @@ error_callback(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 			client->trouble = MILL_TROUBLE_NONE;
 	}
 
-	/* "All brokers are down" says less than what was said before it. */
+	/* keep the earlier complaint: it says more than "all brokers are down" */
 	if ((code != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || client->last_error[0] == '\0') &&
 		trouble >= client->trouble)
 	{
@@ -214,7 +214,7 @@ log_callback(const rd_kafka_t *rk, int level, const char *facility, const char *
 	MillClient *client = rd_kafka_opaque(rk);
 	char text[1024];
 
-	/* Failing connections arrive as errors too. */
+	/* failed connections also arrive in the error callback */
 	if (level > 4 || client->on_log == NULL || strcmp(facility, "FAIL") == 0)
 		return;
 	snprintf(text, sizeof(text), "%s: %s", facility, line);
@@ -222,7 +222,7 @@ log_callback(const rd_kafka_t *rk, int level, const char *facility, const char *
 	client->on_log(client->arg, text);
 }
 
-/* Set one property that the policy allows; the library checks its value. */
+/* Set a property that the policy allows; the library checks its value. */
 static bool
 set_property(rd_kafka_conf_t *conf, const MillRule *rule, const char *name, const char *value,
 			 MillError *error)
@@ -246,7 +246,7 @@ set_property(rd_kafka_conf_t *conf, const MillRule *rule, const char *name, cons
 	return false;
 }
 
-/* Our own settings; that they work does not depend on any user. */
+/* Set one of our own settings, which cannot fail because of a user. */
 static void
 set_ours(rd_kafka_conf_t *conf, const char *const settings[][2], bool may_lack)
 {
@@ -264,7 +264,7 @@ set_ours(rd_kafka_conf_t *conf, const char *const settings[][2], bool may_lack)
 	}
 }
 
-/* A string of the payload, which must end within it. */
+/* Read a string of the payload, which must end within it. */
 static const char *
 take_string(MillPayload *rest)
 {
@@ -279,12 +279,12 @@ take_string(MillPayload *rest)
 }
 
 /*
- * Where a property is set.  What is checked and forgotten goes to a
- * configuration of its own: what is of use to a producer only, and, where
- * nothing is to be connected, addresses, files, and halves of pairs.
+ * The configuration that a property is set in.  Those that are only to be
+ * checked go to one that is not used: properties for producers and, where no
+ * client is to connect, addresses, files, and halves of pairs.
  */
 static rd_kafka_conf_t *
-goes_into(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
+choose_configuration(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_t *unused)
 {
 	static const char *const left_out[] = {"bootstrap.servers",		"ssl.certificate.pem",
 										   "ssl.key.pem",			"ssl.key.password",
@@ -305,7 +305,7 @@ goes_into(const MillRule *rule, int flags, rd_kafka_conf_t *conf, rd_kafka_conf_
 	return conf;
 }
 
-/* Are these a server's properties, and not a user mapping's? */
+/* Are these the properties of a server, not only of a user mapping? */
 static bool
 is_server(MillPayload request)
 {
@@ -318,13 +318,13 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 			   MillError *error)
 {
 	const MillRule **seen = NULL;
-	char *places = NULL;
+	char *locations = NULL;
 	int count = 0;
 	bool ok = true;
 
 	while (ok && rest.length > 0)
 	{
-		char place = *rest.data++;
+		char location = *rest.data++;
 		const char *name;
 		const char *value;
 		const MillRule *rule;
@@ -341,10 +341,10 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 		rule = mill_policy_find(name);
 		if (rule != NULL && (rule->flags & MILL_RULE_SECRET))
 			remember_secret(value);
-		ok = mill_policy_check(flags, place, name, value, &rule, error);
+		ok = mill_policy_check(flags, location, name, value, &rule, error);
 		for (int i = 0; ok && i < count; i++)
 		{
-			if (seen[i] != rule || places[i] != place)
+			if (seen[i] != rule || locations[i] != location)
 				continue;
 			snprintf(message, sizeof(message), "option \"%s\" is given more than once", rule->name);
 			mill_error_set(error, "42601", message, "One of its names is an alias of the other.",
@@ -352,17 +352,18 @@ set_properties(rd_kafka_conf_t *conf, rd_kafka_conf_t *unused, int flags, MillPa
 			ok = false;
 		}
 		seen = mill_allocate(seen, (count + 1) * sizeof(*seen));
-		places = mill_allocate(places, count + 1);
+		locations = mill_allocate(locations, count + 1);
 		seen[count] = rule;
-		places[count++] = place;
-		ok = ok && set_property(goes_into(rule, flags, conf, unused), rule, name, value, error);
+		locations[count++] = location;
+		ok = ok && set_property(choose_configuration(rule, flags, conf, unused), rule, name, value,
+								error);
 	}
 	free(seen);
-	free(places);
+	free(locations);
 	return ok;
 }
 
-/* The value of a property, in a buffer; empty if it has none. */
+/* Read the value of a property into a buffer of this size; empty if it is not set. */
 static void
 get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t size)
 {
@@ -370,9 +371,9 @@ get_property(const rd_kafka_conf_t *conf, const char *name, char *value, size_t 
 		value[0] = '\0';
 }
 
-/* What no single property shows. */
+/* Check what depends on several properties. */
 static bool
-check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillError *error)
+check_combination(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillError *error)
 {
 	char protocol[32];
 	char mechanism[64];
@@ -388,7 +389,7 @@ check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillErro
 	get_property(conf, "sasl.mechanisms", mechanism, sizeof(mechanism));
 	client->scram = strncasecmp(protocol, "sasl", 4) == 0 && strncasecmp(mechanism, "SCRAM", 5) == 0;
 
-	/* The library's default mechanism is Kerberos, with the machine's ticket. */
+	/* the library's default mechanism is Kerberos, with the machine's ticket */
 	if (strncasecmp(protocol, "sasl", 4) == 0 && strcasecmp(mechanism, "GSSAPI") == 0 &&
 		!(flags & MILL_ROLE_SUPERUSER))
 	{
@@ -400,7 +401,7 @@ check_whole(MillClient *client, const rd_kafka_conf_t *conf, int flags, MillErro
 	return true;
 }
 
-/* A number that a property has. */
+/* The value of a numeric property. */
 static int64_t
 get_number(const rd_kafka_conf_t *conf, const char *name)
 {
@@ -411,7 +412,7 @@ get_number(const rd_kafka_conf_t *conf, const char *name)
 }
 
 static void
-lower(rd_kafka_conf_t *conf, const char *name, int64_t limit)
+lower_limit(rd_kafka_conf_t *conf, const char *name, int64_t limit)
 {
 	char text[512];
 	char value[32];
@@ -423,26 +424,27 @@ lower(rd_kafka_conf_t *conf, const char *name, int64_t limit)
 }
 
 /*
- * Fetch less at once, after a gateway ran out of memory: what one answer
- * unpacks to is not known before.  The broker always sends one batch whole.
- * The library wants fetch.max.bytes to be message.max.bytes or more, and that
- * at least 1000; rules.c has the least sizes of the queue.
+ * Fetch less at once, after a gateway exceeded its memory limit, since the size
+ * that an answer unpacks to is not known before.  The broker always sends at
+ * least one whole batch.  The library requires fetch.max.bytes to be at least
+ * message.max.bytes, and that at least 1000; the least sizes of the queue are
+ * in rules.c.
  */
 static void
 lower_fetch(rd_kafka_conf_t *conf, int32_t fetch_bytes)
 {
 	int64_t limit = fetch_bytes > 1000 ? fetch_bytes : 1000;
 
-	lower(conf, "fetch.message.max.bytes", limit);
-	lower(conf, "message.max.bytes", limit);
-	lower(conf, "fetch.max.bytes", limit);
-	lower(conf, "queued.max.messages.kbytes", 1024);
-	lower(conf, "queued.min.messages", 1000);
+	lower_limit(conf, "fetch.message.max.bytes", limit);
+	lower_limit(conf, "message.max.bytes", limit);
+	lower_limit(conf, "fetch.max.bytes", limit);
+	lower_limit(conf, "queued.max.messages.kbytes", 1024);
+	lower_limit(conf, "queued.min.messages", 1000);
 }
 
-/* Make a client; conf is used up. */
+/* Make a client; takes over conf. */
 static rd_kafka_t *
-create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
+create_client(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 {
 	char text[512];
 	char verify[8];
@@ -470,9 +472,9 @@ create(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 }
 
 /*
- * Do a server's properties go together?  Only a client can tell.  This one has
- * no address to connect to; what is not part of the check is left out: files,
- * which a dump may be restored without, and what a user mapping may bring.
+ * Check that a server's properties go together, which only a client can tell.
+ * This one has no address to connect to.  Left out are files, since a dump may
+ * be restored without them, and what a user mapping may add.
  */
 static bool
 check_together(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
@@ -487,10 +489,10 @@ check_together(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 
 	get_property(conf, "security.protocol", protocol, sizeof(protocol));
 	get_property(conf, "sasl.mechanisms", mechanism, sizeof(mechanism));
-	/* a certificate is read only where there is TLS */
+	/* certificates are read only where TLS is used */
 	tls = strcasestr(protocol, "ssl") != NULL ||
 		  (rd_kafka_conf_get(conf, "ssl.ca.pem", NULL, &size) == RD_KAFKA_CONF_OK && size > 1);
-	/* those that are not named here want more, or act at once */
+	/* other mechanisms need more properties, or act at once */
 	sasl = strncasecmp(protocol, "sasl", 4) == 0 &&
 		   (strcasecmp(mechanism, "PLAIN") == 0 || strncasecmp(mechanism, "SCRAM", 5) == 0);
 	snprintf(protocol, sizeof(protocol), "%s%s", sasl ? "sasl_" : "", tls ? "ssl" : "plaintext");
@@ -498,7 +500,7 @@ check_together(MillClient *client, rd_kafka_conf_t *conf, MillError *error)
 	rd_kafka_conf_set(conf, "sasl.username", "nobody", text, sizeof(text));
 	rd_kafka_conf_set(conf, "sasl.password", "nothing", text, sizeof(text));
 
-	rk = create(client, conf, error);
+	rk = create_client(client, conf, error);
 	if (rk == NULL)
 		return false;
 	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
@@ -528,7 +530,7 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 	ok = set_properties(conf, unused, flags, request, error);
 	rd_kafka_conf_destroy(unused);
 	if (!ok || ((flags & MILL_CHECK_ONLY) && !is_server(request)) ||
-		(!(flags & MILL_CHECK_ONLY) && !check_whole(client, conf, flags, error)))
+		(!(flags & MILL_CHECK_ONLY) && !check_combination(client, conf, flags, error)))
 	{
 		rd_kafka_conf_destroy(conf);
 		return ok && (flags & MILL_CHECK_ONLY);
@@ -537,6 +539,6 @@ mill_client_configure(MillClient *client, MillPayload request, MillError *error)
 		return check_together(client, conf, error);
 	if (fetch_bytes > 0)
 		lower_fetch(conf, fetch_bytes);
-	client->rk = create(client, conf, error);
+	client->rk = create_client(client, conf, error);
 	return client->rk != NULL;
 }

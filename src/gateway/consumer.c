@@ -3,19 +3,19 @@
  *		The streaming loop.
  *
  * One thread takes messages from the library's queue, one at a time, and
- * writes frames.  It never waits with messages in its hands: when the queue
- * is empty it writes what it has, then waits.  While it is held up in a write
- * the library fills its bounded queue and stops fetching.
+ * writes frames.  It never waits with messages that are not written: when the
+ * queue is empty it first writes what it has.  While a write blocks, the
+ * library fills its bounded queue and stops fetching.
  *
- * The client is assigned once and never paused or sought: librdkafka 2.0.2
- * may lose its place then.  So a partition that has come to its assigned end
- * is not taken away; its further messages are dropped here.
+ * The client is assigned once and never paused or sought, because librdkafka
+ * 2.0.2 may lose its position then.  So a partition that has come to its
+ * assigned end stays assigned, and its further messages are dropped here.
  *
- * About once a second it says that it lives, whatever else there is to say: it
- * is this thread that says it, so that a loop that hangs is silent.
+ * About once a second an ALIVE frame is written, also between other frames, and
+ * by this thread, so that a loop that hangs is silent.
  *
- * What the library would skip is an error that ends the stream: a batch that
- * fails its checksum, or of an unknown kind.  The position must never pass a
+ * Where the library would skip messages (a batch with a wrong checksum or of an
+ * unknown kind) the stream ends with an error: the position must never pass a
  * message that was not delivered.
  */
 #include "gateway/consumer.h"
@@ -32,12 +32,12 @@
 #define HIGH_EVERY 1000
 #define ALIVE_EVERY 1000
 
-/* Messages between looks at the clock and the queue. */
-#define LOOK_EVERY 256
+/* Check the clock and the queue after so many messages. */
+#define CHECK_EVERY 256
 
 /*
- * A queue that never held more than these messages and bytes since it was
- * last poked cannot have been full, as rules.c keeps its limits above them.
+ * A queue that never held more messages and bytes than these since the last
+ * poke cannot have been full: rules.c keeps its limits above them.
  */
 #define POKE_MESSAGES 1000
 #define POKE_BYTES (512 * 1024)
@@ -46,8 +46,8 @@ typedef struct Partition
 {
 	int32_t id;
 	bool done;	  /* its end was reached and reported */
-	int64_t next; /* no message below is delivered */
-	int64_t end;  /* -1: none */
+	int64_t next; /* lower offsets are not delivered */
+	int64_t end;  /* assigned end; -1: none */
 	int64_t high; /* as last reported */
 } Partition;
 
@@ -58,19 +58,19 @@ typedef struct Stream
 	rd_kafka_queue_t *queue;
 	Partition *partitions;
 	int count;
-	int *index; /* by partition id: place in partitions, or -1 */
+	int *index; /* by partition number: index in partitions, or -1 */
 	int ids;
 	MillWatch watch;
-	size_t limit;		 /* of a message's parts */
-	bool down;			 /* DEGRADED or REFUSED was reported */
-	bool refused;		 /* it was REFUSED */
-	bool forbidden;		 /* FORBIDDEN was reported */
-	int told_partitions; /* last count that was reported */
-	bool told_gone;
+	size_t limit;			 /* on a message's parts */
+	bool down;				 /* DEGRADED or REFUSED was reported */
+	bool refused;			 /* it was REFUSED */
+	bool forbidden;			 /* FORBIDDEN was reported */
+	int partitions_reported; /* as last reported */
+	bool gone_reported;
 	bool finished;	/* FATAL was reported */
 	bool broken;	/* nobody reads */
-	size_t taken;	/* bytes, since it was last poked */
-	size_t longest; /* of the queue since it was last poked */
+	size_t taken;	/* bytes taken since the last poke */
+	size_t longest; /* longest queue since the last poke */
 	int64_t next_high;
 	int64_t next_alive;
 } Stream;
@@ -90,7 +90,7 @@ send_event(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t
 	mill_output_end(stream->out);
 }
 
-/* An event of which there is only a text of the library. */
+/* Send an event that has only a text of the library. */
 static void
 send_text(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t partition,
 		  const char *text)
@@ -101,7 +101,7 @@ send_text(Stream *stream, MillEventKind kind, rd_kafka_resp_err_t code, int32_t 
 	send_event(stream, kind, code, partition, &what);
 }
 
-/* We may not read the topic, which a grant only ends for another gateway. */
+/* No right to read the topic; if it is granted later, another gateway is needed. */
 static void
 send_forbidden(Stream *stream, int32_t partition, const char *text)
 {
@@ -146,7 +146,7 @@ stream_partition(Stream *stream, int32_t id)
 
 /* ---- messages ---- */
 
-/* A message: deliver it, or see that its partition's end is behind us. */
+/* Deliver a message, unless it is past its partition's assigned end. */
 static void
 take_message(Stream *stream, const rd_kafka_message_t *message)
 {
@@ -169,7 +169,7 @@ take_message(Stream *stream, const rd_kafka_message_t *message)
 	}
 }
 
-/* The end of a partition, for now. */
+/* The end of a partition was reached, for now. */
 static void
 note_end(Stream *stream, const rd_kafka_message_t *message)
 {
@@ -204,7 +204,7 @@ stop(Stream *stream, rd_kafka_resp_err_t code, int32_t partition, const char *te
 	stream->finished = true;
 }
 
-/* An error of one partition, or of a fetch. */
+/* Handle an error of one partition or one fetch. */
 static void
 take_error(Stream *stream, const rd_kafka_message_t *message)
 {
@@ -243,7 +243,7 @@ take_error(Stream *stream, const rd_kafka_message_t *message)
 			stop(stream, message->err, id, text);
 			break;
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-			/* said once for each partition, and never that it is over */
+			/* reported once for each partition; its end is never reported */
 			send_forbidden(stream, id, text);
 			break;
 		default:
@@ -252,7 +252,7 @@ take_error(Stream *stream, const rd_kafka_message_t *message)
 	}
 }
 
-/* The library's errors about the whole client; called while we poll. */
+/* The library's errors about the whole client; called while polling. */
 static void
 client_error(void *arg, rd_kafka_resp_err_t code, const char *text)
 {
@@ -287,7 +287,7 @@ client_log(void *arg, const char *text)
 
 /* ---- the loop ---- */
 
-/* The partitions' leaders do not all answer, or, for certain, answer again. */
+/* Report that some leader does not answer or, if certain, that all answer again. */
 static void
 report_down(Stream *stream, bool down, bool certain)
 {
@@ -314,7 +314,7 @@ report_down(Stream *stream, bool down, bool certain)
 	}
 }
 
-/* Pass on what the watching thread found out. */
+/* Report what the watching thread found out. */
 static void
 report_watch(Stream *stream)
 {
@@ -337,22 +337,22 @@ report_watch(Stream *stream)
 	if (forbidden)
 		send_forbidden(stream, -1, rd_kafka_err2str(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED));
 	report_down(stream, down, certain);
-	if (gone && !stream->told_gone)
+	if (gone && !stream->gone_reported)
 	{
-		stream->told_gone = true;
+		stream->gone_reported = true;
 		send_text(stream, MILL_EVENT_TOPIC_GONE, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, missing,
 				  rd_kafka_err2str(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
 	}
-	if (partitions > 0 && partitions != stream->told_partitions)
+	if (partitions > 0 && partitions != stream->partitions_reported)
 	{
 		int32_t count = partitions;
 
-		stream->told_partitions = partitions;
+		stream->partitions_reported = partitions;
 		mill_output_frame(stream->out, MILL_REPLY_PARTITIONS, &count, sizeof(count));
 	}
 }
 
-/* High watermarks that moved, as the last fetches brought them. */
+/* Report high watermarks that changed; the last fetches brought them. */
 static void
 report_high(Stream *stream)
 {
@@ -378,9 +378,9 @@ report_high(Stream *stream)
 		mill_output_end(stream->out);
 }
 
-/* What is due from time to time. */
+/* Do what is due periodically. */
 static void
-look_around(Stream *stream)
+run_periodic(Stream *stream)
 {
 	size_t length = rd_kafka_queue_length(stream->queue);
 	int64_t now = mill_now();
@@ -408,7 +408,7 @@ look_around(Stream *stream)
 	}
 }
 
-/* Take one message or error, waiting this long.  False: there was none. */
+/* Take one message or error, waiting at most this long.  False: there was none. */
 static bool
 take_next(Stream *stream, int timeout_ms)
 {
@@ -438,13 +438,13 @@ run_stream(Stream *stream)
 		{
 			bool full = stream->out->used >= MILL_OUTPUT_FLUSH;
 
-			if (++taken % LOOK_EVERY == 0 || full)
-				look_around(stream);
+			if (++taken % CHECK_EVERY == 0 || full)
+				run_periodic(stream);
 			if (full)
 				flush(stream);
 			continue;
 		}
-		look_around(stream);
+		run_periodic(stream);
 		flush(stream);
 		if (!stream->broken)
 			take_next(stream, WAIT_MS);
@@ -512,7 +512,7 @@ prepare_stream(Stream *stream, MillPayload request, rd_kafka_topic_partition_lis
 bool
 mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError *error)
 {
-	Stream stream = {.client = client, .out = out, .told_partitions = client->partitions};
+	Stream stream = {.client = client, .out = out, .partitions_reported = client->partitions};
 	rd_kafka_topic_partition_list_t *list = NULL;
 	rd_kafka_resp_err_t code;
 
@@ -533,7 +533,7 @@ mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError
 		stop(&stream, code, -1, rd_kafka_err2str(code));
 	run_stream(&stream);
 
-	/* After a fatal event there is nothing to do but wait to be ended. */
+	/* after a fatal event only wait to be ended */
 	while (!stream.broken)
 		pause();
 	return true;

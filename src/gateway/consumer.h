@@ -1,13 +1,13 @@
 /*
  * consumer.h
- *		Streaming: messages of the assigned partitions, until our input ends.
+ *		Streams messages of the assigned partitions until standard input ends.
  */
 #ifndef MILL_GATEWAY_CONSUMER_H
 #define MILL_GATEWAY_CONSUMER_H
 
 #include "gateway/client.h"
 
-/* Returns only on an error, or when nobody reads (no error is set then). */
+/* Returns only on an error, or without one if nobody reads our output. */
 extern bool mill_consume(MillClient *client, MillPayload request, MillOutput *out, MillError *error);
 
 #endif

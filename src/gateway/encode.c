@@ -1,11 +1,11 @@
 /*
  * encode.c
- *		A message of the library as a MillMessage.
+ *		Encodes the library's messages as MillMessage.
  *
- * What is too long is cut here, and not by who reads it: a message of some
- * hundred kilobytes may unpack to hundreds of megabytes, which shall cost this
- * process memory and no server process.  The hash of the whole part goes along,
- * so that it can be told again.
+ * Long parts are cut here, not by the reader: a message of a few hundred
+ * kilobytes may unpack to hundreds of megabytes, which must only take memory of
+ * this process, not of a server process.  The hash of the whole part is sent
+ * too, so that the message can be identified later.
  */
 #include "gateway/encode.h"
 
@@ -13,13 +13,13 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What of each part is sent. */
+/* How much of each part is sent. */
 typedef struct Parts
 {
 	size_t whole[MILL_PARTS];
 	size_t kept[MILL_PARTS];
 	rd_kafka_headers_t *headers; /* the library's, NULL if there are none */
-	size_t headers_kept;		 /* their number */
+	size_t headers_kept;		 /* how many are sent */
 } Parts;
 
 typedef struct Header
@@ -43,7 +43,7 @@ header_size(const Header *header)
 	return 2 * sizeof(uint32_t) + strlen(header->name) + (header->value ? header->value_length : 0);
 }
 
-/* Lengths; of headers that are too long those are kept that fit in whole. */
+/* Decide what is sent of each part; of long headers, those that fit completely. */
 static void
 measure_headers(const rd_kafka_message_t *message, size_t longest, Parts *parts)
 {
@@ -80,7 +80,7 @@ put(char *to, const void *from, size_t length)
 	return to + length;
 }
 
-/* The fixed words of an encoded header, then its name and value. */
+/* Encode one header: fixed words, then name and value. */
 static char *
 put_header(char *to, const Header *header)
 {
@@ -93,7 +93,7 @@ put_header(char *to, const Header *header)
 	return put(to, header->value, header->value ? header->value_length : 0);
 }
 
-/* The hash of the headers as they would be encoded. */
+/* The hash of all headers as they would be encoded. */
 static void
 hash_headers(const rd_kafka_headers_t *list, uint8_t *sha256)
 {

@@ -1,6 +1,6 @@
 /*
  * encode.h
- *		A message of the library as a MillMessage.
+ *		Encodes the library's messages as MillMessage.
  */
 #ifndef MILL_GATEWAY_ENCODE_H
 #define MILL_GATEWAY_ENCODE_H

@@ -1,14 +1,13 @@
 /*
  * frames.c
- *		Frames in, frames out.
+ *		Reads and writes frames.
  *
- * Input is read in large pieces into one buffer, and frames are used where
- * they lie: headers and payloads are padded to multiples of eight and the
- * buffer's beginning is aligned, so a frame that begins the buffer or follows
- * another is aligned too.
+ * Input is read in large pieces into one buffer, and frames are used where they
+ * are: headers and payloads are padded to multiples of eight and the buffer is
+ * aligned, so a frame at its beginning or after another one is aligned too.
  *
- * Output gathers whole frames in one buffer.  The caller decides when to
- * write; the write blocks, which is how a slow reader holds us back.
+ * Output gathers whole frames in one buffer.  The caller decides when to write;
+ * the write blocks, which is how a slow reader slows us down.
  */
 #include "gateway/frames.h"
 
@@ -17,9 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define INPUT_ROOM (64 * 1024)
+#define INPUT_CAPACITY (64 * 1024)
 
-/* After a very large message the buffer goes back to this size. */
+/* After a very large message the buffer shrinks to this size. */
 #define OUTPUT_KEEP (1024 * 1024)
 
 void *
@@ -27,7 +26,7 @@ mill_allocate(void *old, size_t size)
 {
 	void *result = realloc(old, size);
 
-	/* Our parent sees that we are gone, says so, and starts another. */
+	/* our parent notices, reports it, and starts another gateway */
 	if (result == NULL)
 		_exit(MILL_EXIT_NO_MEMORY);
 	return result;
@@ -40,7 +39,7 @@ fill_input(MillInput *in)
 	ssize_t n;
 
 	do
-		n = read(in->fd, in->data + in->filled, in->room - in->filled);
+		n = read(in->fd, in->data + in->filled, in->capacity - in->filled);
 	while (n < 0 && errno == EINTR);
 	if (n <= 0)
 		return false;
@@ -58,8 +57,8 @@ mill_input_next(MillInput *in, MillFrame *frame, const char **payload)
 
 	if (in->data == NULL)
 	{
-		in->room = INPUT_ROOM;
-		in->data = mill_allocate(NULL, in->room);
+		in->capacity = INPUT_CAPACITY;
+		in->data = mill_allocate(NULL, in->capacity);
 	}
 	memmove(in->data, in->data + in->consumed, in->filled - in->consumed);
 	in->filled -= in->consumed;
@@ -75,10 +74,10 @@ mill_input_next(MillInput *in, MillFrame *frame, const char **payload)
 		return MILL_INPUT_INVALID;
 
 	whole = sizeof(MillFrame) + MILL_PAD(frame->length);
-	if (whole > in->room)
+	if (whole > in->capacity)
 	{
-		in->room = whole;
-		in->data = mill_allocate(in->data, in->room);
+		in->capacity = whole;
+		in->data = mill_allocate(in->data, in->capacity);
 	}
 	while (in->filled < whole)
 	{
@@ -91,8 +90,8 @@ mill_input_next(MillInput *in, MillFrame *frame, const char **payload)
 }
 
 /*
- * Begin a frame; one that is open and of another type, or not of messages, is
- * ended first.  Messages are appended to an open frame of messages.
+ * Begin a frame.  An open frame is ended first, unless both are frames of
+ * messages: messages are appended to an open frame of messages.
  */
 void
 mill_output_begin(MillOutput *out, uint8_t type)
@@ -109,20 +108,20 @@ mill_output_begin(MillOutput *out, uint8_t type)
 	memset(mill_output_reserve(out, sizeof(MillFrame)), 0, sizeof(MillFrame));
 }
 
-/* Room for length bytes at the end, which the caller fills at once. */
+/* Reserve length bytes at the end of the output; the caller fills them at once. */
 void *
 mill_output_reserve(MillOutput *out, size_t length)
 {
 	void *result;
 
-	if (length > out->room - out->used)
+	if (length > out->capacity - out->used)
 	{
-		size_t room = out->used + length;
+		size_t capacity = out->used + length;
 
-		if (room < 2 * MILL_OUTPUT_FLUSH)
-			room = 2 * MILL_OUTPUT_FLUSH;
-		out->data = mill_allocate(out->data, room);
-		out->room = room;
+		if (capacity < 2 * MILL_OUTPUT_FLUSH)
+			capacity = 2 * MILL_OUTPUT_FLUSH;
+		out->data = mill_allocate(out->data, capacity);
+		out->capacity = capacity;
 	}
 	result = out->data + out->used;
 	out->used += length;
@@ -136,7 +135,7 @@ mill_output_append(MillOutput *out, const void *data, size_t length)
 		memcpy(mill_output_reserve(out, length), data, length);
 }
 
-/* A string with its terminator; NULL is the empty string. */
+/* Append a string with its terminator; NULL as the empty string. */
 void
 mill_output_string(MillOutput *out, const char *text)
 {
@@ -163,7 +162,7 @@ mill_output_end(MillOutput *out)
 	out->in_frame = false;
 }
 
-/* A frame in one piece. */
+/* Append a complete frame. */
 void
 mill_output_frame(MillOutput *out, uint8_t type, const void *payload, size_t length)
 {
@@ -172,7 +171,7 @@ mill_output_frame(MillOutput *out, uint8_t type, const void *payload, size_t len
 	mill_output_end(out);
 }
 
-/* Write all that there is, waiting as needed.  False: nobody reads. */
+/* Write all output, waiting as needed.  False: nobody reads it. */
 bool
 mill_output_flush(MillOutput *out)
 {
@@ -190,10 +189,10 @@ mill_output_flush(MillOutput *out)
 		written += n;
 	}
 	out->used = 0;
-	if (out->room > OUTPUT_KEEP)
+	if (out->capacity > OUTPUT_KEEP)
 	{
 		out->data = mill_allocate(out->data, OUTPUT_KEEP);
-		out->room = OUTPUT_KEEP;
+		out->capacity = OUTPUT_KEEP;
 	}
 	return true;
 }

@@ -10,10 +10,10 @@
 
 #include "gateway/protocol.h"
 
-/* Requests are lists of options and partitions; nothing sane comes near. */
+/* Longest request: lists of options and partitions are far shorter. */
 #define MILL_REQUEST_LIMIT (16 * 1024 * 1024)
 
-/* Messages gather up to here before they are written. */
+/* Messages are gathered up to this size before they are written. */
 #define MILL_OUTPUT_FLUSH (256 * 1024)
 
 /* What mill_input_next found. */
@@ -21,23 +21,23 @@ typedef enum MillInputResult
 {
 	MILL_INPUT_FRAME,
 	MILL_INPUT_END,	   /* end of file, perhaps within a frame */
-	MILL_INPUT_INVALID /* not a frame of ours, or too long */
+	MILL_INPUT_INVALID /* not a valid frame, or too long */
 } MillInputResult;
 
 typedef struct MillInput
 {
 	int fd;
 	char *data;
-	size_t room;
+	size_t capacity;
 	size_t filled;	 /* bytes of data that were read */
-	size_t consumed; /* of these, bytes of frames given out */
+	size_t consumed; /* of these, bytes of frames returned */
 } MillInput;
 
 typedef struct MillOutput
 {
 	int fd;
 	char *data;
-	size_t room;
+	size_t capacity;
 	size_t used;
 	size_t open; /* where the open frame's header is */
 	bool in_frame;
@@ -54,10 +54,10 @@ extern void mill_output_end(MillOutput *out);
 extern void mill_output_frame(MillOutput *out, uint8_t type, const void *payload, size_t length);
 extern bool mill_output_flush(MillOutput *out);
 
-/* The exit status then; the address space is limited. */
+/* The exit status when out of memory; the address space is limited. */
 #define MILL_EXIT_NO_MEMORY 71
 
-/* realloc() that ends the program when there is no memory. */
+/* realloc() that ends the program when it is out of memory. */
 extern void *mill_allocate(void *old, size_t size);
 
 #endif

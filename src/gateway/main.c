@@ -3,14 +3,14 @@
  *		mill_gateway: Kafka's client library, in a process of its own.
  *
  * A Postgres process starts this program with pipes as standard input and
- * output and speaks protocol.h over them.  Nothing comes in by arguments or
- * environment, and nothing is kept: when the program ends, at whatever point,
- * all that is lost is messages that can be fetched again.  So it ends by
- * _exit(), without goodbye to brokers or library, as soon as its parent's end
- * of the pipe closes, on SIGTERM, and when nobody reads its output.
+ * output and speaks protocol.h over them.  It takes nothing from arguments or
+ * environment, and stores nothing: whenever it ends, only messages that
+ * can be fetched again are lost.  So it ends by _exit(), without closing
+ * connections, as soon as its parent's end of a pipe closes, on SIGTERM, and
+ * when nobody reads its output.
  *
- * Exit status: 0 the parent is gone, 64 called by hand, 70 a library that we
- * cannot use, 71 no memory, 76 a request that is not ours.
+ * Exit status: 0 the parent is gone, 64 called by hand, 70 unusable library,
+ * 71 out of memory, 76 invalid request.
  */
 #define _GNU_SOURCE
 #include "gateway/consumer.h"
@@ -27,18 +27,18 @@
 #define EXIT_USAGE 64
 #define EXIT_PROTOCOL 76
 
-/* Stacks count against the limit on address space, and brokers are many. */
+/* Stacks count against the limit on address space, and each broker has a thread. */
 #define THREAD_STACK (1024 * 1024)
 
-/* The parent is gone, or wants us gone: that is a good end. */
+/* SIGTERM: the parent is gone or wants us to end. */
 static void
-end_well(int signal_number)
+exit_normally(int signal_number)
 {
 	(void) signal_number;
 	_exit(0);
 }
 
-/* Ends the program when the other end of standard input closes. */
+/* A thread that ends the program when the other end of standard input closes. */
 static void *
 watch_parent(void *arg)
 {
@@ -59,9 +59,9 @@ set_up_process(void)
 	pthread_attr_t attributes;
 	pthread_t thread;
 
-	/* A broker that hangs up within a TLS write must not end us. */
+	/* a broker that closes its connection during a TLS write must not end us */
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGTERM, end_well);
+	signal(SIGTERM, exit_normally);
 
 	/* Each further arena reserves 64 MB of address space. */
 	mallopt(M_ARENA_MAX, 2);
@@ -89,7 +89,7 @@ send_error(MillOutput *out, MillError *error)
 	mill_output_end(out);
 }
 
-/* Do what is asked; false with an error that says why not. */
+/* Handle a request; false with an error if it fails. */
 static bool
 serve_request(MillClient *client, uint8_t type, MillPayload payload, MillOutput *out,
 			  MillError *error)

@@ -1,9 +1,9 @@
 /*
  * policy.c
- *		The decisions that go with the table in rules.c.
+ *		Checks properties by the table in rules.c.
  *
- * Everything is decided on the canonical name, and before the library sees
- * anything: some properties act as soon as they are set.
+ * Everything is decided by the canonical name, and before the library gets the
+ * property, because some have effects as soon as they are set.
  */
 #define _GNU_SOURCE
 #include "gateway/policy.h"
@@ -34,7 +34,7 @@ mill_error_set(MillError *error, const char *sqlstate, const char *message, cons
 	snprintf(error->hint, sizeof(error->hint), "%s", hint ? hint : "");
 }
 
-/* A request that does not keep to protocol.h; always false, for the caller to return. */
+/* Set the error of a request that violates protocol.h; returns false, for the caller to return. */
 bool
 mill_error_malformed(MillError *error)
 {
@@ -42,9 +42,9 @@ mill_error_malformed(MillError *error)
 	return false;
 }
 
-/* The rule that is listed under this name, which may be an alias. */
+/* The rule with this name, which may be an alias. */
 static const MillRule *
-listed(const char *name)
+find_rule(const char *name)
 {
 	for (int i = 0; i < mill_rule_count; i++)
 	{
@@ -57,9 +57,9 @@ listed(const char *name)
 const MillRule *
 mill_policy_find(const char *name)
 {
-	const MillRule *rule = listed(name);
+	const MillRule *rule = find_rule(name);
 
-	return rule != NULL && rule->canonical != NULL ? listed(rule->canonical) : rule;
+	return rule != NULL && rule->canonical != NULL ? find_rule(rule->canonical) : rule;
 }
 
 static int
@@ -68,7 +68,7 @@ least_of(int a, int b)
 	return a < b ? a : b;
 }
 
-/* Levenshtein's distance of two names, the longer at most NAME_LIMIT. */
+/* Levenshtein distance of two names; the longer one has at most NAME_LIMIT characters. */
 static int
 distance(const char *a, const char *b)
 {
@@ -120,7 +120,7 @@ mill_policy_nearest(const char *name)
 	return nearest;
 }
 
-/* Refuse names that are unknown, pg_mill's, or nobody's. */
+/* Refuse names that are unknown, set by pg_mill, or never allowed. */
 static bool
 name_allowed(const MillRule *rule, const char *name, MillError *error)
 {
@@ -162,17 +162,17 @@ name_allowed(const MillRule *rule, const char *name, MillError *error)
 	return true;
 }
 
-/* Refuse what stands in the wrong place. */
+/* Refuse a property of a server on a user mapping, and the reverse. */
 static bool
-place_allowed(const MillRule *rule, char place, const char *name, MillError *error)
+location_allowed(const MillRule *rule, char location, const char *name, MillError *error)
 {
-	int here = place == MILL_IN_USER_MAPPING ? MILL_PLACE_MAPPING : MILL_PLACE_SERVER;
+	int here = location == MILL_IN_USER_MAPPING ? MILL_ALLOWED_IN_MAPPING : MILL_ALLOWED_IN_SERVER;
 	char message[200];
 	char hint[200];
 
-	if (rule->places & here)
+	if (rule->allowed_in & here)
 		return true;
-	if (here == MILL_PLACE_SERVER)
+	if (here == MILL_ALLOWED_IN_SERVER)
 	{
 		snprintf(message, sizeof(message), "option \"%s\" is not allowed on a server", name);
 		snprintf(hint, sizeof(hint),
@@ -197,7 +197,7 @@ is_kerberos(const MillRule *rule, const char *value)
 	return strcmp(rule->name, "sasl.mechanism") == 0 && strcasestr(value, "GSSAPI") != NULL;
 }
 
-/* Refuse what this role may not have. */
+/* Refuse what the user's role does not allow. */
 static bool
 role_allowed(const MillRule *rule, int flags, const char *name, const char *value, MillError *error)
 {
@@ -234,7 +234,7 @@ role_allowed(const MillRule *rule, int flags, const char *name, const char *valu
 	return true;
 }
 
-/* Refuse an address with a scheme, which security.protocol stands for. */
+/* Refuse an address with a scheme; security.protocol is used for that. */
 static bool
 address_allowed(const MillRule *rule, const char *name, const char *value, MillError *error)
 {
@@ -301,11 +301,11 @@ value_allowed(const MillRule *rule, const char *name, const char *value, MillErr
 }
 
 bool
-mill_policy_check(int flags, char place, const char *name, const char *value, const MillRule **rule,
-				  MillError *error)
+mill_policy_check(int flags, char location, const char *name, const char *value,
+				  const MillRule **rule, MillError *error)
 {
 	*rule = mill_policy_find(name);
-	return name_allowed(*rule, name, error) && place_allowed(*rule, place, name, error) &&
+	return name_allowed(*rule, name, error) && location_allowed(*rule, location, name, error) &&
 		   role_allowed(*rule, flags, name, value, error) &&
 		   value_allowed(*rule, name, value, error) && address_allowed(*rule, name, value, error);
 }

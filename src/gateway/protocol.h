@@ -1,6 +1,6 @@
 /*
  * protocol.h
- *		What a Postgres process and its mill_gateway say to each other.
+ *		The protocol between a Postgres process and its mill_gateway.
  *
  * Both sides run on one machine and come from one build, so everything is in
  * host byte order.  Two pipes: the gateway's standard input carries requests,
@@ -41,7 +41,7 @@ typedef struct MillFrame
 
 /*
  * uint8 flags (MILL_ROLE_*), int32 fetch_bytes, then for each property: uint8
- * place (MILL_IN_*), name, value.  Checks every property against the
+ * location (MILL_IN_*), name, value.  Checks every property against the
  * allow-list and with the library, then creates the client; with
  * MILL_CHECK_ONLY one that connects to nobody and is destroyed at once, to see
  * whether the properties of a server go together.  fetch_bytes, if not 0,
@@ -51,7 +51,7 @@ typedef struct MillFrame
 #define MILL_REQUEST_CONFIGURE 'C'
 
 #define MILL_ROLE_SUPERUSER 0x01  /* may use Kerberos, switch checks off */
-#define MILL_ROLE_READ_FILES 0x02 /* may name server files (*.location) */
+#define MILL_ROLE_READ_FILES 0x02 /* may name files of the server (*.location) */
 #define MILL_CHECK_ONLY 0x04	  /* do not create a client */
 
 #define MILL_IN_SERVER 's'		 /* CREATE SERVER ... OPTIONS */
@@ -128,7 +128,7 @@ typedef struct MillWatermark
 {
 	int32_t partition;
 	int32_t error; /* librdkafka's code, 0 for none */
-	int64_t low;   /* first offset still there */
+	int64_t low;   /* first available offset */
 	int64_t high;  /* offset after the last message (last stable
 								 * offset from WATERMARKS when reading
 								 * committed; broker's high watermark from

@@ -2,12 +2,12 @@
  * rules.c
  *		The table of client properties.
  *
- * An allow-list: what is not here is refused, so a property that a newer
- * library brings is out until somebody has thought about it.  Properties that
- * are refused are listed as well, only to say why.
+ * An allow-list: other properties are refused, so one that a newer library adds
+ * is not available until somebody has examined it.  Refused properties are
+ * listed only to explain why.
  *
- * The ranges keep a gateway's memory bounded and its answers prompt: the
- * library's own limits would let one stream queue 2 GB, or wait for hours.
+ * The ranges bound a gateway's memory and its response times: the library's own
+ * limits would let one stream queue 2 GB, or wait for hours.
  */
 #include "gateway/policy.h"
 
@@ -16,39 +16,39 @@
 
 #define SERVER(name)                                                                               \
 	{                                                                                              \
-		name, 0, MILL_PLACE_SERVER, 0, 0, 0, 0                                                     \
+		name, 0, MILL_ALLOWED_IN_SERVER, 0, 0, 0, 0                                                \
 	}
 #define NUMBER(name, min, max)                                                                     \
 	{                                                                                              \
-		name, 0, MILL_PLACE_SERVER, 0, min, max, 0                                                 \
+		name, 0, MILL_ALLOWED_IN_SERVER, 0, min, max, 0                                            \
 	}
 #define EITHER(name)                                                                               \
 	{                                                                                              \
-		name, 0, MILL_PLACE_BOTH, 0, 0, 0, 0                                                       \
+		name, 0, MILL_ALLOWED_IN_BOTH, 0, 0, 0, 0                                                  \
 	}
 #define MAPPING(name)                                                                              \
 	{                                                                                              \
-		name, 0, MILL_PLACE_MAPPING, 0, 0, 0, 0                                                    \
+		name, 0, MILL_ALLOWED_IN_MAPPING, 0, 0, 0, 0                                               \
 	}
 #define SECRET(name)                                                                               \
 	{                                                                                              \
-		name, 0, MILL_PLACE_MAPPING, MILL_RULE_SECRET, 0, 0, 0                                     \
+		name, 0, MILL_ALLOWED_IN_MAPPING, MILL_RULE_SECRET, 0, 0, 0                                \
 	}
 #define FILES(name)                                                                                \
 	{                                                                                              \
-		name, 0, MILL_PLACE_BOTH, MILL_RULE_FILES, 0, 0, 0                                         \
+		name, 0, MILL_ALLOWED_IN_BOTH, MILL_RULE_FILES, 0, 0, 0                                    \
 	}
 #define SUPER(name)                                                                                \
 	{                                                                                              \
-		name, 0, MILL_PLACE_BOTH, MILL_RULE_SUPER, 0, 0, 0                                         \
+		name, 0, MILL_ALLOWED_IN_BOTH, MILL_RULE_SUPER, 0, 0, 0                                    \
 	}
 #define WEAKEN(name, safe)                                                                         \
 	{                                                                                              \
-		name, 0, MILL_PLACE_SERVER, MILL_RULE_WEAKEN, 0, 0, safe                                   \
+		name, 0, MILL_ALLOWED_IN_SERVER, MILL_RULE_WEAKEN, 0, 0, safe                              \
 	}
 #define PRODUCER(name)                                                                             \
 	{                                                                                              \
-		name, 0, MILL_PLACE_SERVER, MILL_RULE_PRODUCER, 0, 0, 0                                    \
+		name, 0, MILL_ALLOWED_IN_SERVER, MILL_RULE_PRODUCER, 0, 0, 0                               \
 	}
 #define ALIAS(name, canonical)                                                                     \
 	{                                                                                              \
@@ -73,7 +73,7 @@
 #define UNSAFE "It would accept what nobody has signed."
 
 const MillRule mill_rules[] = {
-	/* where */
+	/* addresses */
 	SERVER("bootstrap.servers"),
 	ALIAS("metadata.broker.list", "bootstrap.servers"),
 	SERVER("client.id"),
@@ -83,7 +83,7 @@ const MillRule mill_rules[] = {
 	NUMBER("broker.address.ttl", 0, 86400000),
 	SERVER("isolation.level"),
 
-	/* who, and who they are */
+	/* authentication and encryption */
 	SERVER("security.protocol"),
 	EITHER("sasl.mechanism"),
 	ALIAS("sasl.mechanisms", "sasl.mechanism"),
@@ -98,8 +98,9 @@ const MillRule mill_rules[] = {
 	SUPER("sasl.oauthbearer.token.endpoint.url"),
 	SUPER("sasl.kerberos.service.name"),
 	SUPER("sasl.kerberos.principal"),
-	{"sasl.kerberos.keytab", 0, MILL_PLACE_BOTH, MILL_RULE_SUPER | MILL_RULE_FILES, 0, 0, 0},
-	{"sasl.kerberos.min.time.before.relogin", 0, MILL_PLACE_SERVER, MILL_RULE_SUPER, 0, 86400000, 0},
+	{"sasl.kerberos.keytab", 0, MILL_ALLOWED_IN_BOTH, MILL_RULE_SUPER | MILL_RULE_FILES, 0, 0, 0},
+	{"sasl.kerberos.min.time.before.relogin", 0, MILL_ALLOWED_IN_SERVER, MILL_RULE_SUPER, 0,
+	 86400000, 0},
 	SERVER("ssl.ca.pem"),
 	EITHER("ssl.certificate.pem"),
 	SECRET("ssl.key.pem"),
@@ -118,7 +119,7 @@ const MillRule mill_rules[] = {
 	SUPER("ssl.curves.list"),
 	SUPER("ssl.sigalgs.list"),
 
-	/* how much, and how long */
+	/* sizes and times */
 	NUMBER("message.max.bytes", 1000, 64 * MB),
 	NUMBER("receive.message.max.bytes", 1000, 256 * MB),
 	NUMBER("fetch.max.bytes", 1, 64 * MB),
@@ -147,15 +148,15 @@ const MillRule mill_rules[] = {
 	NUMBER("metadata.max.age.ms", 1000, 900000),
 	SERVER("log.connection.close"),
 
-	/* for producing */
+	/* for producers */
 	PRODUCER("compression.type"),
 	ALIAS("compression.codec", "compression.type"),
 	PRODUCER("compression.level"),
 	PRODUCER("partitioner"),
-	{"linger.ms", 0, MILL_PLACE_SERVER, MILL_RULE_PRODUCER, 0, 10000, 0},
+	{"linger.ms", 0, MILL_ALLOWED_IN_SERVER, MILL_RULE_PRODUCER, 0, 10000, 0},
 	ALIAS("queue.buffering.max.ms", "linger.ms"),
 
-	/* pg_mill's own */
+	/* set by pg_mill */
 	OURS("group.id"),
 	OURS("group.instance.id"),
 	OURS("group.protocol"),
@@ -207,7 +208,7 @@ const MillRule mill_rules[] = {
 	OURS("enabled_events"),
 	OURS("enable.random.seed"),
 
-	/* nobody's */
+	/* never allowed */
 	NEVER("plugin.library.paths", CODE),
 	NEVER("interceptors", POINTER),
 	NEVER("ssl.engine.location", CODE),

@@ -1,11 +1,11 @@
 /*
  * trouble.c
- *		Tells the mistakes that keep us from a broker apart.
+ *		Trouble: finds out what keeps us from a broker.
  *
- * The library has one code for credentials, one for TLS, and for all that
- * begins with a connection that the other side closed just "transport"; what
- * it means it says in its texts only.  These are of librdkafka 2.0 to 2.8 and
- * OpenSSL 3; a text that is not known here leaves the code's general meaning.
+ * The library has one code for credentials, one for TLS, and just "transport"
+ * for every connection that the other side closed; the details are only in its
+ * texts.  The texts here are those of librdkafka 2.0 to 2.8 and OpenSSL 3; for
+ * an unknown text the general meaning of the code is used.
  */
 #include "gateway/trouble.h"
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first that occurs in the text decides. */
+/* The first entry whose text occurs decides. */
 static const struct
 {
 	const char *text;
@@ -90,9 +90,9 @@ static const struct
 		 "Kafka's access lists must allow the user mapping's user what was asked for."},
 };
 
-/* What the code alone says. */
+/* What the code alone means. */
 static MillTrouble
-general(int code)
+trouble_by_code(int code)
 {
 	switch (code)
 	{
@@ -119,9 +119,9 @@ general(int code)
 	}
 }
 
-/* A first word that is no length: of a TLS alert, or of another protocol. */
+/* An impossible response size is the first word of a TLS alert or of another protocol. */
 static MillTrouble
-of_size(const char *text)
+trouble_by_size(const char *text)
 {
 	const char *found = strstr(text, "Invalid response size ");
 
@@ -135,7 +135,7 @@ of_size(const char *text)
 MillTrouble
 mill_trouble_find(int code, const char *text, int certificate_error)
 {
-	MillTrouble trouble = of_size(text);
+	MillTrouble trouble = trouble_by_size(text);
 
 	for (size_t i = 0; trouble == MILL_TROUBLE_NONE && i < sizeof(texts) / sizeof(texts[0]); i++)
 	{
@@ -143,7 +143,7 @@ mill_trouble_find(int code, const char *text, int certificate_error)
 			trouble = texts[i].trouble;
 	}
 	if (trouble == MILL_TROUBLE_NONE)
-		return general(code);
+		return trouble_by_code(code);
 	if (trouble != MILL_TROUBLE_CERTIFICATE)
 		return trouble;
 	switch (certificate_error)

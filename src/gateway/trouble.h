@@ -1,6 +1,6 @@
 /*
  * trouble.h
- *		What keeps us from a broker, told apart from what the library says.
+ *		Trouble: what keeps us from a broker, found out from what the library reports.
  *
  * Pure: no client, no I/O.
  */
@@ -10,8 +10,8 @@
 #include "gateway/policy.h"
 
 /*
- * A later one says more than an earlier one, and is not replaced by it.  From
- * MILL_TROUBLE_CERTIFICATE on, asking again does not help.
+ * In order of precision: a later one replaces an earlier one, not the reverse.
+ * From MILL_TROUBLE_CERTIFICATE on a retry does not help.
  */
 typedef enum MillTrouble
 {
@@ -33,15 +33,15 @@ typedef enum MillTrouble
 } MillTrouble;
 
 /*
- * From the library's error code and text; certificate_error is OpenSSL's last
- * verdict on a broker's certificate, 0 if there was none.
+ * The trouble behind the library's error code and text.  certificate_error is
+ * OpenSSL's last verdict on a broker's certificate, 0 if there was none.
  */
 extern MillTrouble mill_trouble_find(int code, const char *text, int certificate_error);
 
-/* SQLSTATE, message and hint of it; the detail stays empty. */
+/* Explain a trouble: SQLSTATE, message and hint; the detail stays empty. */
 extern void mill_trouble_explain(MillTrouble trouble, MillError *error);
 
-/* The same for a topic that we may not read. */
+/* The same for a topic that we have no right to read. */
 extern void mill_trouble_forbidden(const char *topic, MillError *error);
 
 #endif

@@ -1,28 +1,28 @@
 /*
  * watch.c
- *		Asks brokers what would hold up the stream if the stream asked it.
+ *		A thread that asks brokers what would block the streaming thread.
  *
  * Three duties:
  *
- * - Every PARTITIONS_EVERY: how many partitions has the topic, is it still
- *   there, and do the leaders answer?  librdkafka 2.0.2 just stops fetching from a
- *   topic that was deleted.
+ * - Every PARTITIONS_EVERY: how many partitions does the topic have, does it
+ *   still exist, and do the leaders answer?  librdkafka 2.0.2 just stops
+ *   fetching from a topic that was deleted.
  *   Brokers learn of topics one after the other, so it must be gone for
- *   GONE_AFTER before we believe it.
+ *   GONE_AFTER before that counts.
  *
  * - When the library reports a failed connection: do the leaders of all our
  *   partitions answer?  A broker that closes an idle connection is reported
- *   like one that died; only asking tells them apart.  While one does not
- *   answer, it is asked again and again, so the end of the trouble is seen
- *   even when no message comes.
+ *   like one that died; only a request tells them apart.  While a leader does
+ *   not answer it is asked again and again, so that the recovery is noticed
+ *   even if there are no messages.
  *
  * - Poke: before librdkafka 2.2 a broker thread that finds the queue full
- *   sleeps for a second, though the queue may be empty in a twentieth of that.
- *   Any request wakes it, so one is sent to each leader when the queue has
- *   drained by half.
+ *   sleeps for a second, though the queue may be empty after a twentieth of
+ *   that.  Any request wakes it, so one is sent to each leader when the queue
+ *   has drained by half.
  *
- * The thread only calls the library's thread-safe functions and serves no
- * callbacks.  It dies with the process.
+ * The thread only calls thread-safe functions of the library and serves no
+ * callbacks.  It ends with the process.
  */
 #include "gateway/watch.h"
 
@@ -47,7 +47,7 @@ now_ms(void)
 	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Does a broker answer, and has the topic a leader everywhere, or is it gone? */
+/* Does a broker answer, and does the topic have leaders everywhere, or is it gone? */
 static bool
 has_leaders(const MillWatch *watch)
 {
@@ -75,8 +75,8 @@ note_forbidden(MillWatch *watch)
 }
 
 /*
- * Do all leaders answer?  That one refuses us is an answer, and noted.
- * Partitions are looked at one by one: the call succeeds if only some do.
+ * Do all leaders answer?  A refusal is an answer too, and is noted.  Partitions
+ * are asked one by one, because the call succeeds if only some answer.
  */
 static bool
 probe(MillWatch *watch, int timeout_ms)
@@ -109,9 +109,9 @@ probe(MillWatch *watch, int timeout_ms)
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 
 			/*
-			 * A partition that is gone is for the stream to report.  But the
-			 * library says this from memory, too, when the last broker that
-			 * answered knew of no leader.
+			 * A partition that is gone is reported by the streaming thread.
+			 * But the library may report this from its cache, after the last
+			 * broker that answered knew of no leader.
 			 */
 			return has_leaders(watch);
 		default:
@@ -119,7 +119,7 @@ probe(MillWatch *watch, int timeout_ms)
 	}
 }
 
-/* Note that the topic, or a partition of ours, is not there, or that all are. */
+/* Note that the topic or one of our partitions does not exist, or that all do. */
 static void
 note_missing(MillWatch *watch, bool is_missing, int32_t partition)
 {
@@ -137,8 +137,8 @@ note_missing(MillWatch *watch, bool is_missing, int32_t partition)
 }
 
 /*
- * Remember one of our partitions for each leader, in chosen, which has room
- * for all.  Returns how many, or -1 if the broker did not answer.
+ * Choose one of our partitions for each leader.  chosen has space for all
+ * partitions.  Returns how many were chosen, or -1 if the broker did not answer.
  */
 static int
 ask_topic(MillWatch *watch, int32_t *chosen)
@@ -206,7 +206,7 @@ poke(const MillWatch *watch, const int32_t *chosen, int count)
 	rd_kafka_topic_partition_list_destroy(list);
 }
 
-/* Wait for something to do, at most until the given time.  Holds the lock. */
+/* Wait for a request, at most until the given time.  The lock is held. */
 static void
 watch_until(MillWatch *watch, int64_t when)
 {
@@ -256,8 +256,8 @@ run_watch(void *arg)
 			int wait = PARTITIONS_EVERY;
 
 			/*
-			 * The library does not report twice what it has reported before,
-			 * nor for a minute that a leader hangs that was just read from.
+			 * The library does not report again what it has reported before,
+			 * and reports a leader that hangs only after up to a minute.
 			 */
 			if (found < 0 || !probe(watch, METADATA_TIMEOUT))
 			{
@@ -273,7 +273,7 @@ run_watch(void *arg)
 	return NULL;
 }
 
-/* Start the thread.  The caller filled in what is above the lock. */
+/* Start the thread.  The caller has set the members above the lock. */
 void
 mill_watch_start(MillWatch *watch)
 {

@@ -1,22 +1,22 @@
 /*
  * apply.c
- *		A batch into the target, with its dead letters and offsets, in one
+ *		Apply a batch to the target, with its dead letters and offsets, in one
  *		transaction.
  *
- *	1. lock the offset rows where they stand as we believe (the fence)
+ *	1. lock the offset rows where they have the offsets we expect (the fence)
  *	2. run the source query over the batch into the writer
- *	3. write the dead letters, move the offsets, commit
+ *	3. write the dead letters, advance the offsets, commit
  *
- * An error aborts all of it; the batch is still in memory, and what happens
- * next depends on whose fault it was:
+ * An error aborts all of it.  The batch is still in memory, and what happens
+ * next depends on the error:
  *
- * - the moment's (lock timeout, deadlock, serialization, full disk, ...): the
- *   same batch again after a rest.  Never a dead letter.
- * - else the batch is done again in small pieces, each a transaction, in which
- *   halving finds exactly the messages that fail; whether they are at fault, or
- *   the pipeline, is judged there too (isolate.c).
+ * - transient (lock timeout, deadlock, serialization, full disk, ...): back
+ *   off, then apply the same batch again.  Never a dead letter.
+ * - any other: apply the batch again in small pieces, each a transaction, in
+ *   which halving finds exactly the messages that fail; whether the messages
+ *   or the pipeline are to blame is judged there too (isolate.c).
  *
- * What the decoder finds bad without an error needs no halving.
+ * A message that the decoder finds bad without an error needs no halving.
  *
  * DDL on the target waits for a transaction of ours, so one takes about
  * APPLY_TIME, whatever a row costs: pieces grow or shrink by what the last ones
@@ -46,30 +46,30 @@
 #include "core/xact.h"
 #include "ingest/ingest.h"
 
-/* The first piece of a worker; how pieces grow while they are quick, and shrink when undone. */
+/* The size of a worker's first piece; by how much pieces grow, and shrink when undone. */
 #define FIRST_PIECE 1000
 #define GROWTH 4
 #define SHRINKAGE 16
-/* What a piece should take, and the most that one of several messages may take, in milliseconds. */
+/* Milliseconds: what a piece should take; the most it may take if it has several messages. */
 #define APPLY_TIME 500.0
 #define APPLY_LIMIT 1500
-/* So often the same batch is tried again before the worker gives up. */
+/* The same batch is retried so often before the worker gives up. */
 #define TRIES 10
 
 typedef enum Outcome
 {
 	APPLIED,
-	FENCED,	 /* the pipeline's row or offsets changed; nothing was done */
+	FENCED,	 /* the pipeline's row or offsets are not as expected; nothing was done */
 	STOPPED, /* at a bad message, as on_error => 'stop' says */
 	ISOLATE, /* undone: find the messages that fail */
 	SHRINK,	 /* undone: it took too long */
-	REPEAT	 /* undone: again */
+	REPEAT	 /* undone: transient error, retry */
 } Outcome;
 
-/* Runs while a piece is applied; MAX_TIMEOUTS: it does not. */
+/* Set while a piece is applied, else MAX_TIMEOUTS. */
 static TimeoutId piece_clock = MAX_TIMEOUTS;
 
-/* The running piece took too long: it is canceled, as a user would. */
+/* Timeout handler: cancel a piece that took too long, like a user's cancel request. */
 static volatile sig_atomic_t piece_expired = false;
 
 static void
@@ -81,7 +81,7 @@ expire_piece(void)
 	SetLatch(MyLatch);
 }
 
-/* The clock of a piece runs while rows are applied, not while locks are waited for before. */
+/* Start the piece's timeout, after the locks that it waits for were taken. */
 static void
 start_clock(int count)
 {
@@ -95,7 +95,7 @@ start_clock(int count)
 	piece_clock = id;
 }
 
-/* It may have come to its end in time for nothing to be canceled. */
+/* the timeout may have fired too late to cancel anything */
 static void
 stop_clock(void)
 {
@@ -113,7 +113,7 @@ apply(MillIngest *ingest, int first, int last, bool piecewise)
 	uint64 written;
 	uint64 received = 0;
 
-	/* Errors from here on may be a message's. */
+	/* from here on an error may be caused by a message */
 	ingest->applying_rows = true;
 	start_clock(last - first);
 	if (piecewise)
@@ -124,7 +124,7 @@ apply(MillIngest *ingest, int first, int last, bool piecewise)
 	{
 		ingest->source->received = 0;
 		written = mill_apply_range(ingest->source, &ingest->batch, first, last);
-		/* Deferred triggers are the owner's code, too: not outside of his bracket. */
+		/* deferred triggers are code of the pipeline's owner: run them inside mill_as_owner */
 		AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 		received = ingest->source->received;
 	}
@@ -144,7 +144,7 @@ first_error(const MillBatch *batch, int first, int last)
 	return first;
 }
 
-/* More bad messages in a minute than the pipeline bears? */
+/* Were there more than max_errors bad messages in the last minute?  Counts these. */
 static bool
 count_bad(MillIngest *ingest, uint64 bad)
 {
@@ -161,9 +161,9 @@ count_bad(MillIngest *ingest, uint64 bad)
 	return ingest->bad_in_minute > ingest->pipeline->max_errors;
 }
 
-/* Dead letters of the range, or a count of what is skipped. */
+/* Write dead letters for the bad messages of the range, or count them as skipped. */
 static void
-settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
+handle_bad_messages(MillIngest *ingest, int first, int last, MillTally *tally)
 {
 	MillBatch *batch = &ingest->batch;
 
@@ -182,10 +182,10 @@ settle_bad(MillIngest *ingest, int first, int last, MillTally *tally)
 }
 
 /*
- * The pipeline rests until its owner acts.  In a transaction of its own, after
- * the batch's: whoever changes a pipeline locks its row before its offsets, and
- * a batch holds the offsets.  Should we end before this is written, the next
- * batch comes to the same end.
+ * Set the pipeline failed or paused, so that it stops until its owner acts.  In
+ * a transaction of its own, after the batch's, because a change of a pipeline
+ * locks its row before its offsets, and a batch has the offsets locked.  If we
+ * die before this commits, the next worker's batch comes to the same result.
  */
 void
 mill_ingest_stop(MillIngest *ingest, void (*stop)(int64 id, const char *reason), const char *reason)
@@ -197,7 +197,7 @@ mill_ingest_stop(MillIngest *ingest, void (*stop)(int64 id, const char *reason),
 	mill_xact_commit();
 }
 
-/* on_error => 'stop': the message at i ends the pipeline. */
+/* on_error => 'stop': the pipeline fails at message i. */
 static void
 stop_at(MillIngest *ingest, int i)
 {
@@ -209,7 +209,7 @@ stop_at(MillIngest *ingest, int i)
 							  (long long) message->offset, ingest->batch.errors[i]->message));
 }
 
-/* max_errors is passed. */
+/* Pause: more than max_errors bad messages in a minute. */
 static void
 pause_for_errors(MillIngest *ingest)
 {
@@ -219,9 +219,8 @@ pause_for_errors(MillIngest *ingest)
 }
 
 /*
- * Messages [first, *last) in the current transaction; *last comes back
- * smaller if the pipeline is to stop at the message there.  Errors are
- * raised.
+ * Apply messages [first, *last) in the current transaction.  *last is reduced
+ * to a bad message's number if on_error is 'stop'.  Errors are raised.
  */
 static Outcome
 apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
@@ -253,7 +252,7 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 			ReleaseCurrentSubTransaction();
 		else
 		{
-			/* Only what comes before it, once more. */
+			/* apply again only what comes before the bad message */
 			RollbackAndReleaseCurrentSubTransaction();
 			*last = bad;
 			tally.written = apply(ingest, first, *last, isolate);
@@ -262,13 +261,13 @@ apply_piece(MillIngest *ingest, int first, int *last, bool isolate)
 
 	SPI_connect();
 	if (!stop)
-		settle_bad(ingest, first, *last, &tally);
+		handle_bad_messages(ingest, first, *last, &tally);
 	mill_offsets_store(ingest, first, *last, &tally);
 	SPI_finish();
 	return stop ? STOPPED : APPLIED;
 }
 
-/* Record why the batch is to be tried again, and wait for that. */
+/* Show and record the error of a batch that is to be retried, and wait. */
 static void
 back_off(MillIngest *ingest, const ErrorData *error, int tries)
 {
@@ -297,7 +296,7 @@ apply_as_owner(void *arg)
 	piece->outcome = apply_piece(piece->ingest, piece->first, piece->last, piece->isolate);
 }
 
-/* One transaction for messages [first, *last). */
+/* Apply messages [first, *last) in one transaction; contains errors that can be handled. */
 static Outcome
 try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 {
@@ -339,7 +338,7 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 
 	if (error == NULL)
 		return piece.outcome;
-	/* What was found to be bad is looked at anew: the trouble may have had other reasons. */
+	/* the messages are judged anew: the errors may have had other causes */
 	memset(&ingest->batch.errors[first], 0, sizeof(MillDecodeError *) * (*last - first));
 	if (expired)
 		outcome = SHRINK;
@@ -354,11 +353,11 @@ try_piece(MillIngest *ingest, int first, int *last, bool isolate, int *tries)
 	return outcome;
 }
 
-/* Say what is being done, where it takes long enough to be seen. */
+/* Show in the worker state what is being applied, if it takes long enough to be seen. */
 static void
 report_piece(MillIngest *ingest, int count)
 {
-	/* Without a message there may be a trouble that is to stay shown. */
+	/* without a message the worker state may show an error that must stay shown */
 	if (count == 0 || ingest->piece >= ingest->pipeline->batch_rows)
 		return;
 	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING,
@@ -366,7 +365,7 @@ report_piece(MillIngest *ingest, int count)
 							  timestamptz_to_str(GetCurrentTimestamp())));
 }
 
-/* The length of the next piece, after one of so many messages took so long. */
+/* The length of the next piece, from the length and duration of the last one. */
 static void
 adapt_piece(MillIngest *ingest, int count, double milliseconds)
 {

@@ -1,6 +1,6 @@
 /*
  * dead_letter.c
- *		Messages that could not become rows: kept as they came, and tried again.
+ *		Messages that could not become rows: kept as they are, and retried.
  *
  * A dead letter is written in the transaction of the batch that met it, so
  * each bad message is kept exactly once.  mill.retry_dead_letters puts them
@@ -33,7 +33,7 @@
 PG_FUNCTION_INFO_V1(mill_retry_dead_letters);
 PG_FUNCTION_INFO_V1(mill_delete_dead_letters);
 
-/* So many letters are put through together. */
+/* So many letters are retried together. */
 #define RETRY_BATCH 10000
 
 static Datum
@@ -46,13 +46,13 @@ bytes(const char *data, int length)
 	return PointerGetDatum(result);
 }
 
-/* A part of a message as a letter keeps it. */
+/* A part (key, value, headers) of a message as a letter keeps it. */
 typedef struct Kept
 {
 	const char *data;
 	int length;							   /* -1: null */
-	int64 before;						   /* length of the whole */
-	uint8 sha256[PG_SHA256_DIGEST_LENGTH]; /* of the whole, if it is longer */
+	int64 whole_length;					   /* length of the whole part */
+	uint8 sha256[PG_SHA256_DIGEST_LENGTH]; /* of the whole part, if it was cut */
 } Kept;
 
 static void
@@ -67,17 +67,17 @@ hash(const char *data, int length, uint8 *digest)
 	pg_cryptohash_free(context);
 }
 
-/* What to keep of a part: the gateway cut it, or it is cut here, or all of it. */
+/* What to keep of a part: all of it, what the gateway left of it, or a piece cut here. */
 static Kept
 keep_part(const MillMessage *message, MillPart part, const char *data, int length)
 {
 	const MillCut *cut = mill_message_cut(message);
-	Kept kept = {.data = data, .length = length, .before = length};
+	Kept kept = {.data = data, .length = length, .whole_length = length};
 
 	StaticAssertStmt(MILL_SHA256_BYTES == PG_SHA256_DIGEST_LENGTH, "hashes have one length");
 	if (cut && cut->length[part] > 0)
 	{
-		kept.before = cut->length[part];
+		kept.whole_length = cut->length[part];
 		memcpy(kept.sha256, cut->sha256[part], sizeof(kept.sha256));
 	}
 	else if (length > MILL_KEPT_BYTES)
@@ -90,7 +90,7 @@ keep_part(const MillMessage *message, MillPart part, const char *data, int lengt
 	return kept;
 }
 
-/* The detail, with what tells the parts again that were cut. */
+/* The letter's detail: the error's, with length and hash of the parts that were cut. */
 static char *
 describe_cuts(const Kept *parts, const char *detail)
 {
@@ -101,10 +101,10 @@ describe_cuts(const Kept *parts, const char *detail)
 	appendStringInfoString(&text, detail ? detail : "");
 	for (int i = 0; i < MILL_PARTS; i++)
 	{
-		if (parts[i].before == parts[i].length)
+		if (parts[i].whole_length == parts[i].length)
 			continue;
 		appendStringInfo(&text, "%sThe %s had %lld bytes, the first %d are kept; the SHA-256 is ",
-						 text.len ? " " : "", names[i], (long long) parts[i].before,
+						 text.len ? " " : "", names[i], (long long) parts[i].whole_length,
 						 parts[i].length);
 		for (int j = 0; j < PG_SHA256_DIGEST_LENGTH; j++)
 			appendStringInfo(&text, "%02x", parts[i].sha256[j]);
@@ -153,7 +153,7 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 			values[4 + i] = bytes(parts[i].data, parts[i].length);
 		else
 			nulls[4 + i] = 'n';
-		cut = cut || parts[i].before != parts[i].length;
+		cut = cut || parts[i].whole_length != parts[i].length;
 	}
 	values[7] = Int64GetDatum(message->timestamp_ms);
 	values[8] = Int32GetDatum(message->timestamp_type);
@@ -170,9 +170,9 @@ mill_dead_letter_write(int64 pipeline, const MillStream *stream, const MillMessa
 	mill_run(&insert, SPI_OK_INSERT, values, nulls);
 }
 
-/* ---- again ---- */
+/* ---- retry ---- */
 
-/* A column of a result row: its bytes, and length or -1. */
+/* A bytea column of a result row: its bytes, and its length or -1. */
 static const char *
 bytes_of(int row, int column, int32 *length)
 {
@@ -188,7 +188,7 @@ bytes_of(int row, int column, int32 *length)
 	return VARDATA_ANY(data);
 }
 
-/* A message as the gateway would deliver it, from a row of the result. */
+/* Build a message as the gateway would deliver it from a row of the result. */
 static MillMessage *
 rebuild_message(MemoryContext context, int row)
 {
@@ -219,7 +219,7 @@ rebuild_message(MemoryContext context, int row)
 	return message;
 }
 
-/* What a letter may not touch in an upsert's target, from a row of the result. */
+/* Build the guard of a letter, for an upsert's target, from a row of the result. */
 static MillGuard
 read_guard(int row, TransactionId begun)
 {
@@ -230,14 +230,14 @@ read_guard(int row, TransactionId begun)
 	guard.before = (TransactionId) written_by;
 	guard.begun = begun;
 	guard.deletes_since = DatumGetInt64(mill_value(row, 10, NULL)) >= written_by;
-	/* Too long ago to be compared with a row's xmin. */
+	/* too old to be compared with a row's xmin */
 	if (guard.known &&
 		U64FromFullTransactionId(ReadNextFullTransactionId()) - (uint64) written_by > PG_INT32_MAX)
 		guard.known = false;
 	return guard;
 }
 
-/* The next letters after an id, locked, into the batch; their ids, and guards. */
+/* Read and lock the next letters after an id, into the batch; also their ids and guards. */
 static int64 *
 read_letters(int64 pipeline, int64 after, MillBatch *batch, TransactionId begun, MillGuard **guards)
 {
@@ -267,9 +267,9 @@ read_letters(int64 pipeline, int64 after, MillBatch *batch, TransactionId begun,
 	return ids;
 }
 
-/* Letters that became rows go, the others say why they did not; how many went. */
+/* Delete letters that became rows, store in the others the new error; returns how many became rows. */
 static int64
-settle_letters(const MillBatch *batch, const int64 *ids)
+finish_letters(const MillBatch *batch, const int64 *ids)
 {
 	static MillStatement remove = {.sql = "DELETE FROM mill_catalog.dead_letter WHERE id = $1",
 								   .nargs = 1,
@@ -302,9 +302,9 @@ settle_letters(const MillBatch *batch, const int64 *ids)
 	return gone;
 }
 
-/* Say of how many letters not all is there. */
+/* Tell the user about letters of which a part was cut, so that they cannot be retried. */
 static void
-tell_cut(int64 pipeline)
+report_cut(int64 pipeline)
 {
 	static MillStatement count =
 		{.sql = "SELECT count(*) FROM mill_catalog.dead_letter WHERE pipeline_id = $1 AND truncated",
@@ -324,13 +324,13 @@ tell_cut(int64 pipeline)
 					 "Raise the stream's option \"max_message_bytes\" and read them again from the topic, with mill.seek.")));
 }
 
-/* A retry: what is run as the pipeline's owner, whoever calls. */
+/* Arguments of a retry, which runs as the pipeline's owner. */
 typedef struct Retry
 {
 	const MillPipeline *pipeline;
 	MillSource *source;
 	MillBatch batch;
-	MillGuard *guards; /* NULL: without */
+	MillGuard *guards; /* NULL: no guards */
 } Retry;
 
 static void
@@ -350,7 +350,7 @@ apply_letters(void *arg)
 {
 	Retry *retry = arg;
 
-	/* A restricted operation has no deferred triggers: they come at once. */
+	/* deferred triggers do not run in a security-restricted operation: make them immediate */
 	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
 	if (retry->guards == NULL)
 	{
@@ -359,7 +359,7 @@ apply_letters(void *arg)
 		PopActiveSnapshot();
 		return;
 	}
-	/* One by one, in order: each has another age. */
+	/* one by one, in order, because each has a guard of its own */
 	for (int i = 0; i < retry->batch.count; i++)
 	{
 		retry->source->spec.guard = &retry->guards[i];
@@ -370,8 +370,8 @@ apply_letters(void *arg)
 }
 
 /*
- * No batch of the pipeline may run meanwhile: what it would write is newer than
- * any letter, and must be seen.
+ * Lock out the pipeline's batches: what they write is newer than any letter,
+ * and the guards must see it.
  */
 static void
 lock_offsets(int64 pipeline)
@@ -386,8 +386,8 @@ lock_offsets(int64 pipeline)
 }
 
 /*
- * SQL: mill.retry_dead_letters(pipeline, force).  In mode upsert a letter is late:
- * unless forced it touches no row that is not older than itself.
+ * SQL: mill.retry_dead_letters(pipeline, force).  In mode upsert a letter is
+ * late: unless forced, it does not change a row that is newer than itself.
  */
 Datum
 mill_retry_dead_letters(PG_FUNCTION_ARGS)
@@ -412,7 +412,7 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 	SPI_finish();
 	mill_pipeline_check_relations(retry.pipeline);
 	mill_as_owner(retry.pipeline->owner, prepare_letters, &retry);
-	mill_source_take(retry.source, batch);
+	mill_source_init_batch(retry.source, batch);
 	batch->context = AllocSetContextCreate(CurrentMemoryContext, "pg_mill dead letters",
 										   ALLOCSET_DEFAULT_SIZES);
 
@@ -428,12 +428,12 @@ mill_retry_dead_letters(PG_FUNCTION_ARGS)
 		after = ids[batch->count - 1];
 		mill_as_owner(retry.pipeline->owner, apply_letters, &retry);
 		SPI_connect();
-		gone += settle_letters(batch, ids);
+		gone += finish_letters(batch, ids);
 		SPI_finish();
 	}
 	while (batch->count == RETRY_BATCH);
 	SPI_connect();
-	tell_cut(retry.pipeline->id);
+	report_cut(retry.pipeline->id);
 	SPI_finish();
 	PG_RETURN_INT64(gone);
 }

@@ -9,20 +9,20 @@
  * in the gateway.  No transaction is open while waiting.
  *
  * What is durable: the offset rows, committed with the rows of the batch.  In
- * memory only: the batch, and the gateway's place in the topic, which is
+ * memory only: the batch, and the gateway's position in the topic, which is
  * always at or ahead of the stored offsets.  Whatever dies, the next worker
  * reads the offset rows and starts a gateway there:
  *
  *	gateway dies			-> this worker raises an error and exits
  *	this worker dies		-> its gateway ends with it
- *	before the commit		-> nothing of the batch is visible; read again
+ *	before the commit		-> nothing of the batch is visible; it is read again
  *	after the commit		-> rows and offsets are there; not read again
  *
- * A gateway that hangs is silent, and mill_gateway_next ends it.  One that needs
- * more memory than it may have is followed by one that fetches less.
+ * A gateway that hangs sends nothing, and mill_gateway_next ends it.  If one
+ * exceeds its memory limit, the next one fetches less at once.
  *
- * A gateway reads its partitions from given offsets and cannot be moved: for
- * a new partition the worker ends and the next one has it.
+ * A gateway reads its partitions from the offsets given at its start and cannot
+ * be moved: for a new partition the worker ends, and the next worker reads it.
  */
 #include "postgres.h"
 
@@ -44,23 +44,23 @@
 #include "ingest/ingest.h"
 #include "ingest/rights.h"
 
-/* How long the gateway may take to answer, in milliseconds. */
+/* Limit on the gateway's answers, in milliseconds. */
 #define ANSWER_TIMEOUT 10000
-/* What is gathered after a failure is at most so large. */
+/* Limit on what is gathered after a failure, in bytes. */
 #define EVIDENCE_BYTES (32 * 1024 * 1024)
-/* Between two looks at whether we should stop, in milliseconds. */
-#define LOOK_INTERVAL 1000
-/* So long a gateway may be silent before the state says it, in milliseconds. */
+/* Milliseconds between checks whether to stop. */
+#define CHECK_INTERVAL 1000
+/* After so much silence of the gateway the worker state shows it, in milliseconds. */
 #define SILENCE_SHOWN 3000
 
 extern PGDLLEXPORT void mill_ingest_main(Datum arg);
 
 /*
- * Read the pipeline's row and plan its source.  False if there is nothing to
- * do.
+ * Read the pipeline's row and plan its source.  False if the pipeline is not to
+ * run.
  */
 static bool
-load(MillIngest *ingest, int64 id)
+load_pipeline(MillIngest *ingest, int64 id)
 {
 	mill_xact_begin("loading a pipeline");
 	if (!OidIsValid(mill_extension()))
@@ -88,7 +88,7 @@ load(MillIngest *ingest, int64 id)
 	return true;
 }
 
-/* Start a gateway with the rights and the secrets of the owner. */
+/* Start a gateway with the owner's user mapping and rights. */
 static void
 start_gateway(MillIngest *ingest)
 {
@@ -110,7 +110,7 @@ start_gateway(MillIngest *ingest)
 }
 
 static void
-assign(MillIngest *ingest)
+assign_partitions(MillIngest *ingest)
 {
 	MillAssignment *assignments = palloc0(sizeof(MillAssignment) * (ingest->npartitions + 1));
 
@@ -118,7 +118,7 @@ assign(MillIngest *ingest)
 	{
 		const MillPartition *p = &ingest->partitions[i];
 
-		/* Also the message before, if it is still there: see check_witness. */
+		/* also the message before, if it is still there: see check_witness */
 		assignments[i].partition = p->partition;
 		assignments[i].start = p->last_ms >= 0 && p->stored > p->low ? p->stored - 1 : p->stored;
 		assignments[i].end = -1;
@@ -131,7 +131,7 @@ assign(MillIngest *ingest)
 static MillPartition *
 find_partition(MillIngest *ingest, int32 partition)
 {
-	/* Ours are every n-th of the topic's, in order. */
+	/* this worker reads every n-th partition of the topic */
 	int i = partition / ingest->pipeline->workers;
 
 	if (i < ingest->npartitions && ingest->partitions[i].partition == partition)
@@ -141,7 +141,7 @@ find_partition(MillIngest *ingest, int32 partition)
 			 errmsg("the gateway delivered partition %d, which it was not asked for", partition)));
 }
 
-/* Let the pipeline rest, failed, until its owner acts. */
+/* Set the pipeline failed; it stops until its owner acts. */
 static void
 fail_pipeline(MillIngest *ingest, const char *failure)
 {
@@ -165,7 +165,7 @@ empty_batch(MillIngest *ingest)
 	ingest->batch_began = 0;
 }
 
-/* Make room for one message more. */
+/* Make space for one more message. */
 static void
 grow_batch(MillIngest *ingest)
 {
@@ -181,8 +181,8 @@ grow_batch(MillIngest *ingest)
 }
 
 /*
- * The last message that was applied comes once more when a gateway starts.
- * If it is another one now, this is another topic of the same name.
+ * When a gateway starts it first delivers the last message that was applied.
+ * If its timestamp is another one now, this is another topic of the same name.
  */
 static void
 check_witness(MillIngest *ingest, const MillPartition *partition, const MillMessage *message)
@@ -196,7 +196,7 @@ check_witness(MillIngest *ingest, const MillPartition *partition, const MillMess
 							   (long long) message->offset));
 }
 
-/* Keep a frame's messages, in the order they came. */
+/* Copy a frame's messages into the batch, in the order they came. */
 static void
 take_messages(MillIngest *ingest, const MillFrame *frame)
 {
@@ -211,7 +211,7 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 		const MillMessage *message = (const MillMessage *) at;
 		MillPartition *partition = find_partition(ingest, message->partition);
 
-		/* What was applied before is never applied again. */
+		/* what was applied before is never applied again */
 		if (message->offset < partition->position)
 		{
 			check_witness(ingest, partition, message);
@@ -224,7 +224,7 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 			grow_batch(ingest);
 		batch->messages[batch->count++] = message;
 	}
-	/* Of a frame that brought nothing new nothing is to be applied: no batch begins. */
+	/* a frame with nothing new does not begin a batch */
 	if (batch->count == before)
 	{
 		pfree(copy);
@@ -236,7 +236,7 @@ take_messages(MillIngest *ingest, const MillFrame *frame)
 		ingest->batch_began = GetCurrentTimestamp();
 }
 
-/* The end of a partition, which may be past the last message. */
+/* The end of a partition was reached; it may be past the last message. */
 static void
 take_end(MillIngest *ingest, const MillFrame *frame)
 {
@@ -252,7 +252,7 @@ take_end(MillIngest *ingest, const MillFrame *frame)
 	if (position > partition->position)
 		partition->position = position;
 	if (partition->position != partition->stored || partition->high != partition->position)
-		partition->stale = true;
+		partition->moved = true;
 	partition->high = partition->position;
 }
 
@@ -274,7 +274,7 @@ take_watermarks(MillIngest *ingest, const MillFrame *frame)
 	}
 }
 
-/* What the client library met with; true if the pipeline has failed. */
+/* Handle an event of the client library; true if the pipeline has failed. */
 static bool
 take_event(MillIngest *ingest, const MillFrame *frame)
 {
@@ -286,7 +286,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 			ereport(DEBUG1, (errmsg_internal("kafka client: %s", event.message)));
 			return false;
 		case MILL_EVENT_RECOVERED:
-			ingest->trouble = false;
+			ingest->error_shown = false;
 			mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 			return false;
 		case MILL_EVENT_DEGRADED:
@@ -294,7 +294,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 			ereport(LOG, (errmsg("pipeline \"%s\": %s", ingest->pipeline->name, event.message),
 						  event.detail ? errdetail_internal("%s", event.detail) : 0,
 						  event.hint ? errhint("%s", event.hint) : 0));
-			ingest->trouble = true;
+			ingest->error_shown = true;
 			mill_slot_report(mill_my_slot, MILL_STATE_DEGRADED,
 							 event.detail ? psprintf("%s (%s)", event.message, event.detail)
 										  : event.message);
@@ -312,7 +312,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 								   ingest->source->stream->layout.topic));
 			return true;
 		case MILL_EVENT_OUT_OF_RANGE:
-			/* The next worker compares offsets and topic, and says it better. */
+			/* end: the next worker compares offsets and topic, and has the better error */
 			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 							errmsg("offset of partition %d is no longer in topic \"%s\"",
 								   event.partition, ingest->source->stream->layout.topic),
@@ -322,7 +322,7 @@ take_event(MillIngest *ingest, const MillFrame *frame)
 	return false;
 }
 
-/* One frame; true if the worker is to end. */
+/* Handle one frame; true if the worker is to end. */
 static bool
 take_frame(MillIngest *ingest, const MillFrame *frame)
 {
@@ -339,7 +339,7 @@ take_frame(MillIngest *ingest, const MillFrame *frame)
 			return false;
 		case MILL_REPLY_EVENT:
 		{
-			/* texts go with the batch: an outage may bring many */
+			/* texts are in the batch's context: an outage may bring many events */
 			MemoryContext old = MemoryContextSwitchTo(ingest->batch.context);
 			bool end = take_event(ingest, frame);
 
@@ -358,9 +358,9 @@ take_frame(MillIngest *ingest, const MillFrame *frame)
 	}
 }
 
-/* So many messages are gathered to judge by: more with each failure. */
+/* How many messages to gather for judging a failure: more with each one in a row. */
 static int
-evidence(const MillIngest *ingest)
+evidence_needed(const MillIngest *ingest)
 {
 	return MILL_PIECE << Min(2 * ingest->failures, 6);
 }
@@ -371,8 +371,8 @@ is_full(const MillIngest *ingest)
 {
 	const MillPipeline *pipeline = ingest->pipeline;
 
-	/* After a failure more is gathered than is applied at a time: to see whose fault it is. */
-	if (ingest->failures > 0 && ingest->batch.count < evidence(ingest) &&
+	/* after a failure gather more than one piece, to tell whether message or pipeline is bad */
+	if (ingest->failures > 0 && ingest->batch.count < evidence_needed(ingest) &&
 		ingest->batch_bytes < EVIDENCE_BYTES)
 		return ingest->batch_began != 0 &&
 			   TimestampDifferenceExceeds(ingest->batch_began, GetCurrentTimestamp(), 1000);
@@ -383,7 +383,7 @@ is_full(const MillIngest *ingest)
 									   pipeline->max_wait_ms));
 }
 
-/* Take what is here, up to a batch; true if the worker is to end. */
+/* Take the frames that are here, up to a full batch; true if the worker is to end. */
 static bool
 gather(MillIngest *ingest)
 {
@@ -398,13 +398,13 @@ gather(MillIngest *ingest)
 }
 
 static bool
-has_news(const MillIngest *ingest)
+has_progress(const MillIngest *ingest)
 {
 	if (ingest->batch.count > 0)
 		return true;
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
-		if (ingest->partitions[i].stale)
+		if (ingest->partitions[i].moved)
 			return true;
 	}
 	return false;
@@ -421,7 +421,7 @@ all_ended(const MillIngest *ingest)
 	return true;
 }
 
-/* A partition of which everything committed is read, and that an open transaction holds; or NULL. */
+/* A partition whose committed messages are all read and where an open transaction waits, or NULL. */
 static const MillPartition *
 held_partition(const MillIngest *ingest)
 {
@@ -436,12 +436,12 @@ held_partition(const MillIngest *ingest)
 }
 
 /*
- * Show whether we are behind.  Trouble stays shown until something is fetched
- * again, also the trouble of the worker before; and that everything is read is
- * said only by a gateway that lives.  Allocates nothing: called at each turn.
+ * Show in the worker state whether we are behind.  An error, also the previous
+ * worker's, stays shown until something is fetched; "idle" is only shown while
+ * the gateway is alive.  Allocates nothing, because it is called in each loop.
  */
 static void
-report(MillIngest *ingest)
+report_state(MillIngest *ingest)
 {
 	MillSlotInfo slot;
 	MillState state = all_ended(ingest) ? MILL_STATE_IDLE : MILL_STATE_RUNNING;
@@ -450,14 +450,14 @@ report(MillIngest *ingest)
 	char reason[2 * MILL_REASON_SIZE] = ""; /* the slot cuts it between words */
 
 	if (ingest->fetched || ingest->npartitions == 0)
-		ingest->trouble = false;
+		ingest->error_shown = false;
 	if (silence >= SILENCE_SHOWN)
 	{
 		state = MILL_STATE_DEGRADED;
 		snprintf(reason, sizeof(reason),
 				 "the kafka gateway has given no sign of life for %d seconds", silence / 1000);
 	}
-	else if (ingest->trouble)
+	else if (ingest->error_shown)
 		return;
 	else if (held)
 		snprintf(reason, sizeof(reason),
@@ -471,13 +471,13 @@ report(MillIngest *ingest)
 		mill_slot_report(mill_my_slot, state, reason);
 }
 
-/* Say which fields no message has, when there is news of that. */
+/* Update the reason about fields that no message has. */
 static void
-look_at_fields(MillIngest *ingest)
+check_missing_fields(MillIngest *ingest)
 {
 	char *reason;
 
-	if (!mill_fields_look(ingest->fields, &ingest->batch))
+	if (!mill_fields_check(ingest->fields, &ingest->batch))
 		return;
 	reason = mill_fields_reason(ingest->fields);
 	if (ingest->fields_reason)
@@ -494,39 +494,39 @@ run(MillIngest *ingest)
 
 		if (ingest->failed)
 			return;
-		/* What is said of a batch goes with it. */
+		/* texts about a batch live as long as the batch */
 		MemoryContextSwitchTo(ingest->batch.context);
-		if (has_news(ingest))
+		if (has_progress(ingest))
 		{
 			if (!mill_apply(ingest))
 				return;
-			/* news from before the first fetch are no success */
+			/* offsets that moved before the first fetch do not end a row of failures */
 			if (ingest->fetched && ingest->failures > 0)
 			{
 				mill_slot_succeed(mill_my_slot);
 				ingest->failures = 0;
 			}
-			look_at_fields(ingest);
+			check_missing_fields(ingest);
 			MemoryContextSwitchTo(ingest->source_parent);
 			empty_batch(ingest);
 		}
 		else
 		{
 			MemoryContextSwitchTo(ingest->source_parent);
-			mill_ingest_look_at_source(ingest);
+			mill_ingest_check_source(ingest);
 		}
-		report(ingest);
+		report_state(ingest);
 		ingest->fetched = false;
 		if (end || ingest->restart)
 			return;
-		mill_gateway_wait(ingest->gateway, LOOK_INTERVAL);
+		mill_gateway_wait(ingest->gateway, CHECK_INTERVAL);
 		mill_worker_serve();
 	}
 }
 
-/* ---- a gateway that needs too much memory ---- */
+/* ---- a gateway that exceeds its memory limit ---- */
 
-/* The next smaller fetch: in the end one batch, which brokers always send whole. */
+/* The next smaller limit; a broker always sends at least one whole batch. */
 static int
 smaller_fetch(int bytes)
 {
@@ -541,8 +541,8 @@ smaller_fetch(int bytes)
 }
 
 /*
- * From where each partition is being read that has more, as far as we know,
- * else of all; *first is one of them.
+ * Positions of the partitions that are known to have more to read, or of all
+ * if none is known to; *first is one of them.
  */
 static char *
 reading_positions(const MillIngest *ingest, const MillPartition **first)
@@ -569,10 +569,10 @@ reading_positions(const MillIngest *ingest, const MillPartition **first)
 }
 
 /*
- * The gateway hit its memory limit, which is the error at hand: the next one
- * shall fetch less.  Where less is not possible the error says where the
- * message must be that is too much.  Called outside of any transaction, in
- * which a gateway is never read from; raises the error again.
+ * The current error is that the gateway exceeded its memory limit: let the next
+ * gateway fetch less at once.  If that is not possible, say in the error where
+ * the message must be that is too large.  Raises the error again.  Called
+ * outside of a transaction, where all reading from the gateway is done.
  */
 static void
 fetch_less(MillIngest *ingest)
@@ -607,7 +607,7 @@ fetch_less(MillIngest *ingest)
 	ReThrowError(error);
 }
 
-/* From a new gateway to the end of the worker. */
+/* Start a gateway and run until the worker is to end. */
 static void
 read_topic(MillIngest *ingest)
 {
@@ -620,24 +620,25 @@ read_topic(MillIngest *ingest)
 		start_gateway(ingest);
 		if (mill_offsets_load(ingest))
 		{
-			assign(ingest);
-			/* what the worker before failed of is not over yet */
-			ingest->trouble = slot.state == MILL_STATE_FAILED || slot.state == MILL_STATE_DEGRADED;
-			if (!ingest->trouble)
+			assign_partitions(ingest);
+			/* keep showing the previous worker's error until something is fetched */
+			ingest->error_shown = slot.state == MILL_STATE_FAILED ||
+								  slot.state == MILL_STATE_DEGRADED;
+			if (!ingest->error_shown)
 				mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, NULL);
 			run(ingest);
 		}
 	}
 	PG_CATCH();
 	{
-		if (ingest->gateway && mill_gateway_ran_out(ingest->gateway))
+		if (ingest->gateway && mill_gateway_out_of_memory(ingest->gateway))
 			fetch_less(ingest);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 }
 
-/* Every error of this worker says whose it is. */
+/* Error context of this worker. */
 static void
 name_pipeline(void *arg)
 {
@@ -665,7 +666,7 @@ ingest_body(int64 pipeline, int worker_no)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(ingest->source_parent);
 
-	if (!load(ingest, pipeline))
+	if (!load_pipeline(ingest, pipeline))
 		return;
 	read_topic(ingest);
 	error_context_stack = context.previous;

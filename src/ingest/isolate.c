@@ -1,15 +1,16 @@
 /*
  * isolate.c
- *		Messages through source and writer, and which of them are bad.
+ *		Run messages through source and writer, and find the bad ones.
  *
  * Runs inside a transaction of the caller, as the pipeline's owner.  Halving
- * finds exactly the messages that fail.  What fails while it is decoded is the
- * message's fault whatever the SQLSTATE, as are the classes of errors that are
- * about data (is_data_error).  Anything else that the query, the target or its
- * triggers raise is the message's if other messages of the piece pass, or if it
- * is the only one and messages passed under this very plan before.  Where all
- * fail alike, or none ever passed, it is the pipeline's: that error is raised,
- * and nothing is dropped.
+ * finds exactly the messages that fail.  Then it is decided whether the
+ * messages are bad or the pipeline is.  A message is bad if it fails while it
+ * is decoded, whatever the SQLSTATE, or with an error whose class is about data
+ * (is_data_error).  Any other error of query, target or triggers is blamed on
+ * the message if other messages of the piece pass, or if it is the only one
+ * and messages passed under the same plan before.  If all fail alike, or none
+ * ever passed, the pipeline is to blame: the error is raised, and no message
+ * is dropped.
  */
 #include "postgres.h"
 
@@ -30,15 +31,15 @@
 #include "ingest/ingest.h"
 
 /*
- * Errors that are about data by their very class: bad values (22), violated
- * constraints (23), exceptions that a trigger raised (P0001, P0004), more than
- * one row where one belongs (21), a violated check option (44), rows too large
- * for their index or page (54000).
+ * Errors that are about data by their class: bad values (22), violated
+ * constraints (23), exceptions raised by a trigger (P0001, P0004), more than one
+ * row where one is expected (21), a violated check option (44), rows too large
+ * for an index or a page (54000).
  */
 static bool
 is_data_error(int sqlerrcode)
 {
-	/* class 22, but of the target */
+	/* in class 22, but about the target */
 	if (sqlerrcode == ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED)
 		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
@@ -97,7 +98,7 @@ mill_apply_range(MillSource *source, MillBatch *batch, int first, int last)
 /* ---- finding the bad ones ---- */
 
 static void
-keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, bool unsettled)
+keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, bool undecided)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	MillDecodeError *kept = palloc0(sizeof(MillDecodeError));
@@ -108,28 +109,28 @@ keep_error(MillBatch *batch, int i, const ErrorData *error, const char *column, 
 	kept->hint = error->hint ? pstrdup(error->hint) : NULL;
 	column = column ? column : error->column_name;
 	kept->column = column ? pstrdup(column) : NULL;
-	kept->unsettled = unsettled;
+	kept->undecided = undecided;
 	Assert(0 <= i && i < batch->count);
 	batch->errors[i] = kept;
 	MemoryContextSwitchTo(old);
 }
 
-/* How trying a range ended. */
+/* The result of trying a range. */
 typedef struct Trial
 {
 	uint64 written;
-	uint64 received;  /* rows that the target was given, whatever it made of them */
-	ErrorData *error; /* NULL: it passed */
-	int decoding;	  /* the message that could not be decoded, -1: it was not that */
-	char *column;	  /* of the stream, of that message */
+	uint64 received;  /* rows passed to the target, even if it dropped them */
+	ErrorData *error; /* NULL: the range passed */
+	int decoding;	  /* message that could not be decoded, or -1 */
+	char *column;	  /* column of the stream that could not be decoded */
 } Trial;
 
-/* Try a range in a subtransaction.  Errors that are no message's are raised. */
+/* Try a range in a subtransaction.  Raises errors of the environment, which no message caused. */
 static void
 try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *trial)
 {
 	MemoryContext context = CurrentMemoryContext;
-	/* what an error leaves behind is not to pile up over thousands of them */
+	/* memory of errors must not pile up over thousands of messages */
 	MemoryContext scratch = AllocSetContextCreate(context, "pg_mill trial", ALLOCSET_SMALL_SIZES);
 	ResourceOwner owner = CurrentResourceOwner;
 
@@ -139,7 +140,7 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
 	MemoryContextSwitchTo(scratch);
 	PG_TRY();
 	{
-		/* What would fail at commit must fail here. */
+		/* what would fail at commit must fail here */
 		source->received = 0;
 		trial->written = mill_apply_range(source, batch, first, last);
 		trial->received = source->received;
@@ -172,8 +173,8 @@ try_range(MillSource *source, MillBatch *batch, int first, int last, Trial *tria
 }
 
 /*
- * A message that fails while it is decoded names itself; else the range is
- * halved until those that fail stand alone.
+ * Find the messages of a range that fail.  One that fails while it is decoded
+ * is known at once; else the range is halved down to single messages.
  */
 static uint64
 isolate(MillSource *source, MillBatch *batch, int first, int last, uint64 *received)
@@ -213,11 +214,11 @@ mill_apply_isolated(MillSource *source, MillBatch *batch, int first, int last)
 }
 
 /*
- * Does one of the messages from here on pass?  Tried and undone, so only to
- * know whose fault an error is.  Of many a sample, another one each time.
+ * Does any of the messages from here on pass?  They are tried and undone, only
+ * to decide who is to blame.  If there are many, a random sample is tried.
  */
 static bool
-later_ones_pass(MillIngest *ingest, int from)
+later_messages_pass(MillIngest *ingest, int from)
 {
 	MillBatch *batch = &ingest->batch;
 	MemoryContext context = CurrentMemoryContext;
@@ -252,13 +253,13 @@ is_unknown_name(int sqlerrcode)
 		   sqlerrcode == ERRCODE_UNDEFINED_OBJECT;
 }
 
-/* The error of a message as the pipeline's, which says where it was met. */
+/* Raise a message's error as the pipeline's, saying where the message is. */
 static void
-raise_as_pipelines(const MillIngest *ingest, int i)
+raise_pipeline_error(const MillIngest *ingest, int i)
 {
 	const MillMessage *message = ingest->batch.messages[i];
 	const MillDecodeError *error = ingest->batch.errors[i];
-	char *place =
+	char *message_text =
 		psprintf("Met with the message of topic \"%s\", partition %d, offset %lld; nothing was skipped.",
 				 ingest->source->stream->layout.topic, message->partition,
 				 (long long) message->offset);
@@ -266,7 +267,7 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 	ereport(ERROR,
 			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message),
 			 errdetail_internal("%s%s%s", error->detail ? error->detail : "",
-								error->detail ? " " : "", place),
+								error->detail ? " " : "", message_text),
 			 error->hint ? errhint("%s", error->hint) : 0,
 			 !error->hint && is_unknown_name(error->sqlerrcode)
 				 ? errhint(
@@ -276,30 +277,30 @@ raise_as_pipelines(const MillIngest *ingest, int i)
 }
 
 /*
- * The errors of a piece whose class does not say whose fault they are: theirs,
- * or the pipeline's, which is raised.  See the head of this file.
+ * Decide about errors of a piece whose class does not tell: the messages are
+ * bad, or the pipeline is to blame and the error is raised.  See the file header.
  */
 static void
-judge(MillIngest *ingest, int first, int last, uint64 received)
+decide_blame(MillIngest *ingest, int first, int last, uint64 received)
 {
 	const MillBatch *batch = &ingest->batch;
-	int unsettled = 0;
+	int undecided = 0;
 	int culprit = -1;
 	bool alike = true;
 
 	for (int i = first; i < last; i++)
 	{
-		if (batch->errors[i] == NULL || !batch->errors[i]->unsettled)
+		if (batch->errors[i] == NULL || !batch->errors[i]->undecided)
 			continue;
 		if (culprit < 0)
 			culprit = i;
 		alike &= batch->errors[i]->sqlerrcode == batch->errors[culprit]->sqlerrcode;
-		unsettled++;
+		undecided++;
 	}
-	if (unsettled == 0 || received > 0)
+	if (undecided == 0 || received > 0)
 		return;
-	if ((!ingest->source->passed || (unsettled > 1 && alike)) && !later_ones_pass(ingest, last))
-		raise_as_pipelines(ingest, culprit);
+	if ((!ingest->source->passed || (undecided > 1 && alike)) && !later_messages_pass(ingest, last))
+		raise_pipeline_error(ingest, culprit);
 }
 
 uint64
@@ -307,6 +308,6 @@ mill_isolate(MillIngest *ingest, int first, int last, uint64 *received)
 {
 	uint64 written = isolate(ingest->source, &ingest->batch, first, last, received);
 
-	judge(ingest, first, last, *received);
+	decide_blame(ingest, first, last, *received);
 	return written;
 }

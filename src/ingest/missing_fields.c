@@ -1,14 +1,14 @@
 /*
  * missing_fields.c
- *		Fields that a stream names and no message has.
+ *		Fields that a stream names but no message has.
  *
- * PostgreSQL folds an unquoted column userId to userid; the field of that name
- * is then absent in every message, which is no error, and the column NULL.  So
- * the worker looks at its first messages: what a field is never called, while
- * a key that differs from it in case, underscores or hyphens alone is there, is
- * said in the pipeline's reason.
+ * PostgreSQL folds an unquoted column userId to userid; then the field is
+ * absent in every message, which is no error, and the column NULL.  So the
+ * worker looks at its first messages.  If a field is never there, but a key
+ * that differs only in case, underscores or hyphens is, the reason of the
+ * worker state says so.
  *
- * In the worker's memory only, and begun anew with each plan of the source.
+ * Only in the worker's memory; started anew with each plan of the source.
  */
 #include "postgres.h"
 
@@ -19,9 +19,9 @@
 #include "decode/json_scan.h"
 #include "ingest/ingest.h"
 
-/* Messages that are looked at, of one batch and in all. */
-#define LOOK_PER_BATCH 100
-#define LOOK_IN_ALL 1000
+/* How many messages to look at, of one batch and in all. */
+#define MESSAGES_PER_BATCH 100
+#define MESSAGES_IN_ALL 1000
 
 struct MillFields
 {
@@ -29,7 +29,7 @@ struct MillFields
 	int count;
 	const char **names;
 	bool *seen;
-	char **like; /* a key that was there, spelt otherwise */
+	char **like; /* a key that was there, spelt differently */
 	int missing; /* not seen yet */
 	int64 messages;
 };
@@ -50,7 +50,7 @@ mill_fields_create(const MillStream *stream)
 	{
 		const MillColumn *column = &stream->layout.columns[i];
 
-		/* Of paths only those of one name. */
+		/* paths are skipped, unless they are a single name */
 		if (column->kind == MILL_COLUMN_FIELD && column->field &&
 			strpbrk(column->field, ".[]\"") == NULL)
 			fields->names[fields->count++] = column->field;
@@ -59,9 +59,9 @@ mill_fields_create(const MillStream *stream)
 	return fields;
 }
 
-/* Equal but for case, underscores and hyphens. */
+/* Are these names equal except for case, underscores and hyphens? */
 static bool
-is_like(const MillJsonSpan *key, const char *name)
+is_similar(const MillJsonSpan *key, const char *name)
 {
 	const char *k = key->start;
 	const char *end = k + key->length;
@@ -80,7 +80,7 @@ is_like(const MillJsonSpan *key, const char *name)
 }
 
 static void
-look_at_key(MillFields *fields, const MillJsonSpan *key)
+check_key(MillFields *fields, const MillJsonSpan *key)
 {
 	for (int i = 0; i < fields->count; i++)
 	{
@@ -91,7 +91,7 @@ look_at_key(MillFields *fields, const MillJsonSpan *key)
 			fields->seen[i] = true;
 			fields->missing--;
 		}
-		else if (fields->like[i] == NULL && !key->escaped && is_like(key, fields->names[i]))
+		else if (fields->like[i] == NULL && !key->escaped && is_similar(key, fields->names[i]))
 		{
 			MemoryContext old = MemoryContextSwitchTo(fields->context);
 
@@ -103,11 +103,11 @@ look_at_key(MillFields *fields, const MillJsonSpan *key)
 
 /* Look at the messages of a batch; true if what mill_fields_reason says may have changed. */
 bool
-mill_fields_look(MillFields *fields, const MillBatch *batch)
+mill_fields_check(MillFields *fields, const MillBatch *batch)
 {
-	int count = Min(batch->count, LOOK_PER_BATCH);
+	int count = Min(batch->count, MESSAGES_PER_BATCH);
 
-	if (fields == NULL || count == 0 || fields->missing == 0 || fields->messages >= LOOK_IN_ALL)
+	if (fields == NULL || count == 0 || fields->missing == 0 || fields->messages >= MESSAGES_IN_ALL)
 		return false;
 	for (int i = 0; i < count; i++)
 	{
@@ -122,7 +122,7 @@ mill_fields_look(MillFields *fields, const MillBatch *batch)
 			continue;
 		fields->messages++;
 		while (mill_json_next(&value, &position, &key, &item))
-			look_at_key(fields, &key);
+			check_key(fields, &key);
 	}
 	return true;
 }

@@ -2,14 +2,14 @@
  * offsets.c
  *		The next offset to read of each partition, and the fence around it.
  *
- * mill_catalog.pipeline_offset holds one row per partition.  A batch locks
- * the rows of its partitions where they have the offsets that the worker
- * believes in, and moves them in the same transaction.  Of two workers with
- * the same messages one waits for the other's commit, finds the offset moved,
- * and applies nothing.
+ * mill_catalog.pipeline_offset has one row per partition.  A batch locks the
+ * rows of its partitions where they have the offsets that the worker expects,
+ * and advances them in the same transaction.  If two workers have the same
+ * messages, one waits for the other's commit, finds the offset changed, and
+ * applies nothing.
  *
- * After mill.seek a row holds -1 - offset until a worker that starts has
- * turned the new position into an offset.
+ * After mill.seek a row has -1 - offset, until the next worker at its start
+ * resolves the new position into an offset.
  */
 #include "postgres.h"
 
@@ -41,12 +41,12 @@ int8_array(Datum *values, int count)
 
 /* ---- when a worker starts ---- */
 
-/* What the broker says of all partitions of the topic. */
+/* What the broker reports about all partitions of the topic. */
 typedef struct TopicOffsets
 {
 	int count;
 	MillWatermark *marks;
-	int64 *start; /* where the start position is; -1: not said */
+	int64 *start; /* offset of the start position; -1: none is given */
 } TopicOffsets;
 
 static void
@@ -74,11 +74,11 @@ ask_broker(MillIngest *ingest, TopicOffsets *topic)
 }
 
 /*
- * Give partitions their offset: all of them where a start position is to be
- * resolved, else those that are new, which start at their beginning.
+ * Set the offsets of partitions: of all where a start position is to be
+ * resolved, else of new partitions, which start at their beginning.
  */
 static void
-place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
+start_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 {
 	static MillStatement insert =
 		{.sql = "INSERT INTO mill_catalog.pipeline_offset AS o (pipeline_id, partition, next_offset)"
@@ -127,7 +127,7 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 	partition_array = int4_array(partitions, topic->count);
 	start_array = int8_array(starts, topic->count);
 
-	/* Sought in another topic: what is stored says nothing there. */
+	/* offsets that are stored for another topic are forgotten */
 	if (resolve)
 	{
 		mill_run(&forget, SPI_OK_DELETE, (Datum[]){id, topic_name, server_name}, NULL);
@@ -143,9 +143,9 @@ place_partitions(MillIngest *ingest, const TopicOffsets *topic, bool resolve)
 			 NULL);
 }
 
-/* Why a position that a user gave is none in this topic, or NULL. */
+/* Why a user's position does not exist in this topic, or NULL. */
 static char *
-wrong_position(const MillIngest *ingest, const TopicOffsets *topic)
+position_mismatch(const MillIngest *ingest, const TopicOffsets *topic)
 {
 	const char *name = ingest->source->stream->layout.topic;
 	int32 beyond = mill_position_beyond(ingest->pipeline->start, topic->count);
@@ -164,9 +164,9 @@ wrong_position(const MillIngest *ingest, const TopicOffsets *topic)
 	return NULL;
 }
 
-/* Do the stored offset and the topic fit together?  If not, why. */
+/* Why a stored offset does not fit the topic, or NULL. */
 static char *
-misfit(const char *topic, const MillPartition *p)
+offset_mismatch(const char *topic, const MillPartition *p)
 {
 	if (p->stored < p->low)
 		return psprintf("topic \"%s\", partition %d: offsets %lld to %lld (%lld messages or fewer) were removed by retention"
@@ -180,7 +180,7 @@ misfit(const char *topic, const MillPartition *p)
 	return NULL;
 }
 
-/* Load the offsets of this worker's partitions; the reason why they do not fit, or NULL. */
+/* Load this worker's partitions; returns why they do not fit the topic, or NULL. */
 static char *
 load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 {
@@ -210,17 +210,17 @@ load_partitions(MillIngest *ingest, const TopicOffsets *topic)
 		p->last_ms = DatumGetInt64(mill_value(row, 3, NULL));
 		p->low = topic->marks[p->partition].low;
 		p->high = topic->marks[p->partition].high;
-		p->stale = true;
-		reason = misfit(ingest->source->stream->layout.topic, p);
+		p->moved = true;
+		reason = offset_mismatch(ingest->source->stream->layout.topic, p);
 		if (reason)
 			return reason;
 	}
 	return NULL;
 }
 
-/* What is in the row now, for who compares it with the source later. */
+/* Store topic and server that the offsets are of, to be compared with the source later. */
 static void
-note_origin(MillIngest *ingest)
+remember_topic(MillIngest *ingest)
 {
 	MemoryContext old = MemoryContextSwitchTo(ingest->source_parent);
 
@@ -239,7 +239,7 @@ mill_offsets_load(MillIngest *ingest)
 	char *failure;
 	bool resolve = !ingest->pipeline->start_resolved;
 
-	/* Ask before the transaction: nothing is locked while the network is. */
+	/* ask before the transaction: no locks are held during network requests */
 	ask_broker(ingest, &topic);
 
 	mill_xact_begin("loading offsets");
@@ -252,10 +252,10 @@ mill_offsets_load(MillIngest *ingest)
 		return false;
 	}
 	resolve &= !now->start_resolved;
-	failure = resolve ? wrong_position(ingest, &topic) : NULL;
+	failure = resolve ? position_mismatch(ingest, &topic) : NULL;
 	if (failure == NULL)
 	{
-		place_partitions(ingest, &topic, resolve);
+		start_partitions(ingest, &topic, resolve);
 		failure = load_partitions(ingest, &topic);
 	}
 	if (failure)
@@ -263,19 +263,19 @@ mill_offsets_load(MillIngest *ingest)
 	SPI_finish();
 	mill_xact_commit();
 	if (failure == NULL)
-		note_origin(ingest);
+		remember_topic(ingest);
 	return failure == NULL;
 }
 
 /* ---- with each batch ---- */
 
-/* What a range of messages, or news from the end, does to each partition. */
+/* What a range of messages, or an end that was reached, does to each partition. */
 typedef struct Move
 {
 	bool moved;
 	int64 next;
 	int64 read;
-	TimestampTz last_event_at; /* 0: not said */
+	TimestampTz last_event_at; /* 0: unknown */
 	int64 last_message_ms;	   /* of message next - 1, -1 if there is none */
 	bool deletes;			   /* there is a delete among them */
 } Move;
@@ -302,10 +302,10 @@ collect_moves(const MillIngest *ingest, int first, int last)
 		if (mill_message_time(message, &time))
 			move->last_event_at = move->last_event_at == 0 ? time : Max(move->last_event_at, time);
 	}
-	/* With the last piece also what lies behind the last message. */
+	/* with the last piece also store the position after the last message */
 	for (int i = 0; last == ingest->batch.count && i < ingest->npartitions; i++)
 	{
-		if (ingest->partitions[i].stale || moves[i].moved)
+		if (ingest->partitions[i].moved || moves[i].moved)
 		{
 			if (!moves[i].moved && ingest->partitions[i].position == ingest->partitions[i].stored)
 				moves[i].last_message_ms = ingest->partitions[i].last_ms;
@@ -334,7 +334,7 @@ mill_offsets_lock(MillIngest *ingest, int first, int last)
 	Datum values[4];
 	int count = 0;
 
-	/* Without the extension there is nothing to lock. */
+	/* without the extension there is nothing to lock */
 	if (!OidIsValid(mill_extension()))
 		return false;
 	for (int i = 0; i < ingest->npartitions; i++)
@@ -355,10 +355,10 @@ void
 mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tally)
 {
 	/*
-	 * The rate is a moving average over some two seconds: with dt since the
-	 * last commit, r := r e^(-dt/2) + (n / dt) (1 - e^(-dt/2)).  What is as
-	 * good as nothing is 0: float8 raises an error where it would underflow,
-	 * and a figure must never fail a batch.
+	 * The rate is a moving average over about two seconds: with dt since the
+	 * last commit, r := r e^(-dt/2) + (n / dt) (1 - e^(-dt/2)).  Very small
+	 * values become 0, because float8 raises an error on underflow and
+	 * statistics must not fail a batch.
 	 */
 	static MillStatement store =
 		{.sql =
@@ -395,7 +395,7 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		values[6] = TimestampTzGetDatum(moves[i].last_event_at);
 		if (moves[i].last_event_at == 0)
 			nulls[6] = 'n';
-		/* Which partition a row came from nobody knows: the first counts them. */
+		/* which partition a row came from is unknown: count them on the first one */
 		values[7] = Int64GetDatum(counted.written);
 		values[8] = Int64GetDatum(counted.skipped);
 		values[9] = Int64GetDatum(counted.dead);
@@ -403,7 +403,7 @@ mill_offsets_store(MillIngest *ingest, int first, int last, const MillTally *tal
 		if (moves[i].last_message_ms < 0)
 			nulls[10] = 'n';
 		values[11] = BoolGetDatum(ingest->pipeline->upsert && moves[i].deletes);
-		/* An offset only goes on; mill.seek resolves to another start. */
+		/* an offset only grows; mill.seek goes through the start position */
 		Assert(moves[i].next >= p->stored);
 		p->last_ms = moves[i].last_message_ms;
 		memset(&counted, 0, sizeof(counted));
@@ -427,6 +427,6 @@ mill_offsets_committed(MillIngest *ingest, int last)
 	for (int i = 0; i < ingest->npartitions; i++)
 	{
 		ingest->partitions[i].stored = ingest->partitions[i].position;
-		ingest->partitions[i].stale = false;
+		ingest->partitions[i].moved = false;
 	}
 }

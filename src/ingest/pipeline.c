@@ -1,10 +1,11 @@
 /*
  * pipeline.c
- *		A pipeline's row: reading it, states that last, what is wanted.
+ *		A pipeline's row: reading it, failing and pausing it, and the workers
+ *		that it wants.
  *
- * mill_catalog.pipeline says what is wanted.  Every change of a row counts its
- * version up; a worker that finds another version than it started with ends
- * and is started anew, so that nothing is reconfigured in place.
+ * mill_catalog.pipeline says what is wanted.  Every change of a row increments
+ * its version; a worker that finds another version than it started with ends
+ * and the next one is started, so nothing is reconfigured while it runs.
  */
 #include "postgres.h"
 
@@ -37,8 +38,8 @@ copy_text(MemoryContext context, int column)
 }
 
 /*
- * Raised only by who is about to use the key: a pipeline whose index is gone
- * can still be paused and dropped.
+ * Raises the error only for callers that need the key: a pipeline whose index
+ * is gone can still be paused and dropped.
  */
 Oid
 mill_pipeline_key_index(const MillPipeline *pipeline)
@@ -57,7 +58,7 @@ mill_pipeline_key_index(const MillPipeline *pipeline)
 	return index;
 }
 
-/* The first row of SPI's result. */
+/* Build a MillPipeline from the first row of SPI's result. */
 static MillPipeline *
 read_pipeline(MemoryContext context)
 {
@@ -89,7 +90,7 @@ read_pipeline(MemoryContext context)
 	return p;
 }
 
-/* The context that was current before SPI_connect. */
+/* The memory context that was current before SPI_connect. */
 static MemoryContext
 callers_context(void)
 {
@@ -119,7 +120,7 @@ mill_pipeline_by_id(int64 id, bool lock)
 }
 
 /*
- * A user's pipeline, locked, for a change.
+ * A pipeline by name, with its row locked, that the user may change.
  */
 MillPipeline *
 mill_pipeline_by_name(const char *name)
@@ -159,7 +160,7 @@ mill_pipeline_check_relations(const MillPipeline *pipeline)
 }
 
 static void
-set_rest(MillStatement *statement, int64 id, const char *reason)
+stop_pipeline(MillStatement *statement, int64 id, const char *reason)
 {
 	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(reason)};
 
@@ -175,7 +176,7 @@ mill_pipeline_fail(int64 id, const char *failure)
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID}};
 
-	set_rest(&statement, id, failure);
+	stop_pipeline(&statement, id, failure);
 }
 
 void
@@ -187,13 +188,13 @@ mill_pipeline_pause(int64 id, const char *reason)
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID}};
 
-	set_rest(&statement, id, reason);
+	stop_pipeline(&statement, id, reason);
 }
 
 void
 mill_pipeline_fetch_less(int64 id, int bytes)
 {
-	/* Not another version: its other workers may go on. */
+	/* does not change the version: the pipeline's other workers go on */
 	static MillStatement statement =
 		{.sql = "UPDATE mill_catalog.pipeline SET fetch_bytes = least(fetch_bytes, $2) WHERE id = $1",
 		 .nargs = 2,
@@ -230,8 +231,8 @@ pipelines_armed(void)
 }
 
 /*
- * What the manager is to start: the workers of all pipelines that are enabled,
- * sound, and at home in this database.
+ * The workers that the manager is to run: those of all pipelines that are
+ * enabled, not failed, and armed in this database.
  */
 static List *
 desired_pipeline_workers(void)

@@ -19,9 +19,9 @@ typedef struct MillPipeline
 	Oid stream;
 	Oid target;
 	bool upsert;
-	char *key_index; /* its name, beside the target; NULL: the primary key */
+	char *key_index; /* name, in the target's schema; NULL: the primary key */
 	char *start;
-	bool start_resolved; /* the start position was turned into offsets */
+	bool start_resolved; /* the start position was resolved into offsets */
 	char *on_error;		 /* NULL: as the stream says */
 	int max_errors;		 /* bad messages per minute; 0: no limit */
 	bool sync;
@@ -32,14 +32,14 @@ typedef struct MillPipeline
 	bool enabled;
 	char *failure;
 	int64 version;
-	char *topic;	 /* that the stored offsets are of; NULL: there are none yet */
-	char *server;	 /* of that topic */
+	char *topic;	 /* topic of the stored offsets; NULL: none yet */
+	char *server;	 /* server of that topic */
 	int fetch_bytes; /* limit of a fetch, 0: as the server's options say */
 } MillPipeline;
 
 extern const MillRoom mill_pipeline_room;
 
-/* All need a transaction, connected to SPI; results are in the context from before SPI_connect. */
+/* All need a transaction and SPI; results are in the context from before SPI_connect. */
 extern MillPipeline *mill_pipeline_by_id(int64 id, bool lock);
 extern MillPipeline *mill_pipeline_by_name(const char *name);
 
@@ -49,11 +49,11 @@ extern Oid mill_pipeline_key_index(const MillPipeline *pipeline);
 /* Raise an error if source or target are gone. */
 extern void mill_pipeline_check_relations(const MillPipeline *pipeline);
 
-/* Let the pipeline rest until its owner acts; in a transaction without offsets locked. */
+/* Set the pipeline failed or paused; in a transaction that has no offsets locked. */
 extern void mill_pipeline_fail(int64 id, const char *failure);
 extern void mill_pipeline_pause(int64 id, const char *reason);
 
-/* Remember for the next gateways how much to fetch at once; never more than before. */
+/* Store how much later gateways may fetch at once; never raises it. */
 extern void mill_pipeline_fetch_less(int64 id, int bytes);
 
 #endif

@@ -2,9 +2,9 @@
  * pipeline_ddl.c
  *		SQL functions that create, change and drop pipelines.
  *
- * They run in the caller's session and transaction, check his rights, and
- * then write our tables as the extension's owner.  The manager is woken when
- * the change commits.
+ * They run in the caller's session and transaction, check the user's rights,
+ * and write our tables as the extension's owner.  The manager is woken when the
+ * change commits.
  */
 #include "postgres.h"
 
@@ -126,7 +126,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *start, Oid stream)
 	return DatumGetInt64(mill_value(0, 1, NULL));
 }
 
-/* What a pipeline is to move where, checked as its owner, who will run it. */
+/* What a pipeline is to move where; checked as the owner, under whom it runs. */
 typedef struct NewPlan
 {
 	Oid owner;
@@ -134,7 +134,7 @@ typedef struct NewPlan
 	Oid target;
 	bool upsert;
 	Oid key_index;
-	Oid stream; /* found */
+	Oid stream; /* found by the check */
 } NewPlan;
 
 static void
@@ -183,7 +183,7 @@ mill_create_pipeline(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(id);
 }
 
-/* Another source or target, which the offsets go on with. */
+/* Change source or target; offsets are kept. */
 static void
 check_new_relations(const MillPipeline *pipeline, Oid source, Oid target)
 {
@@ -246,8 +246,8 @@ mill_alter_pipeline(PG_FUNCTION_ARGS)
 
 /*
  * SQL: mill_catalog.pipeline_deleted(), AFTER DELETE on mill_catalog.pipeline:
- * what belongs to it goes with it.  The offsets' locks make us wait for a batch
- * under way, whose letters the next statement then sees.
+ * delete what depends on it.  Deleting the offset rows waits for a running
+ * batch, whose dead letters the next statement then sees.
  */
 Datum
 mill_pipeline_deleted(PG_FUNCTION_ARGS)
@@ -280,9 +280,9 @@ mill_drop_pipeline(PG_FUNCTION_ARGS)
 }
 
 /*
- * The position becomes offsets when the worker starts and asks the broker.
- * Until then the stored offsets are kept as -1 - offset: this waits for a
- * batch under way, and no other batch finds the offset it expects.
+ * The worker resolves the position into offsets when it starts and asks the
+ * broker.  Until then the stored offsets are kept as -1 - offset: the update
+ * waits for a running batch, and no other batch finds the offset it expects.
  */
 Datum
 mill_seek(PG_FUNCTION_ARGS)
@@ -311,7 +311,7 @@ mill_seek(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The stored offset of a partition as of now, whatever the isolation level. */
+/* The committed offset of a partition, whatever the isolation level. */
 static int64
 stored_offset(int64 pipeline, int32 partition)
 {
@@ -332,7 +332,7 @@ stored_offset(int64 pipeline, int32 partition)
 	return offset;
 }
 
-/* A user's pipeline by name, not locked. */
+/* A pipeline by name that the user may change; not locked. */
 static int64
 pipeline_id(const char *name)
 {

@@ -42,7 +42,7 @@ offset_of(const JsonbValue *value)
 	return whole_number(numeric_normalize(value->val.numeric), PG_INT64_MAX);
 }
 
-/* Calls the function for each partition of {"partition": offset, ...}. */
+/* Call the function for each partition of {"partition": offset, ...}. */
 static void
 each_offset(const char *written, void (*function)(int32 partition, int64 offset, void *arg),
 			void *arg)
@@ -94,7 +94,7 @@ mill_position_check(const char *written)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid position in a topic: \"%s\"", written), errhint(POSITION_HINT)));
-	/* "2" and "[3, 3]" look like times to nobody but a hint helps. */
+	/* numbers and lists are not times: refuse them here, with a hint */
 	if (written[strspn(written, "0123456789 ")] == '\0' || written[0] == '[')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -149,7 +149,7 @@ mill_position_beyond(const char *position, int count)
 	return beyond.partition;
 }
 
-/* The first offsets at or after a time; the ends where there are none. */
+/* The first offsets at or after a time; a partition's end where there are none. */
 static void
 resolve_time(const char *position, MillGateway *gateway, const MillWatermark *marks,
 			 const int32 *partitions, int64 *offsets, int count, int timeout_ms)
@@ -164,7 +164,7 @@ resolve_time(const char *position, MillGateway *gateway, const MillWatermark *ma
 	for (int i = 0; i < count; i++)
 	{
 		times[i].partition = partitions[i];
-		/* Kafka's clock counts milliseconds: the first that is not earlier. */
+		/* Kafka counts milliseconds: round up, so that nothing earlier is read */
 		times[i].time_ms = (int64) ceil(time / 1000.0) + epoch;
 	}
 	mill_gateway_times(gateway, times, found, count, timeout_ms);

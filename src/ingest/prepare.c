@@ -1,7 +1,7 @@
 /*
  * prepare.c
- *		What a worker is to do, as DDL has it now: the source's plan, its topic,
- *		what the gateway was told.
+ *		What a worker is to do, after DDL may have changed it: the source's plan,
+ *		its topic, the properties of its gateway.
  */
 #include "postgres.h"
 
@@ -17,8 +17,8 @@
 #include "ingest/ingest.h"
 #include "ingest/rights.h"
 
-/* Between two looks at the catalog while nothing comes, in milliseconds. */
-#define LOOK_INTERVAL 1000
+/* Milliseconds between checks of the catalog while no messages come. */
+#define CHECK_INTERVAL 1000
 
 static MillOnError
 error_policy(const MillIngest *ingest)
@@ -34,7 +34,7 @@ error_policy(const MillIngest *ingest)
 	return MILL_ON_ERROR_DEAD_LETTER;
 }
 
-/* Offsets are of one topic, which the source reads through one stream. */
+/* Offsets belong to one topic; the source must read it through one stream. */
 static void
 check_stream(MillIngest *ingest)
 {
@@ -47,7 +47,7 @@ check_stream(MillIngest *ingest)
 		return;
 	if (strcmp(pipeline->topic, stream->layout.topic) == 0)
 	{
-		/* A server may be renamed, but another stream may be of another server. */
+		/* the server may have been renamed, but the stream may also have another server */
 		if (stream->layout.relid == pipeline->stream || pipeline->server == NULL ||
 			strcmp(pipeline->server, server) == 0)
 			return;
@@ -69,8 +69,8 @@ check_stream(MillIngest *ingest)
 }
 
 /*
- * Was the gateway told something else than what holds now: where the brokers
- * are, with which credentials, the limit by which it cuts messages?
+ * Was the gateway given something else than what holds now: addresses of
+ * brokers, credentials, the limit on the length of messages?
  */
 static bool
 gateway_is_outdated(const MillIngest *ingest)
@@ -88,8 +88,8 @@ gateway_is_outdated(const MillIngest *ingest)
 }
 
 /*
- * Plan the source and bind the batch to it.  Also when DDL has changed
- * something; in a transaction, as the pipeline's owner.
+ * Plan the source and bind the batch to it, at the start and after DDL; in a
+ * transaction, as the pipeline's owner.
  */
 void
 mill_ingest_prepare(MillIngest *ingest)
@@ -112,7 +112,7 @@ mill_ingest_prepare(MillIngest *ingest)
 	MemoryContextSwitchTo(old);
 	ingest->on_error = error_policy(ingest);
 	ingest->restart = gateway_is_outdated(ingest);
-	mill_source_take(ingest->source, &ingest->batch);
+	mill_source_init_batch(ingest->source, &ingest->batch);
 }
 
 void
@@ -136,18 +136,18 @@ prepare_again(void *arg)
 }
 
 /*
- * Has DDL changed what we are to do?  Then it shows at once whether that can
- * still be done, and not with the next message.
+ * Plan again if DDL changed something, so that an error shows at once and not
+ * with the next message.
  */
 void
-mill_ingest_look_at_source(MillIngest *ingest)
+mill_ingest_check_source(MillIngest *ingest)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(ingest->looked_at, now, LOOK_INTERVAL) &&
-		ingest->looked_at <= now)
+	if (!TimestampDifferenceExceeds(ingest->checked_at, now, CHECK_INTERVAL) &&
+		ingest->checked_at <= now)
 		return;
-	ingest->looked_at = now;
+	ingest->checked_at = now;
 	mill_xact_begin("looking for changes");
 	mill_as_owner(ingest->pipeline->owner, prepare_again, ingest);
 	mill_xact_commit();

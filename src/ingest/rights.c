@@ -1,9 +1,9 @@
 /*
  * rights.c
- *		Who may bring what where.
+ *		Rights on source and target of a pipeline.
  *
- * Looked at when a pipeline is made or changed, for a message in time; and by
- * core when a batch is written, as the owner, for good.
+ * Checked when a pipeline is created or changed, for an early error.  What
+ * counts is core's check, as the pipeline's owner, when a batch is written.
  */
 #include "postgres.h"
 
@@ -27,7 +27,7 @@
 #include "core/settings.h"
 #include "ingest/rights.h"
 
-/* A right on the whole target, or on each of its columns that come. */
+/* Check a right on the whole target, or on each of its columns that are written. */
 static void
 check_column_rights(Oid user, Oid source, Oid target, AclMode right)
 {
@@ -61,7 +61,7 @@ mill_pipeline_check_rights(Oid user, Oid source, Oid stream, Oid target, bool up
 	check_column_rights(user, source, target, ACL_INSERT);
 	if (upsert)
 	{
-		/* ON CONFLICT DO UPDATE reads what it writes. */
+		/* ON CONFLICT DO UPDATE reads the columns that it writes */
 		check_column_rights(user, source, target, ACL_SELECT);
 		check_column_rights(user, source, target, ACL_UPDATE);
 		if (pg_class_aclcheck(target, user, ACL_DELETE) != ACLCHECK_OK)
@@ -85,7 +85,7 @@ refuse_superuser(Oid relid, const char *what)
 static void check_written(Oid relid);
 static void check_read(Oid relid);
 
-/* The relations that a view's own query names. */
+/* The relations in a view's own query. */
 static List *
 relations_of_view(Oid view)
 {
@@ -104,7 +104,7 @@ relations_of_view(Oid view)
 	return relations;
 }
 
-/* A trigger may be anybody's who was granted TRIGGER. */
+/* Refuse triggers with another role's function; any role with TRIGGER may have added one. */
 static void
 check_triggers(Relation rel)
 {
@@ -128,7 +128,7 @@ check_triggers(Relation rel)
 	}
 }
 
-/* What a rule does instead, or besides. */
+/* Check the actions of a rule. */
 static void
 check_action(Relation rel, const Query *action)
 {
@@ -149,7 +149,7 @@ check_action(Relation rel, const Query *action)
 	}
 }
 
-/* Triggers and rules of a relation that is written to. */
+/* Check triggers and rules of a relation that is written to. */
 static void
 check_fired(Oid relid)
 {
@@ -167,7 +167,7 @@ check_fired(Oid relid)
 	table_close(rel, NoLock);
 }
 
-/* Defaults, checks, triggers and rules run for whatever a row is written to. */
+/* Refuse another role's relation, with its defaults and constraints, and what it fires. */
 static void
 check_relation(Oid relid)
 {
@@ -176,7 +176,7 @@ check_relation(Oid relid)
 	check_fired(relid);
 }
 
-/* ... which partitions and the tables behind views are, too. */
+/* The same, also for its partitions, or the tables behind a view. */
 static void
 check_written(Oid relid)
 {
@@ -185,7 +185,7 @@ check_written(Oid relid)
 	check_stack_depth();
 	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
 	{
-		/* with itself */
+		/* find_all_inheritors includes the relation itself */
 		foreach (lc, find_all_inheritors(relid, RowExclusiveLock, NULL))
 			check_relation(lfirst_oid(lc));
 		return;
@@ -198,7 +198,7 @@ check_written(Oid relid)
 	}
 }
 
-/* A view's functions run as the reader; a stream's defaults do not. */
+/* Refuse another role's view: its functions run as the reader.  A stream's defaults do not. */
 static void
 check_read(Oid relid)
 {

@@ -1,6 +1,6 @@
 /*
  * source.c
- *		The query of a pipeline: from its stream, by views, to its target.
+ *		The query of a pipeline: from its stream, through views, to its target.
  *
  * The source of a pipeline is a stream or a view over one stream.  The query
  * that moves rows is
@@ -8,17 +8,17 @@
  *		SELECT (each column of the source, as the target's type), ordinal
  *		FROM source
  *
- * where ordinal is the stream's ctid, carried up through the views: the scan
- * of a batch sets it to the number of the message, so that each row knows the
- * message it comes from whatever plan was chosen.
+ * where ordinal is the stream's ctid, passed up through the views: the scan of
+ * a batch sets it to the number of the message, so that each row knows the
+ * message it comes from, whatever plan was chosen.
  *
  * Where a batch ends must not change the result.  So the query, with views
  * expanded, must be row-wise over the stream: no grouping, DISTINCT, LIMIT,
  * window or set operation above it, not on the nullable side of an outer
  * join, not in a subquery expression, and only once.
  *
- * A plan is kept over many batches.  Any invalidation of a relation or
- * function marks all of them invalid; that is rare, and planning is cheap.
+ * A plan is kept over many batches.  An invalidation of any relation or
+ * function marks all plans invalid; that is rare, and planning is cheap.
  */
 #include "postgres.h"
 
@@ -59,11 +59,11 @@
 #define ROWWISE_HINT                                                                               \
 	"A pipeline sees its stream in batches. Aggregate or sort the target table instead, for example in a view."
 
-/* All prepared sources share one flag, counted up by invalidations. */
+/* Number of invalidations so far; all prepared sources with another number are invalid. */
 static uint64 invalidations = 0;
 static bool callbacks_registered = false;
 
-/* ---- row-wise or not ---- */
+/* ---- is the query row-wise? ---- */
 
 static bool
 is_stream(const RangeTblEntry *rte)
@@ -72,7 +72,7 @@ is_stream(const RangeTblEntry *rte)
 		   mill_is_stream(rte->relid);
 }
 
-/* Collect the streams of a query tree, at any depth. */
+/* Collect the streams in a query tree, at any depth. */
 static bool
 collect_streams(Node *node, void *context)
 {
@@ -120,9 +120,9 @@ check_level(const Query *query)
 }
 
 /*
- * Check one query level and those below down to the stream, and add the
- * ordinal as last column to each.  Returns its column number, 0 if the stream
- * is not below.
+ * Check one query level and those below it down to the stream, and add the
+ * ordinal as the last column of each.  Returns its column number, or 0 if the
+ * stream is not below.
  */
 static AttrNumber
 add_ordinal(Query *query)
@@ -188,8 +188,8 @@ select_all(Relation source)
 }
 
 /*
- * Give each column the type of the target's column of that name, as INSERT
- * would; complain about all that do not fit at once.
+ * Cast each column to the type of the target's column of that name, as INSERT
+ * would; one error names all that do not fit.
  */
 static AttrNumber *
 match_columns(Query *query, Relation source, Relation target)
@@ -248,7 +248,7 @@ match_columns(Query *query, Relation source, Relation target)
 	return attnums;
 }
 
-/* The unique index that upsert goes by, opened. */
+/* Open the unique index that upsert uses. */
 static Relation
 open_key_index(Relation target, Oid key_index)
 {
@@ -279,7 +279,7 @@ open_key_index(Relation target, Oid key_index)
 	return index;
 }
 
-/* Find the key's columns among those that the source delivers. */
+/* Find the key's columns among those of the source. */
 static void
 find_key_columns(MillWriteSpec *spec, Relation target, Oid key_index)
 {
@@ -337,7 +337,7 @@ check_kinds(Relation source, Relation target)
 							   RelationGetRelationName(target))));
 }
 
-/* MillWriteSpec.is_delete: a row's ordinal tells its message. */
+/* MillWriteSpec.is_delete: the ordinal identifies the row's message. */
 static bool
 is_delete(ItemPointer ordinal, void *batch)
 {
@@ -345,9 +345,9 @@ is_delete(ItemPointer ordinal, void *batch)
 	return ((MillBatch *) batch)->deletes[ItemPointerGetBlockNumber(ordinal)];
 }
 
-/* A tombstone is a delete in mode upsert, else what the stream says. */
+/* In mode upsert a tombstone is a delete, else what the stream's option says. */
 void
-mill_source_take(const MillSource *source, MillBatch *batch)
+mill_source_init_batch(const MillSource *source, MillBatch *batch)
 {
 	batch->stream = source->stream->layout.relid;
 	batch->tombstone = source->spec.upsert ? MILL_TOMBSTONE_NULLS : source->stream->tombstone;
@@ -365,7 +365,7 @@ count_syscache_invalidation(Datum arg, int cacheid, uint32 hashvalue)
 	invalidations++;
 }
 
-/* ... and what it was when the plan was made is kept beside the plan. */
+/* A source, and the number of invalidations when its plan was made. */
 typedef struct PreparedSource
 {
 	MillSource source;

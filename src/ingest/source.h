@@ -1,6 +1,6 @@
 /*
  * source.h
- *		The query of a pipeline: from its stream, by views, to its target.
+ *		The query of a pipeline: from its stream, through views, to its target.
  */
 #ifndef MILL_INGEST_SOURCE_H
 #define MILL_INGEST_SOURCE_H
@@ -11,34 +11,34 @@
 
 typedef struct MillSource
 {
-	MemoryContext context; /* holds this and all of it */
+	MemoryContext context; /* holds this struct and all it points to */
 	MillStream *stream;
-	PlannedStmt *plan;	/* delivers spec.source */
-	MillWriteSpec spec; /* path is the caller's to set */
-	bool passed;		/* rows were taken by the target under this very plan */
-	uint64 received;	/* rows that the target was given; the caller's to reset */
+	PlannedStmt *plan;	/* returns rows of spec.source */
+	MillWriteSpec spec; /* path is set by the caller */
+	bool passed;		/* the target has accepted rows under this plan */
+	uint64 received;	/* rows passed to the target; reset by the caller */
 } MillSource;
 
 /*
  * Check that the source is row-wise over one stream and fits the target, and
- * plan it.  Planning runs functions of the source: the pipeline's owner must be
- * the current user (see mill_as_owner), and what a superuser may not run is
- * refused before (mill_pipeline_check_superuser).  Needs a transaction with an active
- * snapshot; the result lives in a child of the parent context.  Errors are the
- * user's.
+ * plan it.  Planning runs functions of the source, so the current user must be
+ * the pipeline's owner (see mill_as_owner), and what a superuser may not run
+ * must have been refused before (mill_pipeline_check_superuser).  Needs a
+ * transaction with an active snapshot; the result lives in a child of the
+ * parent context.  Errors are about what the user wrote.
  */
 extern MillSource *mill_source_prepare(MemoryContext parent, Oid owner, Oid source, Oid target,
 									   bool upsert, Oid key_index);
 
-/* Make the batch one of this source's stream. */
-extern void mill_source_take(const MillSource *source, MillBatch *batch);
+/* Set up a batch for this source's stream. */
+extern void mill_source_init_batch(const MillSource *source, MillBatch *batch);
 
-/* Has nothing changed since the source was planned, as far as this transaction knows? */
+/* Is the plan still valid, as far as this transaction knows? */
 extern bool mill_source_is_valid(const MillSource *source);
 
 /*
- * Lock what the plan touches.  False if it is no longer valid: delete its
- * context and prepare anew.
+ * Lock the relations of the plan.  False if it is not valid any more: delete
+ * its context and prepare the source again.
  */
 extern bool mill_source_lock(MillSource *source);
 

@@ -3,14 +3,13 @@
  *		The foreign data wrapper "kafka": its handler and EXPLAIN.
  *
  * A scan reads either the topic, through a gateway of its own that ends with
- * the query, or a batch that the caller has bound (mill_stream_bind).  It
- * runs in the backend or the ingest worker that runs the query, consumes
- * nothing and stores nothing: when it dies, nothing is lost but the gateway,
- * which ends with its pipe.
+ * the query, or a batch that the caller has bound (mill_stream_bind).  It runs
+ * in the process that runs the query, a backend or an ingest worker, and stores
+ * nothing: if that process dies, only the gateway ends, when its pipe closes.
  *
- * Streams cannot be written through core's modify callbacks, so those are
- * left out, and core refuses.  ANALYZE is left out as well: a sample of a
- * topic says little about what is read from it next.
+ * Streams cannot be modified, so there are no modify callbacks, and core
+ * refuses.  There is no ANALYZE either: a sample of a topic says little about
+ * what is read from it next.
  */
 #include "postgres.h"
 
@@ -31,7 +30,7 @@
 
 PG_FUNCTION_INFO_V1(mill_kafka_handler);
 
-/* "0: 0..100, 1: 5..7", the ends exclusive. */
+/* The ranges as "0: 0..100, 1: 5..7", ends exclusive. */
 static char *
 ranges_text(const MillScan *scan)
 {
@@ -45,8 +44,8 @@ ranges_text(const MillScan *scan)
 }
 
 /*
- * The conditions that were pushed down to partitions, or to offsets, as text:
- * "partition = 0 AND partition = ANY ($1)", "all" if there are none.
+ * The conditions on partitions, or those on offsets, that were pushed down, as
+ * text: "partition = 0 AND partition = ANY ($1)"; "all" if there are none.
  */
 static char *
 conditions_text(ForeignScanState *node, const MillScan *scan, bool partitions, ExplainState *es)

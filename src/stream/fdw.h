@@ -1,7 +1,7 @@
 /*
  * fdw.h
- *		What the files of the foreign data wrapper share: the form in which a
- *		plan keeps its pushed-down conditions, and a running scan.
+ *		Shared by the files of the foreign data wrapper: how a plan stores its
+ *		pushed-down conditions, and the state of a running scan.
  */
 #ifndef MILL_STREAM_FDW_H
 #define MILL_STREAM_FDW_H
@@ -14,8 +14,8 @@
 #include "stream/batch.h"
 
 /*
- * fdw_private of a plan, in this order.  Nothing there depends on a batch, so
- * one plan serves scans of the topic and of bound messages alike.
+ * The members of a plan's fdw_private.  None depends on a batch, so one plan
+ * serves scans of the topic and of bound batches.
  */
 enum
 {
@@ -24,7 +24,7 @@ enum
 								 * MillColumnKind, btree strategy, 1 for = ANY */
 };
 
-/* What a scan reads of one partition. */
+/* The range that a scan reads of one partition. */
 typedef struct MillRange
 {
 	int32 partition;
@@ -37,28 +37,28 @@ typedef struct MillScan
 {
 	MillStream *stream;
 	MillDecoder *decoder; /* NULL in EXPLAIN without ANALYZE */
-	Oid userid;			  /* whose user mapping to use */
+	Oid userid;			  /* user whose user mapping is used */
 	List *conditions;	  /* of the plan ... */
 	List *values;		  /* ... and the ExprState of each */
-	MemoryContext row;	  /* the values of one row */
+	MemoryContext row;	  /* for the values of one row */
 	bool opened;
 
-	/* bound: messages that are here already */
-	MillBatch *batch; /* by mill_stream_bind */
+	/* bound: messages in memory */
+	MillBatch *batch; /* set by mill_stream_bind */
 	int ordinal;
 
-	/* else: the topic; reading is the gateway's context */
+	/* not bound: the topic; reading is the gateway's memory context */
 	MemoryContext reading;
 	MillGateway *gateway;
 	int npartitions;
-	int64 *fixed_end; /* per partition, -1: not asked yet; stays over rescans */
+	int64 *fixed_end; /* per partition, -1: not asked yet; kept over rescans */
 	MillRange *ranges;
 	int nranges;
-	int running;	/* ranges not ended */
-	const char *at; /* what is left of the frame */
+	int running;	/* number of ranges not ended */
+	const char *at; /* next message in the frame */
 	const char *frame_end;
-	MillGatewayEvent *trouble; /* last event about the connection, or NULL */
-	TimestampTz trouble_since;
+	MillGatewayEvent *connection_event; /* last event about the connection, or NULL */
+	TimestampTz disconnected_since;
 	TimestampTz short_since; /* a partition ended before its end, or 0 */
 
 	const MillMessage *message; /* being decoded, for errcontext */
@@ -77,8 +77,8 @@ extern void mill_fdw_rescan(ForeignScanState *node);
 extern void mill_fdw_end(ForeignScanState *node);
 
 /*
- * Start a gateway for the scan and ask it for the ranges to read.  Returns
- * with nothing started if there is nothing to read.
+ * Start a gateway for the scan and ask it for the ranges to read.  Starts
+ * nothing if there is nothing to read.
  */
 extern void mill_fdw_open_topic(ForeignScanState *node, MillScan *scan);
 extern void mill_fdw_close_topic(MillScan *scan);

@@ -2,7 +2,7 @@
  * fdw_import.c
  *		IMPORT FOREIGN SCHEMA: a stream for each topic of a server.
  *
- * Topics say nothing about their contents, so the streams have the format
+ * Nothing is known about the contents of topics, so the streams have the format
  * raw: the value as text, and the metadata.  Runs in the backend of the
  * command, with a gateway that ends with it.
  */
@@ -19,14 +19,14 @@
 
 #include "stream/fdw.h"
 
-/* The name that stands for all topics, which have no schemas. */
+/* The remote schema's name, which stands for all topics, since Kafka has no schemas. */
 #define REMOTE_SCHEMA "kafka"
 
 #define ANSWER_TIMEOUT_MS 30000
 
 /*
- * Is the topic asked for?  Core's own topics (__consumer_offsets and the
- * like) only by name.
+ * Is the topic to be imported?  Kafka's internal topics (__consumer_offsets and
+ * the like) only by name.
  */
 static bool
 is_wanted(const char *table, ImportForeignSchemaStmt *stmt)
@@ -82,7 +82,7 @@ mill_fdw_import(ImportForeignSchemaStmt *stmt, Oid serverid)
 	{
 		const char *topic = lfirst(cell);
 
-		/* the table's name as the parser would cut it */
+		/* the table's name, truncated as the parser does it */
 		char *table = pnstrdup(topic, pg_mbcliplen(topic, strlen(topic), NAMEDATALEN - 1));
 
 		if (is_wanted(table, stmt))

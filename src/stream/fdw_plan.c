@@ -1,11 +1,11 @@
 /*
  * fdw_plan.c
- *		Planning a scan of a stream: what it may cost, which columns it must
- *		decode, and which conditions it can answer from the broker's side.
+ *		Planning a scan of a stream: its costs, the columns to decode, and the
+ *		conditions that can be pushed down.
  *
- * A condition on the partition, offset or timestamp narrows the ranges that
- * are read; it is checked again on each row, so narrowing may be coarse but
- * must never lose a row.  The other side of such a condition is kept as an
+ * A condition on the partition, offset or timestamp narrows the ranges that are
+ * read.  It is checked again on each row, so narrowing may be coarse but must
+ * never lose a row.  The other operand of such a condition is kept as an
  * expression and evaluated when the scan starts.
  */
 #include "postgres.h"
@@ -32,8 +32,8 @@
 #include "stream/fdw.h"
 
 /*
- * Nothing is known about a topic without asking, and planning should not ask.
- * The costs are high enough for the planner to read a topic once.
+ * Without asking the broker nothing is known about a topic, and planning should
+ * not ask.  The costs are high enough for the planner to read a topic only once.
  */
 #define GUESSED_ROWS 100000
 #define STARTUP_COST 1000.0
@@ -61,8 +61,8 @@ mill_fdw_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 /* ---- conditions ---- */
 
 /*
- * The metadata that a node is, if it is a column of this relation whose type
- * lets us compare on the broker's side, else MILL_COLUMN_FIELD.
+ * Which metadata column of this relation a node is, if its type can be compared
+ * on the broker's side; else MILL_COLUMN_FIELD.
  */
 static MillColumnKind
 column_kind(const MillStream *stream, RelOptInfo *rel, Node *node)
@@ -84,19 +84,19 @@ column_kind(const MillStream *stream, RelOptInfo *rel, Node *node)
 		return var->vartype == INT2OID || var->vartype == INT4OID || var->vartype == INT8OID
 				   ? kind
 				   : MILL_COLUMN_FIELD;
-	/* not for timestamp without time zone, where an hour comes twice a year */
+	/* not timestamp without time zone: an hour occurs twice when clocks are set back */
 	return kind == MILL_COLUMN_TIMESTAMP && var->vartype == TIMESTAMPTZOID ? kind
 																		   : MILL_COLUMN_FIELD;
 }
 
-/* Can the node be evaluated before the first row? */
+/* Can the node be evaluated before the first row is read? */
 static bool
 is_fixed(Node *node)
 {
 	return !contain_var_clause(node) && !contain_volatile_functions(node) && !contain_subplans(node);
 }
 
-/* The operator's strategy on the kind of column, 0 if it is of no use. */
+/* The operator's btree strategy on this kind of column, 0 if it cannot be used. */
 static int
 strategy_of(Oid opno, MillColumnKind kind)
 {
@@ -107,8 +107,8 @@ strategy_of(Oid opno, MillColumnKind kind)
 		return get_op_opfamily_strategy(opno, INTEGER_BTREE_FAM_OID);
 
 	/*
-	 * Timestamps may come out of order: one that is too high does not mean
-	 * that what follows is.
+	 * Timestamps may be out of order: after one that is too high there may be
+	 * others that are not.
 	 */
 	family = get_opclass_family(GetDefaultOpClass(TIMESTAMPTZOID, BTREE_AM_OID));
 	strategy = get_op_opfamily_strategy(opno, family);
@@ -116,8 +116,8 @@ strategy_of(Oid opno, MillColumnKind kind)
 }
 
 /*
- * If the clause is a condition of use, add it to conditions and its other
- * side to values.
+ * If the clause can be pushed down, add it to conditions and its other operand
+ * to values.
  */
 static void
 push_down(const MillStream *stream, RelOptInfo *rel, Expr *clause, List **conditions, List **values)
@@ -164,9 +164,9 @@ push_down(const MillStream *stream, RelOptInfo *rel, Expr *clause, List **condit
 /* ---- columns ---- */
 
 /*
- * The attributes that a scan must decode, as an integer list: those that go
- * up and those in its clauses.  The plan's own target list would not do: where
- * core spares a projection it holds every column.
+ * The attributes that a scan must decode, as an integer list: those of the
+ * output and those in the clauses.  The plan's own target list cannot be used:
+ * where core omits a projection it has every column.
  */
 static List *
 needed_attributes(RelOptInfo *rel, Oid relid, List *clauses)

@@ -3,10 +3,10 @@
  *		Which offsets of which partitions a scan of a topic reads, and the
  *		gateway that reads them.
  *
- * The end of each partition is fixed when it is first asked for and stays
- * over rescans, so that a query sees one state of the topic however its plan
- * reads it.  Everything else is asked again on each rescan: retention may
- * have moved the beginnings, and parameters may have changed.
+ * The end of each partition is asked for once and kept over rescans, so that a
+ * query sees one state of the topic however its plan reads it.  Everything else
+ * is asked again on each rescan: retention may have moved the beginnings, and
+ * parameters may have changed.
  */
 #include "postgres.h"
 
@@ -22,21 +22,21 @@
 
 #include "stream/fdw.h"
 
-/* How long the brokers may take for one answer. */
+/* Timeout of the brokers for one answer. */
 #define ANSWER_TIMEOUT_MS 30000
 
 #define UNIX_EPOCH_USECS ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
-/* The pushed-down conditions with their values, as far as all agree. */
+/* The intersection of the pushed-down conditions, evaluated. */
 typedef struct Bounds
 {
-	bool nothing; /* no row can pass */
+	bool nothing; /* no row can satisfy them */
 	int64 start;
 	int64 end;
 	int64 time_ms;		  /* first timestamp; -1: any */
 	int64 low_partition;  /* first ... */
 	int64 high_partition; /* ... and last */
-	List *partitions;	  /* of int64 arrays: = ANY */
+	List *partitions;	  /* int64 arrays of = ANY conditions */
 } Bounds;
 
 typedef struct Int64Array
@@ -76,7 +76,7 @@ integer_value(Datum value, Oid type)
 	elog(ERROR, "unexpected type %u in a condition on a partition or offset", type);
 }
 
-/* Narrow [*low, *high] to what compares so with value; both inclusive. */
+/* Narrow [*low, *high], both inclusive, by a comparison with value. */
 static void
 narrow(Bounds *bounds, int64 *low, int64 *high, int strategy, int64 value)
 {
@@ -122,8 +122,8 @@ add_partitions(Bounds *bounds, Datum value, Oid type)
 }
 
 /*
- * Raise the first timestamp.  Messages carry milliseconds, so rounding down
- * is near enough and loses none.
+ * Raise the first timestamp.  Messages have milliseconds; rounding down is
+ * close enough and loses none.
  */
 static void
 narrow_time(Bounds *bounds, Datum value, Oid type)
@@ -140,7 +140,7 @@ narrow_time(Bounds *bounds, Datum value, Oid type)
 
 	if (TIMESTAMP_IS_NOEND(time))
 		bounds->nothing = true;
-	/* a message's time is not negative; to the broker such times mean other things */
+	/* messages have no negative times, and to the broker those have special meanings */
 	if (TIMESTAMP_NOT_FINITE(time) || time < -UNIX_EPOCH_USECS)
 		return;
 	ms = (time + UNIX_EPOCH_USECS) / 1000;
@@ -206,7 +206,7 @@ partition_wanted(const Bounds *bounds, int32 partition)
 
 /*
  * Ask for the beginnings and ends of the count partitions in scan->ranges,
- * narrow them by bounds, and drop those that have nothing to read.
+ * narrow them by bounds, and remove those with nothing to read.
  */
 static void
 bound_ranges(MillScan *scan, const Bounds *bounds, int count)
@@ -237,7 +237,7 @@ bound_ranges(MillScan *scan, const Bounds *bounds, int count)
 	scan->nranges = kept;
 }
 
-/* Raise the beginnings to the first message at or after a time. */
+/* Raise the beginnings of ranges to the first message at or after a time. */
 static void
 bound_ranges_by_time(MillScan *scan, int64 time_ms)
 {
@@ -256,7 +256,7 @@ bound_ranges_by_time(MillScan *scan, int64 time_ms)
 	{
 		MillRange range = scan->ranges[i];
 
-		/* Without an answer the whole range is read; the rows are filtered. */
+		/* without an answer the whole range is read; the rows are filtered anyway */
 		if (offsets[i].error == 0)
 		{
 			if (offsets[i].offset < 0)
@@ -286,8 +286,8 @@ assign_ranges(MillScan *scan)
 }
 
 /*
- * How many partitions the topic has, asked once a query; makes room for one
- * range each.  query is the context for what outlives a rescan.
+ * Ask how many partitions the topic has, once in a query, and allocate a range
+ * for each.  query is the memory context for what outlives a rescan.
  */
 static void
 find_partitions(MillScan *scan, MemoryContext query)
@@ -314,7 +314,7 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 
 	scan->nranges = scan->running = 0;
 	scan->at = scan->frame_end = NULL;
-	scan->trouble = NULL;
+	scan->connection_event = NULL;
 	scan->short_since = 0;
 	scan->reading = AllocSetContextCreate(query, "stream scan", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(scan->reading);
@@ -325,7 +325,7 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 		properties = mill_properties_of(scan->stream->serverid, scan->userid, &flags);
 		scan->gateway = mill_gateway_start(properties, flags, 0);
 
-		/* the gateway wants to know its topic before anything about it */
+		/* the gateway must know its topic before other requests */
 		if (scan->fixed_end != NULL)
 			(void) mill_gateway_partitions(scan->gateway, scan->stream->layout.topic,
 										   ANSWER_TIMEOUT_MS);
@@ -347,7 +347,7 @@ mill_fdw_open_topic(ForeignScanState *node, MillScan *scan)
 		mill_fdw_close_topic(scan);
 }
 
-/* End the gateway, if there is one; the ranges stay, for EXPLAIN. */
+/* End the gateway if there is one; the ranges are kept, for EXPLAIN. */
 void
 mill_fdw_close_topic(MillScan *scan)
 {
@@ -359,6 +359,6 @@ mill_fdw_close_topic(MillScan *scan)
 	scan->reading = NULL;
 	scan->running = 0;
 	scan->at = scan->frame_end = NULL;
-	scan->trouble = NULL;
+	scan->connection_event = NULL;
 	scan->short_since = 0;
 }

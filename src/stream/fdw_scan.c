@@ -2,14 +2,14 @@
  * fdw_scan.c
  *		Running a scan of a stream.
  *
- * Reading the topic: the gateway is started for the first row, not before,
- * and ends with the last one; its memory context is a child of the query's,
- * so an error or a LIMIT ends it too.  A message is decoded when its row is
- * asked for; it lies in the gateway's frame, which stays until the next one
- * is read, and that is not before the next row.
+ * Reading the topic: the gateway is started for the first row and ended after
+ * the last one.  Its memory context is a child of the query's, so an error or a
+ * LIMIT ends it too.  A message is decoded when its row is asked for; it is in
+ * the gateway's frame, which is valid until the next one is read, and that is
+ * not before the next row.
  *
- * Reading a bound batch: no gateway, no network.  A message that is bad is
- * noted in the batch and gives no row; what to do about it is the caller's.
+ * Reading a bound batch: no gateway, no network.  The error of a bad message is
+ * noted in the batch, and there is no row; the caller decides what to do.
  */
 #include "postgres.h"
 
@@ -29,10 +29,10 @@
 #include "core/error.h"
 #include "stream/fdw.h"
 
-/* How long brokers may be out of reach before a query gives up. */
-#define TROUBLE_LIMIT_MS 30000
+/* How long brokers may be unreachable before a query gives up. */
+#define OUTAGE_LIMIT_MS 30000
 
-/* How long a partition may seem to end before its end. */
+/* How long a partition may end before its known end. */
 #define SHORT_END_LIMIT_MS 10000
 
 static _Noreturn void raise_bad_message(MillScan *scan, const MillDecodeError *error);
@@ -72,8 +72,8 @@ scan_error_context(void *arg)
 }
 
 /*
- * Decode the scan's message into the slot, which then holds it until the next
- * call.  An error raised in here tells where the message is.
+ * Decode the scan's message into the slot; the values are valid until the next
+ * call.  Errors raised in here say where the message is.
  */
 static MillVerdict
 decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
@@ -102,7 +102,7 @@ decode(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	return verdict;
 }
 
-/* What a delete is to a scan that treats tombstones so. */
+/* What a delete is, by the scan's treatment of tombstones. */
 static MillVerdict
 delete_as(MillTombstone tombstone, MillDecodeError *error)
 {
@@ -120,7 +120,7 @@ delete_as(MillTombstone tombstone, MillDecodeError *error)
 	return MILL_BAD;
 }
 
-/* Decode the scan's message with this function, and settle what a delete is. */
+/* Decode the scan's message with this function, and apply the treatment of deletes. */
 static MillVerdict
 take_verdict(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
 			 MillVerdict (*function)(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error),
@@ -128,7 +128,7 @@ take_verdict(MillScan *scan, TupleTableSlot *slot, MillTombstone tombstone,
 {
 	MillVerdict verdict = MILL_DELETE;
 
-	/* a null value is a delete in every format; only who wants its row decodes it */
+	/* a null value is a delete in every format; decode it only if a row is wanted */
 	if (scan->message->value_length >= 0 || tombstone == MILL_TOMBSTONE_NULLS)
 		verdict = function(scan, slot, error);
 	return verdict == MILL_DELETE ? delete_as(tombstone, error) : verdict;
@@ -185,7 +185,7 @@ next_bound_row(MillScan *scan, TupleTableSlot *slot)
 
 /* ---- the topic ---- */
 
-/* A partition's position is known; has it come to the end of its range? */
+/* A partition's position is known: is that the end of its range? */
 static void
 take_range_end(MillScan *scan, const char *payload)
 {
@@ -207,8 +207,8 @@ take_range_end(MillScan *scan, const char *payload)
 		}
 
 		/*
-		 * Before its end: a replica that is behind, which will catch up, or a
-		 * topic that lost messages, which will not.
+		 * Before its end: either a replica is behind and will catch up, or the
+		 * topic has lost messages and will not.
 		 */
 		else if (scan->short_since == 0)
 			scan->short_since = GetCurrentTimestamp();
@@ -228,13 +228,13 @@ take_scan_event(MillScan *scan, const MillFrame *frame)
 			elog(DEBUG1, "gateway: %s", event.message);
 			break;
 		case MILL_EVENT_RECOVERED:
-			scan->trouble = NULL;
+			scan->connection_event = NULL;
 			break;
 		case MILL_EVENT_DEGRADED:
-			if (scan->trouble == NULL)
-				scan->trouble_since = GetCurrentTimestamp();
-			scan->trouble = MemoryContextAlloc(scan->reading, sizeof(event));
-			*scan->trouble = event;
+			if (scan->connection_event == NULL)
+				scan->disconnected_since = GetCurrentTimestamp();
+			scan->connection_event = MemoryContextAlloc(scan->reading, sizeof(event));
+			*scan->connection_event = event;
 			break;
 		case MILL_EVENT_REFUSED:
 		case MILL_EVENT_FORBIDDEN:
@@ -255,20 +255,21 @@ take_scan_event(MillScan *scan, const MillFrame *frame)
 	}
 }
 
-/* Wait for the gateway, but not for ever where it seems of no use. */
+/* Wait for the gateway, but give up if brokers or partition stay out of reach for long. */
 static void
 wait_for_gateway(MillScan *scan)
 {
 	if (mill_gateway_wait(scan->gateway, 1000))
 		return;
-	if (scan->trouble &&
-		TimestampDifferenceExceeds(scan->trouble_since, GetCurrentTimestamp(), TROUBLE_LIMIT_MS))
+	if (scan->connection_event &&
+		TimestampDifferenceExceeds(scan->disconnected_since, GetCurrentTimestamp(), OUTAGE_LIMIT_MS))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
 				 errmsg("could not read topic \"%s\"", scan->stream->layout.topic),
-				 errdetail_internal("%s: %s", scan->trouble->message,
-									scan->trouble->detail ? scan->trouble->detail : "no answer"),
-				 scan->trouble->hint ? errhint("%s", scan->trouble->hint) : 0));
+				 errdetail_internal("%s: %s", scan->connection_event->message,
+									scan->connection_event->detail ? scan->connection_event->detail
+																   : "no answer"),
+				 scan->connection_event->hint ? errhint("%s", scan->connection_event->hint) : 0));
 	if (scan->short_since != 0 &&
 		TimestampDifferenceExceeds(scan->short_since, GetCurrentTimestamp(), SHORT_END_LIMIT_MS))
 		ereport(ERROR, (errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
@@ -278,8 +279,8 @@ wait_for_gateway(MillScan *scan)
 }
 
 /*
- * The next message of the topic, NULL when every range has come to its end;
- * valid until the next call.
+ * The next message of the topic, NULL when all ranges have ended; valid until
+ * the next call.
  */
 static const MillMessage *
 next_message(MillScan *scan)
@@ -311,7 +312,7 @@ next_message(MillScan *scan)
 				take_scan_event(scan, frame);
 				break;
 			default:
-				/* new watermarks and partitions: this scan's end is fixed */
+				/* new watermarks and partitions do not matter: this scan's ends are fixed */
 				break;
 		}
 	}
@@ -335,10 +336,10 @@ raise_bad_message(MillScan *scan, const MillDecodeError *error)
 }
 
 /*
- * Decode, where on_error is 'skip': some types' input functions raise an
- * error instead of reporting one, and only a subtransaction contains that.  It
- * has ended when we return or raise.  Whatever its SQLSTATE, such an error is
- * the message's.
+ * Decode with on_error 'skip': input functions of some types raise errors
+ * instead of returning them, which only a subtransaction can contain.  It has
+ * ended when this returns or raises.  Such an error is the message's, whatever
+ * its SQLSTATE.
  */
 static MillVerdict
 decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
@@ -347,7 +348,7 @@ decode_contained(MillScan *scan, TupleTableSlot *slot, MillDecodeError *error)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile MillVerdict verdict = MILL_BAD;
 
-	/* not allowed beside parallel workers; there such an error ends the query */
+	/* no subtransactions in parallel mode; there such an error ends the query */
 	if (IsInParallelMode())
 		return decode(scan, slot, error);
 
@@ -399,7 +400,7 @@ next_row(MillScan *scan, TupleTableSlot *slot)
 		scan->skipped++;
 	}
 
-	/* the slot's values may point into the last frame */
+	/* the slot's values may point into the previous frame */
 	ExecClearTuple(slot);
 	mill_fdw_close_topic(scan);
 	return slot;
@@ -424,7 +425,7 @@ mill_fdw_iterate(ForeignScanState *node)
 	return scan->batch ? next_bound_row(scan, slot) : next_row(scan, slot);
 }
 
-/* Walker of mill_stream_bind. */
+/* Planstate walker of mill_stream_bind. */
 static bool
 bind_scans(PlanState *node, void *batch)
 {

@@ -3,11 +3,11 @@
  *		The options of servers, user mappings, streams and their columns:
  *		checked when they are written, read when they are used.
  *
- * Table and column options are ours; one table of parsers serves the
- * validator and mill_stream_load, so what DDL accepts is what a scan
- * understands.  Options of servers and user mappings are the client
- * library's: only the gateway knows them, and a short-lived one checks them.
- * The library is never called in this process.
+ * Table and column options are parsed here, by one table of parsers for the
+ * validator and for mill_stream_load, so DDL accepts exactly what a scan
+ * understands.  Options of servers and user mappings are properties of the
+ * client library: only the gateway knows them, and DDL starts one to check
+ * them.  The library is never called in this process.
  */
 #include "postgres.h"
 
@@ -38,7 +38,7 @@
 #define MAX_MESSAGE_BYTES (100 * 1024 * 1024)
 #define DEFAULT_MESSAGE_BYTES (1024 * 1024)
 
-/* What can go wrong with a value, in words. */
+/* What is wrong with a value. */
 typedef struct OptionProblem
 {
 	const char *detail; /* a sentence or NULL */
@@ -54,7 +54,7 @@ typedef struct TableOption
 static const char *const on_error_names[] = {"dead_letter", "stop", "skip"};
 static const char *const tombstone_names[] = {"skip", "nulls", "dead_letter"};
 
-/* By MillColumnKind; the first is not a choice. */
+/* Names by MillColumnKind; the first cannot be given. */
 static const char *const metadata_names[] = {NULL,		"key",		 "key_text",
 											 "headers", "timestamp", "partition",
 											 "offset",	"topic",	 "payload"};
@@ -166,11 +166,11 @@ static const TableOption table_options[] = {
 	{"delimiter", parse_delimiter},
 };
 
-/* ---- complaints ---- */
+/* ---- errors ---- */
 
 /*
- * Refuse an option's name; the hint is the nearest valid name, as core gives
- * it, or all of them if none is near.
+ * Refuse an option's name, with the most similar valid name as hint, or all of
+ * them if none is similar.
  */
 static void
 refuse_name(const char *name, const char *const *valid, int count)
@@ -213,7 +213,7 @@ refuse_value(const char *name, const char *value, const OptionProblem *problem)
 
 /* ---- tables ---- */
 
-/* Parse a stream's table options into stream, over the defaults. */
+/* Parse a stream's table options into stream, which has the defaults. */
 static void
 parse_table_options(MillStream *stream, List *options)
 {
@@ -248,7 +248,7 @@ parse_table_options(MillStream *stream, List *options)
 	}
 }
 
-/* What no single option shows. */
+/* Check what depends on several options. */
 static void
 check_table_options(const MillStream *stream)
 {
@@ -261,7 +261,7 @@ check_table_options(const MillStream *stream)
 
 /* ---- columns ---- */
 
-/* A column's name as a path: quoted where it would read as more than a name. */
+/* A column's name as a path, quoted if it would be parsed as more than a name. */
 static char *
 name_as_path(const char *name)
 {
@@ -281,7 +281,7 @@ name_as_path(const char *name)
 	return path.data;
 }
 
-/* Is this how JSONPath, JSON Pointer or a wildcard is written? */
+/* Does this look like JSONPath, a JSON Pointer or a wildcard? */
 static bool
 is_foreign_path(const char *path)
 {
@@ -289,7 +289,7 @@ is_foreign_path(const char *path)
 		   path[0] == '/' || (path[0] != '"' && strchr(path, '*') != NULL);
 }
 
-/* Parse one column's options; field stays NULL where none is given. */
+/* Parse one column's options; field stays NULL if it is not given. */
 static void
 parse_column_options(MillColumn *column, List *options)
 {
@@ -345,9 +345,8 @@ parse_column_options(MillColumn *column, List *options)
 }
 
 /*
- * The validator of the foreign data wrapper: options as text[], and the
- * catalog they are for.  Core calls it with all options that the object would
- * have.
+ * The validator of the foreign data wrapper.  Arguments: options as text[], and
+ * the catalog they are for.  Core passes all options that the object would have.
  */
 Datum
 mill_kafka_validator(PG_FUNCTION_ARGS)

@@ -2,8 +2,8 @@
  * stream.h
  *		A stream: a foreign table over a topic, as its options describe it.
  *
- * The door of the room stream, for whoever works with streams by other means
- * than SELECT; batch.h lets a query read messages that are here already.
+ * The public header of the room, for other ways to use streams than SELECT.
+ * See also batch.h, which lets a query read messages in memory.
  */
 #ifndef MILL_STREAM_STREAM_H
 #define MILL_STREAM_STREAM_H
@@ -18,7 +18,7 @@ typedef enum MillOnError
 	MILL_ON_ERROR_SKIP
 } MillOnError;
 
-/* What a delete is, such as a null value, where rows are only appended. */
+/* What a delete (a null value) becomes where rows are only appended. */
 typedef enum MillTombstone
 {
 	MILL_TOMBSTONE_SKIP,
@@ -34,10 +34,10 @@ typedef struct MillStream
 	MillTombstone tombstone;
 } MillStream;
 
-/* Is this foreign table one? */
+/* Is this foreign table a stream? */
 extern bool mill_is_stream(Oid relid);
 
-/* Its options, parsed, in the current memory context. */
+/* The stream's options, parsed, in the current memory context. */
 extern MillStream *mill_stream_load(Oid relid);
 
 #endif

@@ -1,13 +1,13 @@
 /*
  * session.c
- *		Sessions: events of which each follows the one before within a gap.
+ *		Sessions: runs of events, each within a gap of the one before.
  *
- * Runs in any backend.  mill.session_start is a window function: it walks a
- * partition in the order of the event time and keeps, in the partition's
- * memory, where the current session began.  mill.session_end is an aggregate
- * whose state is the end itself; this file has its transition function.
+ * Runs in any backend.  mill.session_start is a window function: it reads a
+ * partition in the order of the event time and keeps where the current session
+ * began in the partition's memory.  mill.session_end is an aggregate whose
+ * state is the end itself; its transition function is here.
  *
- * A gap's days count 24 hours; its months, of no certain length, are refused.
+ * A day of a gap has 24 hours; months have no fixed length and are refused.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@ time_of(Datum value, MillTimeType type)
 	return type == MILL_TIME_DATE ? (int64) DatumGetDateADT(value) : DatumGetInt64(value);
 }
 
-/* A gap in what the type counts: microseconds, days, or plain numbers. */
+/* A gap in the unit of the time type: microseconds, days, or plain numbers. */
 static int64
 gap_units(Datum gap, MillTimeType type)
 {
@@ -80,7 +80,7 @@ refuse_null_gap(bool null)
 						errmsg("gap of sessions must not be null")));
 }
 
-/* The time of the first event of the session that the current row is in. */
+/* SQL: the time of the first event of the session that the current row is in. */
 static Datum
 session_start(FunctionCallInfo fcinfo, MillTimeType type)
 {
@@ -113,7 +113,7 @@ session_start(FunctionCallInfo fcinfo, MillTimeType type)
 	return mill_time_datum(type, state->start);
 }
 
-/* The later of the state and the event's time plus the gap: when the session would end. */
+/* Transition function: the later of the state and the event's time plus the gap. */
 static Datum
 session_end(FunctionCallInfo fcinfo, MillTimeType type)
 {
@@ -148,7 +148,7 @@ session_end(FunctionCallInfo fcinfo, MillTimeType type)
 	}                                                                                              \
 	extern Datum mill_session_end_##name(PG_FUNCTION_ARGS)
 
-/* Both timestamps look alike. */
+/* for timestamp and timestamptz, which have the same representation */
 SESSION_FUNCTIONS(timestamp, MILL_TIME_TIMESTAMP);
 SESSION_FUNCTIONS(date, MILL_TIME_DATE);
 SESSION_FUNCTIONS(bigint, MILL_TIME_BIGINT);

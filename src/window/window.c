@@ -1,14 +1,14 @@
 /*
  * window.c
- *		Widths of windows, panes, and the windows' arithmetic.
+ *		Widths of windows, panes, and the arithmetic of windows.
  *
  * Runs in any backend.  Keeps no state.
  *
- * An event time is first turned into a unit (mill_window_unit), brought down
- * to the grid of window starts (mill_window_floor), and units are turned back
- * into times (mill_window_value).  Division rounds down everywhere: times
- * before the origin, before 2000 and before Christ are nothing special.
- * Whatever leaves the range of its type is an error, never a wrong time.
+ * An event time is converted to a unit (mill_window_unit) and rounded down to
+ * the grid of window starts (mill_window_floor); units are converted back to
+ * times (mill_window_value).  Division always rounds down, so times before the
+ * origin, before 2000 and before Christ are not special.  What is out of the
+ * range of its type is an error, never a wrong time.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
-/* 2000-01-03, a Monday, in days since 2000-01-01: where windows begin unless told. */
+/* 2000-01-03, a Monday, in days since 2000-01-01: the default origin. */
 #define DEFAULT_ORIGIN_DAY 2
 
 void
@@ -39,7 +39,7 @@ interval_text(const Interval *interval)
 	return DatumGetCString(DirectFunctionCall1(interval_out, PointerGetDatum(interval)));
 }
 
-/* The kind of a width; what names it in errors. */
+/* The kind of a width; an error, which calls it what, if it mixes kinds or is not above zero. */
 static MillWidthKind
 width_kind(const Interval *width, const char *what)
 {
@@ -59,7 +59,7 @@ width_kind(const Interval *width, const char *what)
 							 : MILL_WIDTH_FIXED;
 }
 
-/* The kind of a window's width; an error when it mixes kinds or is not above zero. */
+/* The kind of a window's width; an error if it mixes kinds or is not above zero. */
 MillWidthKind
 mill_width_kind(const Interval *size)
 {
@@ -86,17 +86,17 @@ greatest_common_divisor(int64 a, int64 b)
 {
 	while (b != 0)
 	{
-		int64 rest = a % b;
+		int64 remainder = a % b;
 
 		a = b;
-		b = rest;
+		b = remainder;
 	}
 	return a;
 }
 
 /*
- * The width of panes: each lies in a window entirely or not at all.  In the
- * current memory context.
+ * The width of panes, such that each pane is either inside or outside of a
+ * window.  In the current memory context.
  */
 Interval *
 mill_pane_width(const Interval *slide, const Interval *size)
@@ -126,7 +126,7 @@ mill_pane_width_int(int64 slide, int64 size)
 	return greatest_common_divisor(slide, size);
 }
 
-/* Neither infinity is in any window. */
+/* Is the value finite?  Infinite times are in no window. */
 bool
 mill_window_finite(MillTimeType type, int64 value)
 {
@@ -143,14 +143,14 @@ mill_window_finite(MillTimeType type, int64 value)
 	return true;
 }
 
-/* A value in what its type counts, as a datum of that type. */
+/* A value in the unit of its type, as a datum of the type. */
 Datum
 mill_time_datum(MillTimeType type, int64 value)
 {
 	return type == MILL_TIME_DATE ? DateADTGetDatum((DateADT) value) : Int64GetDatum(value);
 }
 
-/* Whether a value is one of its type. */
+/* Is the value in the range of its type? */
 bool
 mill_window_in_range(MillTimeType type, int64 value)
 {
@@ -183,9 +183,9 @@ floor_divide(int64 a, int64 b)
 static int64
 floor_modulo(int64 a, int64 b)
 {
-	int64 rest = a % b;
+	int64 remainder = a % b;
 
-	return rest < 0 ? rest + b : rest;
+	return remainder < 0 ? remainder + b : remainder;
 }
 
 static int64
@@ -202,7 +202,7 @@ width_units(MillTimeType type, MillWidthKind kind, const Interval *width)
 	return units;
 }
 
-/* The month since 2000-01 of a local time or date, and what of the month has passed by then. */
+/* The month since 2000-01 of a local time or date, and how far into the month it is. */
 static int64
 month_of(MillTimeType type, int64 local, int64 *passed)
 {
@@ -216,9 +216,9 @@ month_of(MillTimeType type, int64 local, int64 *passed)
 	return ((int64) year - 2000) * 12 + month - 1;
 }
 
-/* A given origin, as a unit and a rest. */
+/* Set the origin's remainder, and return the origin as a unit. */
 static int64
-place_origin(MillWindows *windows, int64 origin)
+set_origin(MillWindows *windows, int64 origin)
 {
 	int64 month;
 
@@ -231,11 +231,11 @@ place_origin(MillWindows *windows, int64 origin)
 		return origin;
 	if (windows->kind == MILL_WIDTH_DAYS)
 	{
-		windows->rest = floor_modulo(origin, day_units(windows->type));
+		windows->remainder = floor_modulo(origin, day_units(windows->type));
 		return origin;
 	}
-	month = month_of(windows->type, origin, &windows->rest);
-	if (windows->rest >= 28 * day_units(windows->type))
+	month = month_of(windows->type, origin, &windows->remainder);
+	if (windows->remainder >= 28 * day_units(windows->type))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("origin of windows of months must lie on day 1 to 28 of its month"),
 						errdetail("Not every month has the days after."),
@@ -244,8 +244,8 @@ place_origin(MillWindows *windows, int64 origin)
 }
 
 /*
- * Make windows ready for use.  The zone (of days and months of timestamptz
- * only; else ignored) must live as long as they do.
+ * Set up windows.  The zone (used for days and months of timestamptz only) must
+ * live as long as they do.
  */
 void
 mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
@@ -262,11 +262,11 @@ mill_windows_set(MillWindows *windows, MillTimeType type, const Interval *slide,
 	windows->slide = width_units(type, windows->kind, slide);
 	windows->size = width_units(type, windows->kind, size);
 	Assert(windows->slide > 0 && windows->size > 0);
-	windows->rest = 0;
+	windows->remainder = 0;
 	windows->zone = type == MILL_TIME_TIMESTAMPTZ && windows->kind != MILL_WIDTH_FIXED ? zone
 																					   : NULL;
 	if (origin != NULL)
-		unit = place_origin(windows, *origin);
+		unit = set_origin(windows, *origin);
 	else
 		unit = windows->kind == MILL_WIDTH_MONTHS ? 0 : DEFAULT_ORIGIN_DAY * day_units(type);
 	windows->origin = floor_modulo(unit, windows->slide);
@@ -281,12 +281,12 @@ mill_windows_set_int(MillWindows *windows, int64 slide, int64 size, int64 origin
 	windows->slide = slide;
 	windows->size = size;
 	windows->origin = floor_modulo(origin, slide);
-	windows->rest = 0;
+	windows->remainder = 0;
 	windows->zone = NULL;
 }
 
 /*
- * The unit in which a finite event time lies.  A window holds the time when
+ * The unit in which a finite event time is.  A window contains the time if
  * start <= unit < start + size.
  */
 int64
@@ -300,12 +300,12 @@ mill_window_unit(const MillWindows *windows, int64 value)
 	if (windows->kind != MILL_WIDTH_MONTHS)
 		return value;
 	month = month_of(windows->type, value, &passed);
-	return passed < windows->rest ? month - 1 : month;
+	return passed < windows->remainder ? month - 1 : month;
 }
 
 /*
- * The unit of a window's start.  In a zone a day may begin later than its
- * local midnight, which did not exist.
+ * The unit of a window's start.  In a zone a day may begin after its local
+ * midnight, if that does not exist.
  */
 int64
 mill_window_start_unit(const MillWindows *windows, int64 start)
@@ -313,11 +313,11 @@ mill_window_start_unit(const MillWindows *windows, int64 start)
 	int64 unit = mill_window_unit(windows, start);
 
 	if (windows->zone != NULL && windows->kind == MILL_WIDTH_DAYS)
-		unit -= floor_modulo(unit - windows->rest, USECS_PER_DAY);
+		unit -= floor_modulo(unit - windows->remainder, USECS_PER_DAY);
 	return unit;
 }
 
-/* The last start of a window up to a unit. */
+/* The last window start at or before a unit. */
 int64
 mill_window_floor(const MillWindows *windows, int64 unit)
 {
@@ -330,7 +330,7 @@ mill_window_floor(const MillWindows *windows, int64 unit)
 	return unit;
 }
 
-/* The local time or date at which a month begins, the origin's day and time added. */
+/* The local time or date at which a month begins, plus the origin's day and time. */
 static int64
 month_begin(const MillWindows *windows, int64 month)
 {
@@ -343,12 +343,12 @@ month_begin(const MillWindows *windows, int64 month)
 		mill_window_out_of_range(windows->type);
 	begin = (int64) date2j(year, month, 1) - POSTGRES_EPOCH_JDATE;
 	if (pg_mul_s64_overflow(begin, day_units(windows->type), &begin) ||
-		pg_add_s64_overflow(begin, windows->rest, &begin))
+		pg_add_s64_overflow(begin, windows->remainder, &begin))
 		mill_window_out_of_range(windows->type);
 	return begin;
 }
 
-/* The time at which a unit, and some more, begins: a window's start; with its size, its end. */
+/* The time at which start + more begins, both units: a window's start, or its end. */
 int64
 mill_window_value(const MillWindows *windows, int64 unit, int64 plus)
 {
@@ -359,7 +359,7 @@ mill_window_value(const MillWindows *windows, int64 unit, int64 plus)
 	value = windows->kind == MILL_WIDTH_MONTHS ? month_begin(windows, unit) : unit;
 	if (windows->zone != NULL)
 	{
-		/* the zone's arithmetic needs some room */
+		/* the zone's arithmetic needs a margin */
 		if (value < MIN_TIMESTAMP - 2 * USECS_PER_DAY || value > END_TIMESTAMP + 2 * USECS_PER_DAY)
 			mill_window_out_of_range(windows->type);
 		value = mill_zone_first(windows->zone, value);

@@ -1,8 +1,8 @@
 /*
  * window.h
- *		Windows over time: widths, panes, and which windows hold an instant.
+ *		Windows over time: widths, panes, and which windows contain a time.
  *
- * Windows are [k * slide, k * slide + size) from an origin, for each whole k.
+ * Windows are [k * slide, k * slide + size) from an origin, for each integer k.
  * They are counted in units: microseconds (local ones for days in a zone), days
  * of a date, months, or plain numbers.
  */
@@ -14,7 +14,7 @@
 #include "window/zone.h"
 typedef enum MillWidthKind
 {
-	MILL_WIDTH_FIXED, /* hours and less: always as long */
+	MILL_WIDTH_FIXED, /* hours and less: of fixed length */
 	MILL_WIDTH_DAYS,  /* days and weeks, of 23 to 25 hours in a zone */
 	MILL_WIDTH_MONTHS /* months and years */
 } MillWidthKind;
@@ -33,9 +33,9 @@ typedef struct MillWindows
 	MillWidthKind kind;
 	int64 slide;
 	int64 size;
-	int64 origin; /* in [0, slide): where the grid of starts lies */
-	int64 rest;	  /* how far into its day (or month) the origin lies */
-	pg_tz *zone;  /* set when units are of local time */
+	int64 origin;	 /* in [0, slide): offset of the grid of window starts */
+	int64 remainder; /* how far the origin is into its day (or month) */
+	pg_tz *zone;	 /* set if units are local time */
 } MillWindows;
 
 extern MillWidthKind mill_width_kind(const Interval *size);

@@ -2,15 +2,14 @@
  * window_functions.c
  *		Windows as SQL functions: starts, ends, hop.
  *
- * Runs in any backend, parallel workers included.  What a call works out from
- * its widths, origin and zone is kept with the calling expression
- * (fn_extra) and compared at each call: an expression of PL/pgSQL outlives
- * the values of its variables, so arguments that claim to be stable cannot be
- * trusted.
+ * Runs in any backend, parallel workers included.  What a call computes from
+ * its widths, origin and zone is cached in the calling expression (fn_extra)
+ * and compared at each call: an expression of PL/pgSQL outlives the values of
+ * its variables, so arguments cannot be trusted to be stable.
  *
  * mill.tumble is an SQL function that the planner inlines to window_start and
- * window_end_of; with constant fixed widths window_support.c replaces those
- * by fixed_start and fixed_end, which cost as much as date_bin.
+ * window_end_of; for constant fixed widths window_support.c replaces those by
+ * fixed_start and fixed_end, which cost as much as date_bin.
  */
 #include "postgres.h"
 
@@ -25,7 +24,7 @@
 
 typedef struct WindowCache
 {
-	bool ready; /* windows are those of the values below */
+	bool ready; /* windows match the values below */
 	Interval slide;
 	Interval size;
 	bool has_origin;
@@ -33,7 +32,7 @@ typedef struct WindowCache
 	pg_tz *zone;
 	char *zone_name; /* NULL: the session's zone */
 	MillWindows windows;
-	/* the calendar window that was last found */
+	/* the last calendar window that was found */
 	int64 start;
 	int64 end;
 } WindowCache;
@@ -52,7 +51,7 @@ refuse_null(FunctionCallInfo fcinfo, int argument, const char *what)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", what)));
 }
 
-/* Notes the zone that is meant, the session's without a name; true if it is another now. */
+/* Note which zone is meant, the session's without a name; true if it has changed. */
 static bool
 note_zone(FunctionCallInfo fcinfo, int argument, WindowCache *cache)
 {
@@ -87,7 +86,7 @@ same_interval(const Interval *a, const Interval *b)
 	return a->time == b->time && a->day == b->day && a->month == b->month;
 }
 
-/* Takes the widths over into the cache; true when they are others than before. */
+/* Copy the widths into the cache; true if they have changed. */
 static bool
 note_widths(FunctionCallInfo fcinfo, int size_arg, MillTimeType type, WindowCache *cache)
 {
@@ -114,8 +113,8 @@ note_widths(FunctionCallInfo fcinfo, int size_arg, MillTimeType type, WindowCach
 }
 
 /*
- * The windows that the arguments after the time describe: slide (of a hop
- * only), size, origin, time zone (of a timestamptz only).
+ * The windows described by the arguments after the time: slide (of a hop only),
+ * size, origin, time zone (of a timestamptz only).
  */
 static WindowCache *
 find_windows(FunctionCallInfo fcinfo, MillTimeType type, bool hop)
@@ -151,8 +150,8 @@ find_windows(FunctionCallInfo fcinfo, MillTimeType type, bool hop)
 }
 
 /*
- * The start or the end of the window that a time is in.  A window of the
- * calendar is worth remembering: events come in about the order of their time.
+ * The start or the end of the window that contains a time.  The last calendar
+ * window is cached, because events come roughly in the order of their times.
  */
 static Datum
 window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
@@ -183,7 +182,7 @@ window_around(FunctionCallInfo fcinfo, MillTimeType type, bool end)
 	return mill_time_datum(type, end ? cache->end : cache->start);
 }
 
-/* The end of the window that starts at a time; a hop starts where its size does not. */
+/* The end of the window that starts at a time, on the grid or, as of a hop, not. */
 static Datum
 window_end(FunctionCallInfo fcinfo, MillTimeType type)
 {
@@ -207,7 +206,7 @@ window_end(FunctionCallInfo fcinfo, MillTimeType type)
 	return mill_time_datum(type, cache->end);
 }
 
-/* All windows that a time is in, by their start. */
+/* All windows that contain a time, by their start. */
 static Datum
 hop(FunctionCallInfo fcinfo, MillTimeType type)
 {
@@ -227,7 +226,7 @@ hop(FunctionCallInfo fcinfo, MillTimeType type)
 		return (Datum) 0;
 	unit = mill_window_unit(windows, value);
 	last = mill_window_floor(windows, unit);
-	/* in a gap between windows that are shorter than their slide */
+	/* slide > size: the time may be between two windows */
 	if (unit - last >= windows->size)
 		return (Datum) 0;
 	count = (windows->size - 1 - (unit - last)) / windows->slide;
@@ -276,9 +275,10 @@ WINDOW_FUNCTIONS(date, MILL_TIME_DATE);
 WINDOW_FUNCTIONS(bigint, MILL_TIME_BIGINT);
 
 /*
- * fixed_start and fixed_end (time, width, origin): what is left of fixed
- * widths when the planner knows them.  The width is above zero and the origin in
- * [0, width).  Of both timestamps, which look alike, and of bigint.
+ * fixed_start and fixed_end (time, width, origin): what the planner makes of
+ * calls with fixed widths.  The width is above zero and the origin in [0,
+ * width).  For both timestamp types, which have the same representation, and
+ * bigint.
  */
 static inline Datum
 fixed_bound(FunctionCallInfo fcinfo, MillTimeType type, bool end)
@@ -332,7 +332,7 @@ mill_fixed_end_bigint(PG_FUNCTION_ARGS)
 	return fixed_bound(fcinfo, MILL_TIME_BIGINT, true);
 }
 
-/* Whether a time can be in a window: neither infinite nor, as the functions are strict, null. */
+/* Can a time be in a window?  It must be finite; the functions are strict, so not NULL. */
 PG_FUNCTION_INFO_V1(mill_is_finite_timestamp);
 Datum
 mill_is_finite_timestamp(PG_FUNCTION_ARGS)

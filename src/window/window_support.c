@@ -1,10 +1,10 @@
 /*
  * window_support.c
- *		What the planner is told about windows.
+ *		Planner support functions of windows.
  *
  * Runs in any backend that plans a query.  A support function never raises an
- * error for what a user wrote: it leaves the call alone, and executing it says
- * what is wrong.
+ * error about what a user wrote: it leaves the call alone, and its execution
+ * raises it.
  */
 #include "postgres.h"
 
@@ -21,10 +21,10 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* What hop yields when its widths are not known. */
+/* Row estimate of hop if its widths are not known. */
 #define UNKNOWN_HOP_ROWS 10
 
-/* The constant an argument is; NULL when it is none, or null. */
+/* The constant that an argument is; NULL if it is none, or null. */
 static Const *
 constant_operand(List *arguments, int n)
 {
@@ -43,7 +43,7 @@ is_null_constant(List *arguments, int n)
 	return IsA(argument, Const) && ((Const *) argument)->constisnull;
 }
 
-/* An interval's months, days or microseconds, if it is that alone and above zero; else 0. */
+/* An interval's months, days or microseconds, if it has only those and is above zero; else 0. */
 static int64
 width_of(const Interval *width, MillWidthKind *kind)
 {
@@ -56,7 +56,7 @@ width_of(const Interval *width, MillWidthKind *kind)
 	return width->month + width->day + width->time;
 }
 
-/* A constant width; 0 when it is not constant or will be refused. */
+/* A constant width; 0 if it is not constant or will be refused. */
 static int64
 constant_width(List *arguments, int n, MillWidthKind *kind)
 {
@@ -71,9 +71,9 @@ constant_width(List *arguments, int n, MillWidthKind *kind)
 										   : 0;
 }
 
-/* A zone does not matter to fixed widths, but a name that is none must be told. */
+/* A zone has no effect on fixed widths, but an invalid name must still be an error. */
 static bool
-zone_is_fine(List *arguments, int n)
+zone_is_valid(List *arguments, int n)
 {
 	Const *zone;
 
@@ -90,7 +90,7 @@ bigint_constant(int64 value)
 					 FLOAT8PASSBYVAL);
 }
 
-/* A function of ours, also for users who may not name what is in mill_catalog. */
+/* Find a function of mill_catalog, also for users without USAGE on the schema. */
 static Oid
 find_function(const char *name, oidvector *types)
 {
@@ -101,7 +101,7 @@ find_function(const char *name, oidvector *types)
 }
 
 /*
- * A call with constant, fixed width and constant origin, as a call of
+ * Replace a call with constant fixed width and constant origin by a call of
  * mill_catalog.fixed_start or fixed_end (time, width, origin).
  */
 static Node *
@@ -119,7 +119,7 @@ simplify(FuncExpr *call, char *replacement)
 	if (kind == MILL_WIDTH_DAYS && call->funcresulttype == TIMESTAMPOID &&
 		!pg_mul_s64_overflow(width, USECS_PER_DAY, &width))
 		kind = MILL_WIDTH_FIXED;
-	if (width == 0 || kind != MILL_WIDTH_FIXED || !zone_is_fine(arguments, 3))
+	if (width == 0 || kind != MILL_WIDTH_FIXED || !zone_is_valid(arguments, 3))
 		return NULL;
 	if (origin != NULL)
 		origin_value = DatumGetInt64(origin->constvalue);
@@ -162,7 +162,7 @@ mill_window_end_of_support(PG_FUNCTION_ARGS)
 	return support_simplify(fcinfo, "fixed_end");
 }
 
-/* A hop yields size / slide windows; as many as slides begin in a size. */
+/* A hop returns size / slide windows. */
 PG_FUNCTION_INFO_V1(mill_hop_support);
 Datum
 mill_hop_support(PG_FUNCTION_ARGS)
@@ -189,7 +189,7 @@ mill_hop_support(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(request);
 }
 
-/* Nearly every time is finite: tell, or a third would be assumed. */
+/* Nearly every time is finite; the planner's default would be a third. */
 PG_FUNCTION_INFO_V1(mill_is_finite_support);
 Datum
 mill_is_finite_support(PG_FUNCTION_ARGS)

@@ -4,16 +4,16 @@
  *
  * Runs in any backend.  Keeps no state.
  *
- * Clocks jump.  Forwards, and a local time such as midnight may not exist;
- * backwards, and it exists twice, and local dates may even alternate (St.
- * John's set its clocks back at 00:01).  Windows must neither overlap nor
- * leave holes, so they are cut where a local time is *first reached*:
+ * Clocks are set forward, and a local time such as midnight may not exist; they
+ * are set back, and it exists twice, and local dates may even alternate (St.
+ * John's set its clocks back at 00:01).  Windows must neither overlap nor leave
+ * gaps, so they begin where a local time is *first reached*:
  *
  *		first(L)   = the first instant whose local time is L or later
- *		reached(t) = the latest local time that any instant up to t had
+ *		reached(t) = the latest local time of any instant up to t
  *
- * Both never fall, and first(L) <= t exactly when L <= reached(t): an instant
- * belongs to the window in which reached(t) lies, and windows begin at first()
+ * Both are monotonic, and first(L) <= t exactly if L <= reached(t): an instant
+ * belongs to the window that contains reached(t), and windows begin at first()
  * of their local start.  Core's own conversion prefers the second of two equal
  * local times, hence this file.
  */
@@ -24,12 +24,12 @@
 
 /* Seconds from 1970 to 2000: pg_time_t to Timestamp. */
 #define EPOCH_SECONDS ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
-/* No zone is further than this from UTC; twice that is the longest way back. */
+/* No zone is further than this from UTC; clocks are set back by twice that at most. */
 #define FARTHEST_OFFSET (26 * SECS_PER_HOUR)
 
 /*
- * The zone of this name; NULL, or an error, when there is none.  Zones live as long as
- * the process.
+ * The zone of this name; if there is none, NULL or an error.  Zones live as long
+ * as the process.
  */
 pg_tz *
 mill_zone_lookup(const char *name, bool missing_ok)
@@ -52,8 +52,8 @@ floor_seconds(int64 microseconds)
 }
 
 /*
- * The offset from UTC in force at an instant, and the next change after it.
- * False when it is the last one.
+ * The offset from UTC at an instant, and the next change after it.  False if
+ * there is no further change.
  */
 static bool
 next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
@@ -64,7 +64,7 @@ next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
 	int found = pg_next_dst_boundary(&at, offset, &before_dst, change, &after_offset, &after_dst,
 									 zone);
 
-	/* At the very second of its table's last change, core does not look at the years after. */
+	/* at the very second of the last change in its table, core ignores the years after */
 	if (found == 0)
 	{
 		at++;
@@ -76,7 +76,7 @@ next_change(pg_tz *zone, pg_time_t at, long int *offset, pg_time_t *change)
 	return found > 0;
 }
 
-/* When the clock is next set, forwards or back, after an instant; DT_NOEND: never again. */
+/* When clocks are next set, forward or back, after an instant; DT_NOEND: never. */
 TimestampTz
 mill_zone_change(pg_tz *zone, TimestampTz at)
 {
@@ -88,7 +88,7 @@ mill_zone_change(pg_tz *zone, TimestampTz at)
 	return (change - EPOCH_SECONDS) * USECS_PER_SEC;
 }
 
-/* What a clock in the zone shows. */
+/* The local time of an instant. */
 Timestamp
 mill_zone_local(pg_tz *zone, TimestampTz at)
 {
@@ -99,7 +99,7 @@ mill_zone_local(pg_tz *zone, TimestampTz at)
 	return at + offset * USECS_PER_SEC;
 }
 
-/* The latest local time up to an instant: what the clock shows, unless it was set back. */
+/* reached(): the local time, or the latest one before if clocks were set back. */
 Timestamp
 mill_zone_reached(pg_tz *zone, TimestampTz at)
 {
@@ -119,8 +119,8 @@ mill_zone_reached(pg_tz *zone, TimestampTz at)
 }
 
 /*
- * The first instant whose local time is this or later.  The local time is at
- * most a few days outside of what a timestamp can hold; so is the result.
+ * first(): the first instant whose local time is this or later.  The local time
+ * may be out of a timestamp's range by a few days; so may the result.
  */
 TimestampTz
 mill_zone_first(pg_tz *zone, Timestamp local)

@@ -1,22 +1,22 @@
 /*
  * bulk.c
- *		The bulk path: rows into a table as COPY FROM puts them there.
+ *		The bulk path: inserts rows into a table as COPY FROM does.
  *
- * What INSERT does to a row, in INSERT's order: defaults of the columns that
- * the source does not give, the partition, stored generated columns, NOT NULL
- * and CHECK constraints; then the row waits in a buffer (bulk_buffer.c) for
- * the table, the indexes and the AFTER ROW triggers.  Statement triggers fire
- * once around the whole batch.  Domain constraints come with the cast in the
- * source query.
+ * For each row, in the order of INSERT: defaults of the columns that the source
+ * does not give, partition routing, stored generated columns, NOT NULL and
+ * CHECK constraints; then the row waits in a buffer (bulk_buffer.c) for table,
+ * indexes and AFTER ROW triggers.  Statement triggers fire once around the
+ * whole batch.  Domain constraints are checked by the casts in the source
+ * query.
  *
- * Waiting is only right while nobody can tell: whatever might look at the
- * table from inside the statement (volatile defaults, BEFORE ROW triggers) is
- * left to the executor, see mill_bulk_refusal.  One such thing can only be
- * known when a row arrives, a BEFORE ROW trigger on a partition: then the
- * buffers are flushed first and its row is written at once.
+ * Buffering is right only if nobody can see the difference.  What may look at
+ * the table from inside the statement (volatile defaults, BEFORE ROW triggers)
+ * is left to the executor, see mill_bulk_refusal.  Only a BEFORE ROW trigger on
+ * a partition is not known before a row for it arrives: then the buffers are
+ * flushed first and the row is written at once.
  *
- * All rows carry one command id, so neither the source query nor triggers
- * that ask for the statement's snapshot see them.
+ * All rows have the same command id, so neither the source query nor triggers
+ * that use the statement's snapshot see them.
  */
 #include "postgres.h"
 
@@ -48,20 +48,20 @@ struct MillBulk
 {
 	const MillWriteSpec *spec;
 	EState *estate;
-	ModifyTableState *state; /* what partition routing asks for */
+	ModifyTableState *state; /* needed by partition routing */
 	ResultRelInfo *target;
 	PartitionTupleRouting *routing; /* NULL: not partitioned */
-	TupleTableSlot *routed;			/* the row in the target's form, if so */
-	ResultRelInfo *partition;		/* of the row before */
+	TupleTableSlot *routed;			/* if partitioned: the row in the target's row type */
+	ResultRelInfo *partition;		/* of the previous row */
 	bool at_once;					/* that partition has BEFORE ROW triggers */
 	TransitionCaptureState *capture;
 	MillBuffers buffers;
 	uint64 count;
 
-	/* A row before the source's columns are put in: constants and NULLs. */
+	/* A row before the source's columns are set: constant defaults and NULLs. */
 	Datum *values;
 	bool *isnull;
-	int ndefaults; /* and what has to be computed for each row */
+	int ndefaults; /* number of defaults to compute for each row */
 	AttrNumber *default_attnums;
 	ExprState **defaults;
 };
@@ -69,8 +69,8 @@ struct MillBulk
 /* ---- what the bulk path covers ---- */
 
 /*
- * Volatile, but says nothing about tables: such a default may be computed
- * before the rows ahead of it are in place.
+ * Some functions are volatile but do not read tables: a default with them may
+ * be computed before earlier rows are in the table.
  */
 static bool
 is_unsafe_function(Oid function, void *context)
@@ -86,7 +86,7 @@ is_unsafe_function(Oid function, void *context)
 	}
 }
 
-/* A NextValueExpr, of an identity column, is as good as nextval(). */
+/* A NextValueExpr, of an identity column, is safe like nextval(). */
 static bool
 is_unsafe_default(Node *node, void *context)
 {
@@ -107,8 +107,8 @@ is_written(const MillWriteSpec *spec, AttrNumber attnum)
 }
 
 /*
- * The default of a column that the source does not give, ready to run; NULL
- * where it is just NULL.  A domain may object to that, so NULL is cast to it.
+ * The default of a column that the source does not give, ready to be executed;
+ * NULL if it is just NULL.  A domain may refuse NULL, so for that it is a cast.
  */
 static Expr *
 column_default(Relation target, const MillWriteSpec *spec, AttrNumber attnum)
@@ -239,8 +239,8 @@ prepare_defaults(MillBulk *bulk, Relation target)
 }
 
 /*
- * The executor's nodes as an INSERT would have them, as far as routing,
- * constraints, indexes and triggers look at them.
+ * Set up the executor nodes that an INSERT would have, as far as routing,
+ * constraints, indexes and triggers use them.
  */
 static void
 prepare_target(MillBulk *bulk, List *entries, List *permissions)
@@ -273,7 +273,7 @@ mill_bulk_begin(Relation target, const MillWriteSpec *spec, List *entries, List 
 	prepare_defaults(bulk, target);
 	prepare_target(bulk, entries, permissions);
 
-	/* From here to mill_bulk_end this is the query that triggers belong to. */
+	/* until mill_bulk_end this is the query that triggers belong to */
 	AfterTriggerBeginQuery();
 	bulk->capture = MakeTransitionCaptureState(target->trigdesc, RelationGetRelid(target),
 											   CMD_INSERT);
@@ -319,7 +319,7 @@ fill_slot(MillBulk *bulk, TupleTableSlot *slot, TupleTableSlot *row)
 	slot->tts_tableOid = RelationGetRelid(bulk->target->ri_RelationDesc);
 }
 
-/* What has to hold for a row wherever it goes. */
+/* Compute the stored generated columns of a row, and check its constraints. */
 static void
 complete_row(MillBulk *bulk, ResultRelInfo *relation, TupleTableSlot *slot, bool check_partition)
 {
@@ -335,8 +335,8 @@ complete_row(MillBulk *bulk, ResultRelInfo *relation, TupleTableSlot *slot, bool
 }
 
 /*
- * To another partition than the row before.  The refusal has looked for
- * foreign tables already, but did not lock all partitions.
+ * The row goes to another partition than the previous one.  mill_bulk_refusal
+ * checked for foreign tables, but did not lock all partitions.
  */
 static void
 change_partition(MillBulk *bulk, ResultRelInfo *partition)
@@ -353,8 +353,8 @@ change_partition(MillBulk *bulk, ResultRelInfo *partition)
 }
 
 /*
- * A row whose BEFORE ROW triggers may change it, drop it, or look for the
- * rows ahead of it.
+ * Write a row whose BEFORE ROW triggers may change it, drop it, or look for
+ * earlier rows.
  */
 static void
 write_at_once(MillBulk *bulk, ResultRelInfo *partition, TupleTableSlot *slot)

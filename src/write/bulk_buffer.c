@@ -1,7 +1,7 @@
 /*
  * bulk_buffer.c
- *		The bulk path's buffers: rows wait here until there are enough of them
- *		for one table_multi_insert per relation.
+ *		The bulk path's buffers: rows are kept here until there are enough for
+ *		one table_multi_insert per relation.
  *
  * The bounds are COPY's: 1,000 rows or 64 kB over all relations together, so
  * that many partitions take no more memory than one table; after a flush the
@@ -26,13 +26,13 @@ typedef struct RowBuffer
 {
 	ResultRelInfo *relation;
 	BulkInsertState state;
-	int used;						 /* the first of the slots hold rows */
+	int used;						 /* so many slots hold rows */
 	TupleTableSlot *slots[MAX_ROWS]; /* made on demand, from the start */
 } RowBuffer;
 
 /*
- * Executor nodes have room for COPY's buffer; as no COPY runs with ours, it
- * holds the way from a relation to its buffer.
+ * A ResultRelInfo has a member for COPY's buffer.  No COPY runs with ours, so
+ * we use it to find a relation's buffer.
  */
 static inline RowBuffer *
 buffer_of(ResultRelInfo *relation)
@@ -65,9 +65,9 @@ free_buffer(RowBuffer *buffer)
 }
 
 /*
- * Rows first, all of them; then for each its index entries, which raise what
- * unique indexes have to say, and its AFTER ROW triggers' events, which also
- * fill transition tables.
+ * First insert all rows; then for each its index entries, which may raise
+ * unique violations, and the events of its AFTER ROW triggers, which also fill
+ * transition tables.
  */
 static void
 flush_buffer(MillBuffers *buffers, RowBuffer *buffer)
@@ -80,7 +80,7 @@ flush_buffer(MillBuffers *buffers, RowBuffer *buffer)
 	if (buffer->used == 0)
 		return;
 
-	/* It may leak. */
+	/* table_multi_insert may leak memory */
 	caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(buffers->estate));
 	table_multi_insert(relation->ri_RelationDesc, buffer->slots, buffer->used, buffers->cid, 0,
 					   buffer->state);
@@ -102,8 +102,8 @@ flush_buffer(MillBuffers *buffers, RowBuffer *buffer)
 }
 
 /*
- * Relations that were not needed for longest give their buffers up, but never
- * the current one, for which a slot may be out.
+ * Write all rows, and free the buffers of the relations that were unused for
+ * longest, but never that of the current one, whose slot may be in use.
  */
 void
 mill_buffers_flush(MillBuffers *buffers, ResultRelInfo *current)
@@ -143,7 +143,7 @@ mill_buffers_slot(MillBuffers *buffers, ResultRelInfo *relation)
 	return ExecClearTuple(buffer->slots[buffer->used]);
 }
 
-/* The row may point into memory that ends with it, so it is copied here. */
+/* The row may point into memory that is freed with it, so copy it. */
 void
 mill_buffers_keep(MillBuffers *buffers, ResultRelInfo *relation, TupleTableSlot *slot)
 {
@@ -160,7 +160,7 @@ mill_buffers_keep(MillBuffers *buffers, ResultRelInfo *relation, TupleTableSlot 
 	}
 }
 
-/* After a flush. */
+/* Free all buffers; after a flush. */
 void
 mill_buffers_free(MillBuffers *buffers)
 {

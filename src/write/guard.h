@@ -1,20 +1,20 @@
 /*
  * guard.h
- *		What keeps a late row from undoing newer ones.
+ *		Keeps a late row from overwriting newer ones.
  */
 #ifndef MILL_WRITE_GUARD_H
 #define MILL_WRITE_GUARD_H
 
 /*
- * For an upsert of one message that is late, as a dead letter is: a row of the
- * target that is not older than the message is not to be touched.
+ * For an upsert of one message that is late, such as a dead letter: a row of
+ * the target that is not older than the message must not be changed.
  */
 typedef struct MillGuard
 {
 	bool known;			  /* is the message's transaction known? */
 	TransactionId before; /* the transaction that could not apply it */
-	TransactionId begun;  /* what this transaction wrote from here on is of earlier letters */
-	bool deletes_since;	  /* keys were deleted since: one that is absent may be one of them */
+	TransactionId begun;  /* rows written from this transaction on are of earlier letters */
+	bool deletes_since;	  /* keys were deleted since; an absent key may be one of them */
 } MillGuard;
 
 #endif

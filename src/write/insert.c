@@ -1,9 +1,9 @@
 /*
  * insert.c
- *		The executor's path for appending: rows wait in a tuplestore, then one
- *		INSERT takes them.
+ *		The executor path for appending: rows are kept in a tuplestore, then
+ *		inserted by one INSERT.
  *
- * For every target that INSERT accepts and the bulk path does not.
+ * For all targets that INSERT accepts and the bulk path does not.
  */
 #include "postgres.h"
 

@@ -1,15 +1,15 @@
 /*
  * statement.c
- *		A statement of the executor over rows that are in a tuplestore.
+ *		Runs a statement over rows in a tuplestore through the executor.
  *
- * The rows go by the name of an ephemeral relation, as transition tables do in
- * triggers; so whatever INSERT can do (views, rules, row security, foreign
- * tables) is done by the executor itself, as the current user.
+ * The statement reads the rows as an ephemeral relation, as triggers read
+ * transition tables.  So whatever INSERT can do (views, rules, row security,
+ * foreign tables) is done by the executor itself, as the current user.
  *
- * Plans are kept for the life of the process, a few of them, found by the
- * statement's text and the types of its rows; the plan cache revises them when
- * the target or the user's rights change.  A statement's text names the target
- * as it is called now, so a renamed one gets another.
+ * A few plans are kept for the life of the process, found by the statement's
+ * text and the types of its rows; the plan cache replans them when the target
+ * or the user's rights change.  The text has the target's current name, so a
+ * renamed target gets a new plan.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@ typedef struct KeptPlan
 	SPIPlanPtr plan;
 } KeptPlan;
 
-/* Most recently made last; in TopMemoryContext. */
+/* Most recently used last; in TopMemoryContext. */
 static KeptPlan kept_plans[MAX_PLANS];
 static int nkept_plans;
 
@@ -127,11 +127,10 @@ get_plan(const char *sql, TupleDesc desc)
 }
 
 /*
- * Have the plan made, or made again, so that the target's rows are looked up
- * by index for one row of the batch after the other.  That is right for small
- * batches and big ones, on small tables that grow, and it locks rows in the
- * batch's order, so that two workers do not wait for each other in a circle.
- * Only planning sees these settings, not what runs.
+ * Make or remake the plan so that it looks up the target's rows by index, one
+ * for each row of the batch.  That is right for small batches and large ones,
+ * and on small tables that grow, and it locks rows in the batch's order, so
+ * that two workers do not deadlock.  The settings apply to planning only.
  */
 static void
 plan_by_index(SPIPlanPtr plan)
@@ -150,7 +149,7 @@ plan_by_index(SPIPlanPtr plan)
 	AtEOXact_GUC(true, level);
 }
 
-/* Leaves SPI connected, with the result. */
+/* Run the statement; leaves SPI connected, with the result. */
 static void
 run_with_rows(const char *sql, const char *batch, TupleDesc desc, Tuplestorestate *rows,
 			  double count, bool by_index)

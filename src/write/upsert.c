@@ -1,16 +1,16 @@
 /*
  * upsert.c
- *		The last change of each key of a batch into a target.
+ *		Applies the last change of each key of a batch to a target.
  *
  * Rows are sorted by key and, within a key, latest first (the ordinal grows
- * with arrival); the first of each key counts, the others are forgotten.  Then
- * one statement deletes the keys whose last change is a tombstone and one
- * inserts or updates the others: the deletes go first, since they may make
- * room in the target's other unique indexes.  Both work in key order, so that
- * workers that share keys wait for each other instead of deadlocking.
+ * with arrival); the first row of each key counts, the others are dropped.
+ * Then one statement deletes the keys whose last change is a tombstone, and one
+ * inserts or updates the others.  Deletes go first, since they may free values
+ * of the target's other unique indexes.  Both work in key order, so that
+ * workers with the same keys wait for each other instead of deadlocking.
  *
- * Keys are the same if the target's unique index says so, by its operators
- * and collations; for a view or foreign table, by those of the column's type.
+ * Keys are equal by the operators and collations of the target's unique index;
+ * for a view or foreign table, by those of the column's type.
  */
 #include "postgres.h"
 
@@ -54,7 +54,7 @@ struct MillUpsert
 {
 	Relation target;
 	const MillWriteSpec *spec;
-	TupleDesc desc; /* the source's, and a boolean: is a tombstone */
+	TupleDesc desc; /* the source's columns, and a boolean: is it a tombstone? */
 	Key *keys;
 	Tuplesortstate *sort;
 	TupleTableSlot *slot; /* for building rows of desc */
@@ -62,7 +62,7 @@ struct MillUpsert
 
 /* ---- keys ---- */
 
-/* Which column of a unique index on exactly the keys is this key's; -1: none. */
+/* Which column of the index this key is; -1 if it is not in the index. */
 static int
 index_position(Relation index, const MillWriteSpec *spec, int key)
 {
@@ -87,7 +87,7 @@ index_fits(Relation index, const MillWriteSpec *spec)
 	return true;
 }
 
-/* The target's unique index on the keys, locked; NULL where there is none. */
+/* The target's unique index on exactly the keys, locked; NULL if there is none. */
 static Relation
 open_unique_index(Relation target, const MillWriteSpec *spec)
 {
@@ -259,7 +259,7 @@ same_key(MillUpsert *upsert, TupleTableSlot *a, TupleTableSlot *b)
 	return true;
 }
 
-/* Deal the first row of each key out; the counts are of rows in each store. */
+/* Distribute the first row of each key to the two stores; counts rows in each. */
 static void
 pick_last_changes(MillUpsert *upsert, Tuplestorestate *live, uint64 *nlive, Tuplestorestate *gone,
 				  uint64 *ngone)
@@ -301,7 +301,7 @@ column_name(MillUpsert *upsert, int column)
 		TupleDescAttr(RelationGetDescr(upsert->target), upsert->spec->attnums[column] - 1)->attname));
 }
 
-/* The index' equality, spelt out: schema, operator and collation. */
+/* The index's equality operator and collation for a key, written out in full. */
 static void
 append_key_equality(MillUpsert *upsert, StringInfo sql, const Key *key)
 {
@@ -319,7 +319,7 @@ append_key_equality(MillUpsert *upsert, StringInfo sql, const Key *key)
 		appendStringInfo(sql, " COLLATE %s", generate_collation_name(key->collation));
 }
 
-/* Which rows of the target have the keys of rows g. */
+/* Condition: a row of the target has the key of row g. */
 static void
 append_keys(MillUpsert *upsert, StringInfo sql)
 {
@@ -330,7 +330,7 @@ append_keys(MillUpsert *upsert, StringInfo sql)
 	}
 }
 
-/* INSERT writes to a table without its children; so do we. */
+/* like INSERT, use a table without its children */
 static char *
 target_name(MillUpsert *upsert)
 {
@@ -361,8 +361,8 @@ refuse_late(const char *why)
 }
 
 /*
- * The row of the target that has the key, by its xmin, or none.  What this
- * transaction wrote since the retry began came from letters that are older.
+ * Called with the target's row of the key, if any, to compare its xmin.  Rows
+ * written by this transaction since the retry began are of older letters.
  */
 static void
 check_late_row(HeapTuple row, TupleDesc desc, void *arg)

@@ -1,6 +1,6 @@
 /*
  * write_path.h
- *		The ways a writer has, behind writer.h; of no concern to others.
+ *		The paths of a writer, behind writer.h; used by this room only.
  */
 #ifndef MILL_WRITE_WRITE_PATH_H
 #define MILL_WRITE_WRITE_PATH_H
@@ -10,10 +10,10 @@
 #include "write/writer.h"
 
 /*
- * Each way begins with a target that is locked and whose privileges are
- * checked, takes rows of spec->source, and ends with the number of rows that
- * it changed.  Everything is in the memory context current at begin; the
- * caller makes it current for the other calls too.
+ * Each path begins with a target that is locked and whose privileges were
+ * checked, takes rows of spec->source, and returns at its end how many rows it
+ * changed.  All memory is in the context that is current at begin; the caller
+ * makes it current for the other calls too.
  */
 
 /* As COPY does: bulk.c. */
@@ -50,10 +50,10 @@ typedef struct MillBuffers
 	Size bytes;
 } MillBuffers;
 
-/* An empty slot for the relation's next row; flushes when buffers are full. */
+/* An empty slot for the relation's next row; flushes if the buffers are full. */
 extern TupleTableSlot *mill_buffers_slot(MillBuffers *buffers, ResultRelInfo *relation);
 
-/* That slot now holds a row that needs nothing more: keep it until flushed. */
+/* That slot holds a complete row: keep it until it is flushed. */
 extern void mill_buffers_keep(MillBuffers *buffers, ResultRelInfo *relation, TupleTableSlot *slot);
 
 /* Write all rows, with their index entries and AFTER ROW triggers' events. */
@@ -63,9 +63,9 @@ extern void mill_buffers_free(MillBuffers *buffers);
 /* ---- statements over rows in a tuplestore: statement.c ---- */
 
 /*
- * The descriptor of such rows: of the writer's source, with the columns named
- * c1, c2, ... and the collations of the target's columns, and with extra more
- * columns to be filled in.
+ * The descriptor of such rows: that of the writer's source, with the columns
+ * named c1, c2, ... and the collations of the target's columns, plus extra
+ * columns to be set by the caller.
  */
 extern TupleDesc mill_statement_desc(Relation target, const MillWriteSpec *spec, int extra);
 
@@ -74,14 +74,14 @@ extern void mill_statement_insert(StringInfo sql, Relation target, const MillWri
 								  const char *batch);
 
 /*
- * Run a statement in which the name batch stands for the rows; returns how
- * many rows it changed.  Its plan is kept.  With by_index it is planned so
- * that it looks the rows up in the target one after the other.
+ * Run a statement in which batch is the name of the rows; returns how many rows
+ * it changed.  Its plan is kept.  With by_index the plan looks up the target's
+ * rows one after the other.
  */
 extern uint64 mill_statement_run(const char *sql, const char *batch, TupleDesc desc,
 								 Tuplestorestate *rows, double count, bool by_index);
 
-/* The same for a query: calls the function with each row of its result. */
+/* The same for a query; calls the function with each row of its result. */
 extern void mill_statement_each(const char *sql, const char *batch, TupleDesc desc,
 								Tuplestorestate *rows,
 								void (*function)(HeapTuple row, TupleDesc desc, void *arg),

@@ -1,13 +1,13 @@
 /*
  * writer.c
- *		Rows of a batch into a target: what the paths have in common.
+ *		Writes rows of a batch into a target: what the paths have in common.
  *
  * Runs in an ingest worker, as the pipeline's owner, between begin and commit
- * of the batch's transaction.  Nothing outlives the writer but plans of
- * statements (statement.c); an abort of the surrounding (sub)transaction
- * undoes everything, and the writer's memory goes with the caller's.
+ * of the batch's transaction.  Only plans of statements (statement.c) outlive
+ * the writer; an abort of the (sub)transaction undoes everything, and the
+ * writer's memory is freed with the caller's context.
  *
- * Begin before ExecutorStart of the query that gives the rows and end after
+ * Begin before ExecutorStart of the query that returns the rows and end after
  * its ExecutorEnd: both sides may queue AFTER triggers, and those nest.
  */
 #include "postgres.h"
@@ -28,7 +28,7 @@
 
 struct MillWriter
 {
-	DestReceiver receiver; /* first, so that one can be cast to the other */
+	DestReceiver receiver; /* must be first, to be cast */
 	uint64 received;	   /* rows */
 	const MillWriteSpec *spec;
 	MemoryContext context;
@@ -44,7 +44,7 @@ static void receive_end(DestReceiver *receiver);
 
 /*
  * INSERT refuses a value for a generated column when it is rewritten, before
- * any privilege is looked at; so do we, with its words.
+ * any privilege is checked; do the same, with its message.
  */
 static void
 check_columns(Relation target, const MillWriteSpec *spec)
@@ -81,10 +81,10 @@ check_columns(Relation target, const MillWriteSpec *spec)
 }
 
 /*
- * A range table of the target alone, with the privileges that writing needs,
- * which are checked.  Upsert may delete; it updates unless there is nothing
- * but the key; and as ON CONFLICT reads what it is given by the names of the
- * target's columns, it needs SELECT on them.
+ * Make a range table of the target alone, with the privileges that writing
+ * needs, and check them.  Upsert may delete; it updates unless there are only
+ * key columns; and as ON CONFLICT reads the target's columns, it needs SELECT
+ * on them.
  */
 static List *
 make_range_table(Relation target, const MillWriteSpec *spec, List **permissions)
@@ -195,7 +195,7 @@ mill_writer_received(const MillWriter *writer)
 	return writer->received;
 }
 
-/* The lock on the target stays until the transaction ends, as after INSERT. */
+/* The lock on the target is kept until the transaction ends, as after INSERT. */
 uint64
 mill_writer_end(MillWriter *writer)
 {
@@ -216,8 +216,8 @@ mill_writer_end(MillWriter *writer)
 }
 
 /*
- * The paths take datums as what spec->source says they are; a query that was
- * planned for something else must not get that far.
+ * The paths trust that datums have the types of spec->source; a query that was
+ * planned for other types must not get further.
  */
 static void
 receive_start(DestReceiver *receiver, int operation, TupleDesc desc)
@@ -251,7 +251,7 @@ receive_row(TupleTableSlot *row, DestReceiver *receiver)
 	return true;
 }
 
-/* Nothing: rows end with mill_writer_end, memory with the writer's context. */
+/* Does nothing: mill_writer_end ends the rows, memory goes with the writer's context. */
 static void
 receive_end(DestReceiver *receiver)
 {

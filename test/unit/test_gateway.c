@@ -57,7 +57,7 @@ ok(bool good, const char *format, ...)
 
 typedef struct PolicyCase
 {
-	char place;
+	char location;
 	const char *name;
 	const char *value;
 	int flags;
@@ -172,10 +172,10 @@ test_policy(void)
 	for (const PolicyCase *c = policy_cases; c->name != NULL; c++)
 	{
 		MillError error = {0};
-		bool allowed = mill_policy_check(c->flags, c->place, c->name, c->value, &rule, &error);
+		bool allowed = mill_policy_check(c->flags, c->location, c->name, c->value, &rule, &error);
 
 		ok(allowed == (c->sqlstate[0] == '\0') && strcmp(error.sqlstate, c->sqlstate) == 0,
-		   "%s %s = \"%.20s\", flags %d: %s", c->place == SERVER ? "server" : "mapping", c->name,
+		   "%s %s = \"%.20s\", flags %d: %s", c->location == SERVER ? "server" : "mapping", c->name,
 		   strchr(c->value, '\n') ? "..." : c->value, c->flags,
 		   allowed ? "allowed" : error.sqlstate);
 	}
@@ -542,7 +542,7 @@ answer(Program *program, const char **payload, size_t *length)
 }
 
 /*
- * Send CONFIGURE with these properties (place, name, value, ..., NULL).  The
+ * Send CONFIGURE with these properties (location, name, value, ..., NULL).  The
  * answer's type; text is the strings of an ERROR, joined by "|".
  */
 static int
