@@ -46,6 +46,7 @@
 #include "core/launcher.h"
 #include "core/room.h"
 #include "core/settings.h"
+#include "core/task.h"
 #include "core/worker.h"
 #include "core/xact.h"
 
@@ -91,6 +92,7 @@ stop_all_workers(void)
 {
 	bool alive;
 
+	mill_tasks_interrupt(MyDatabaseId);
 	do
 	{
 		alive = false;

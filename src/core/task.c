@@ -19,7 +19,8 @@
 
 typedef struct Task
 {
-	int64 number; /* 0: none */
+	int64 number;	   /* 0: none */
+	int64 interrupted; /* the last one that mill_tasks_interrupt met here */
 	bool begun;
 	MillKind kind;
 	Oid database;
@@ -155,6 +156,36 @@ mill_tasks_begun(MillKind kind, Oid database, int64 *tasks)
 }
 
 void
+mill_tasks_interrupt(Oid database)
+{
+	LWLockAcquire(shared_tasks->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MILL_SLOTS; i++)
+	{
+		Task *task = &shared_tasks->tasks[i];
+
+		if (task->number != 0 && task->database == database)
+			task->interrupted = task->number;
+	}
+	LWLockRelease(shared_tasks->lock);
+}
+
+bool
+mill_task_was_interrupted(MillKind kind, Oid database, int64 task)
+{
+	bool found = false;
+
+	LWLockAcquire(shared_tasks->lock, LW_SHARED);
+	for (int i = 0; i < MILL_SLOTS; i++)
+	{
+		const Task *entry = &shared_tasks->tasks[i];
+
+		found |= entry->interrupted == task && entry->kind == kind && entry->database == database;
+	}
+	LWLockRelease(shared_tasks->lock);
+	return found;
+}
+
+void
 mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number)
 {
 	const Task *found;
@@ -170,7 +201,7 @@ mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number)
 int64
 mill_incarnation(void)
 {
-	return shared_tasks->incarnation;
+	return shared_tasks->incarnation ^ MyDatabaseId;
 }
 
 bool

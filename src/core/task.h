@@ -26,10 +26,17 @@ extern bool mill_task_is_alive(MillKind kind, Oid database, int64 task);
 /* The tasks that have begun, at most MILL_SLOTS; returns their number. */
 extern int mill_tasks_begun(MillKind kind, Oid database, int64 *tasks);
 
+/*
+ * All workers of a database are about to be terminated, for no fault of their
+ * tasks; and was this task one of those?
+ */
+extern void mill_tasks_interrupt(Oid database);
+extern bool mill_task_was_interrupted(MillKind kind, Oid database, int64 task);
+
 /* Signal the worker that is at this task, if one is. */
 extern void mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number);
 
-/* Identifies this start of the server, which the crash of a process ends, too. */
+/* Identifies this start of the server, which the crash of a process ends, too, for this database. */
 extern int64 mill_incarnation(void);
 
 /* Did it begin with the crash of a process? */

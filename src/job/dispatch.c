@@ -284,8 +284,9 @@ outcome_of_dead(bool same_server, bool suspect)
 {
 	if (same_server)
 		return MILL_OUTCOME_CRASHED;
-	return suspect && mill_incarnation_after_crash() ? MILL_OUTCOME_CRASHED_SERVER
-													 : MILL_OUTCOME_INTERRUPTED;
+	if (!mill_incarnation_after_crash())
+		return MILL_OUTCOME_INTERRUPTED;
+	return suspect ? MILL_OUTCOME_CRASHED_SERVER : MILL_OUTCOME_SUSPECT;
 }
 
 static void
@@ -300,7 +301,10 @@ sweep(void)
 	static const char *const messages[] =
 		{[MILL_OUTCOME_CRASHED] = "the worker that ran the step was terminated",
 		 [MILL_OUTCOME_CRASHED_SERVER] = "the server crashed while the step ran, once more",
-		 [MILL_OUTCOME_INTERRUPTED] = "the server ended while the step ran"};
+		 [MILL_OUTCOME_INTERRUPTED] =
+			 "the server ended, or the database was wanted by others, while the step ran",
+		 [MILL_OUTCOME_SUSPECT] = "the server crashed while the step ran"};
+	MillKind kind = mill_kind_of(mill_room_named("step"));
 	uint64 rows = mill_run(&statement, SPI_OK_SELECT, NULL, NULL);
 	SPITupleTable *table = SPI_tuptable;
 
@@ -315,10 +319,12 @@ sweep(void)
 		attempt.step_run_id = DatumGetInt64(mill_value(row, 2, NULL));
 		attempt.run_id = DatumGetInt64(mill_value(row, 3, NULL));
 		attempt.job_id = DatumGetInt64(mill_value(row, 4, NULL));
-		if (mill_task_is_alive(mill_kind_of(mill_room_named("step")), MyDatabaseId, attempt.id))
+		if (mill_task_is_alive(kind, MyDatabaseId, attempt.id))
 			continue;
 		outcome = outcome_of_dead(DatumGetInt64(mill_value(row, 5, NULL)) == mill_incarnation(),
 								  DatumGetBool(mill_value(row, 6, NULL)));
+		if (mill_task_was_interrupted(kind, MyDatabaseId, attempt.id))
+			outcome = MILL_OUTCOME_INTERRUPTED;
 		error.message = (char *) messages[outcome];
 		if (outcome == MILL_OUTCOME_CRASHED)
 			error.detail = psprintf("Process %d is gone; the server's log may say why.",

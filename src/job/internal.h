@@ -82,7 +82,8 @@ typedef enum MillOutcome
 	MILL_OUTCOME_TIMEOUT,
 	MILL_OUTCOME_CRASHED,		 /* its process ended */
 	MILL_OUTCOME_CRASHED_SERVER, /* ... and the server with it, by this step */
-	MILL_OUTCOME_INTERRUPTED	 /* the server ended */
+	MILL_OUTCOME_INTERRUPTED,	 /* the server ended, or gave the database away */
+	MILL_OUTCOME_SUSPECT		 /* interrupted by a crash, perhaps of this step's making */
 } MillOutcome;
 
 typedef struct MillAttempt

@@ -470,7 +470,8 @@ next_state(StepPolicy *policy, MillOutcome outcome, bool conflict)
 		return "ready";
 	}
 	policy->conflicts = 0;
-	if (outcome == MILL_OUTCOME_INTERRUPTED && ++policy->interruptions < MOST_INTERRUPTIONS)
+	if ((outcome == MILL_OUTCOME_INTERRUPTED || outcome == MILL_OUTCOME_SUSPECT) &&
+		++policy->interruptions < MOST_INTERRUPTIONS)
 		return "ready";
 	if (outcome == MILL_OUTCOME_CRASHED_SERVER)
 		policy->crashes++;
@@ -498,6 +499,7 @@ outcome_name(MillOutcome outcome, bool conflict, bool stopped)
 		case MILL_OUTCOME_CRASHED_SERVER:
 			return "crashed";
 		case MILL_OUTCOME_INTERRUPTED:
+		case MILL_OUTCOME_SUSPECT:
 			return "interrupted";
 	}
 	return NULL;
@@ -549,9 +551,7 @@ mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome, const ErrorDa
 		 .latest_snapshot = true};
 	bool conflict = outcome == MILL_OUTCOME_ERROR &&
 					ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK;
-	/* Did the server crash while it ran?  Then perhaps by it. */
-	bool suspect = (outcome == MILL_OUTCOME_INTERRUPTED && mill_incarnation_after_crash()) ||
-				   outcome == MILL_OUTCOME_CRASHED_SERVER;
+	bool suspect = outcome == MILL_OUTCOME_SUSPECT || outcome == MILL_OUTCOME_CRASHED_SERVER;
 	StepPolicy policy;
 	const char *state;
 	TimestampTz retry_at = 0;
