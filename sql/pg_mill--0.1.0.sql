@@ -155,6 +155,29 @@ CREATE TABLE mill_catalog.error (
 CREATE INDEX error_object ON mill_catalog.error (object_kind, object_id, id);
 COMMENT ON TABLE mill_catalog.error IS 'the last errors of each object; history, not dumped';
 
+CREATE TABLE mill_catalog.event (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL,
+    object_kind mill_catalog.object_kind NOT NULL,
+    object_id bigint NOT NULL,
+    object text, -- its name then
+    owner regrole NOT NULL,
+    event text NOT NULL,
+    role text NOT NULL, -- who did it, or whose worker
+    detail jsonb
+);
+CREATE INDEX event_object ON mill_catalog.event (object_kind, object_id, id);
+COMMENT ON TABLE mill_catalog.event IS 'what was done to objects, and what became of them; history, not dumped';
+
+CREATE FUNCTION mill_catalog.note_event() RETURNS trigger
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_note_event';
+COMMENT ON FUNCTION mill_catalog.note_event() IS 'notes what is done to an object';
+REVOKE ALL ON FUNCTION mill_catalog.note_event() FROM PUBLIC;
+CREATE TRIGGER note_event AFTER INSERT OR DELETE ON mill_catalog.pipeline
+    FOR EACH ROW EXECUTE FUNCTION mill_catalog.note_event('pipeline');
+CREATE TRIGGER note_change AFTER UPDATE ON mill_catalog.pipeline
+    FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION mill_catalog.note_event('pipeline');
+
 CREATE FUNCTION mill_catalog.work_changed() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_work_changed';
 COMMENT ON FUNCTION mill_catalog.work_changed() IS 'wakes the manager when a change of what is wanted commits';
@@ -578,6 +601,14 @@ CREATE TRIGGER deleted AFTER DELETE ON mill_catalog.aggregate
 CREATE TRIGGER work_changed AFTER INSERT OR UPDATE OR DELETE ON mill_catalog.aggregate
     FOR EACH STATEMENT EXECUTE FUNCTION mill_catalog.work_changed();
 
+CREATE TRIGGER note_event AFTER INSERT OR DELETE ON mill_catalog.aggregate
+    FOR EACH ROW EXECUTE FUNCTION mill_catalog.note_event('aggregate');
+-- not each step of a fill
+CREATE TRIGGER note_change AFTER UPDATE ON mill_catalog.aggregate
+    FOR EACH ROW WHEN (OLD.live IS DISTINCT FROM NEW.live OR OLD.definition IS DISTINCT FROM NEW.definition
+        OR OLD.fold_interval IS DISTINCT FROM NEW.fold_interval OR OLD.view IS DISTINCT FROM NEW.view)
+    EXECUTE FUNCTION mill_catalog.note_event('aggregate');
+
 CREATE FUNCTION mill.maintain_aggregates() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_maintain_aggregates';
 -- Whoever could make a trigger of it could forge what a table tells its aggregates.
@@ -830,6 +861,11 @@ COMMENT ON TABLE mill_catalog.attempt IS 'one try of a step; history, not dumped
 CREATE TRIGGER work_changed AFTER INSERT OR UPDATE OR DELETE ON mill_catalog.job
     FOR EACH STATEMENT EXECUTE FUNCTION mill_catalog.work_changed();
 
+CREATE TRIGGER note_event AFTER INSERT OR DELETE ON mill_catalog.job
+    FOR EACH ROW EXECUTE FUNCTION mill_catalog.note_event('job');
+CREATE TRIGGER note_change AFTER UPDATE ON mill_catalog.job
+    FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION mill_catalog.note_event('job');
+
 CREATE FUNCTION mill_catalog.job_deleted() RETURNS trigger
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_job_deleted';
 COMMENT ON FUNCTION mill_catalog.job_deleted() IS 'what belongs to a job goes with it';
@@ -965,6 +1001,17 @@ COMMENT ON FUNCTION mill.cancel(bigint) IS 'end a run; what is running of it is 
 CREATE FUNCTION mill.skip(run bigint) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_skip';
 COMMENT ON FUNCTION mill.skip(bigint) IS 'do not run what is queued, or leave what failed as it is';
+
+CREATE FUNCTION mill.replace_interval(target regclass, "column" name, query text, "from" timestamptz, "to" timestamptz) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_replace_interval';
+COMMENT ON FUNCTION mill.replace_interval(regclass, name, text, timestamptz, timestamptz)
+    IS 'delete the rows of a table that are in an interval, and insert the result of a query; returns how many';
+
+CREATE FUNCTION mill.upsert(target regclass, query text, keys text[] DEFAULT NULL,
+    "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_upsert';
+COMMENT ON FUNCTION mill.upsert(regclass, text, text[], timestamptz, timestamptz)
+    IS 'insert the result of a query, or update the rows that have its keys; returns how many changed';
 
 ---- what goes on ----
 
@@ -1362,6 +1409,13 @@ JOIN (SELECT 'pipeline' AS kind, p.id, p.name, p.owner::oid AS owner FROM mill_c
 WHERE pg_has_role(o.owner, 'USAGE');
 COMMENT ON VIEW mill.errors IS 'the last errors of one''s objects, and when they are tried again';
 GRANT SELECT ON mill.errors TO PUBLIC;
+
+CREATE VIEW mill.events WITH (security_barrier) AS
+SELECT e.at, e.object_kind::text AS object_kind, e.object, e.event, e.role, e.detail
+FROM mill_catalog.event e
+WHERE mill_catalog.is_visible(e.owner);
+COMMENT ON VIEW mill.events IS 'what was done to one''s objects and what became of them, by whom, the last 30 days';
+GRANT SELECT ON mill.events TO PUBLIC;
 
 CREATE FUNCTION mill_catalog.announce_extension() RETURNS void
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mill_announce_extension';

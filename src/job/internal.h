@@ -107,6 +107,9 @@ extern TimestampTz mill_attempt_fail(const MillAttempt *attempt, MillOutcome out
 /* What follows from the states of a run's steps; the run is locked. */
 extern void mill_run_settle(int64 run_id);
 
+/* Note an event of the run's job, for mill.events. */
+extern void mill_run_note(int64 run_id, const char *event);
+
 /* A run that has not begun, or has ended, ends so: it counts for nothing. */
 extern void mill_run_set_aside(int64 run_id, const char *state, const char *reason);
 

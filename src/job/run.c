@@ -25,6 +25,7 @@
 
 #include "core/catalog.h"
 #include "core/clock.h"
+#include "core/event.h"
 #include "core/task.h"
 #include "core/xact.h"
 #include "job/internal.h"
@@ -82,6 +83,28 @@ log_failure(int64 run_id)
 							 mill_text(0, 1), mill_text(0, 2), mill_text(0, 3), mill_text(0, 4))));
 }
 
+/* An event of the job of a run, of its failure or of what follows one; detail tells the run. */
+void
+mill_run_note(int64 run_id, const char *event)
+{
+	static MillStatement statement =
+		{.sql = "SELECT j.id, j.name, j.owner::oid, jsonb_strip_nulls(jsonb_build_object('run', r.id, 'interval_start', r.interval_start,"
+				" 'interval_end', r.interval_end, 'reason', coalesce(r.reason, e.message)))::text"
+				" FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id"
+				" LEFT JOIN LATERAL (SELECT s.name || ': ' || left(a.message, 1000) AS message"
+				"   FROM mill_catalog.step_run s JOIN mill_catalog.attempt a ON a.id = s.attempt_id"
+				"   WHERE s.run_id = r.id AND s.state = 'failed' ORDER BY a.id LIMIT 1) e ON true"
+				" WHERE r.id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
+	Datum values[1] = {Int64GetDatum(run_id)};
+
+	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0)
+		mill_event_note("job", DatumGetInt64(mill_value(0, 1, NULL)), mill_text(0, 2),
+						DatumGetObjectId(mill_value(0, 3, NULL)), event, mill_text(0, 4));
+}
+
 /* One of a backfill's runs has ended. */
 static void
 count_in_backfill(Datum backfill_id, bool success)
@@ -128,23 +151,30 @@ static void
 note_run_end(int64 run_id, bool success)
 {
 	static MillStatement progress =
-		{.sql = "UPDATE mill_catalog.job_progress p SET unpruned = unpruned + 1,"
-				" failures = CASE WHEN $2 THEN 0 ELSE failures + 1 END,"
-				" last_success_at = CASE WHEN $2 THEN $3 ELSE last_success_at END,"
-				" done = CASE WHEN $2 AND r.covers THEN done + tstzmultirange(tstzrange(r.interval_start, r.interval_end)) ELSE done END"
-				" FROM mill_catalog.job_run r WHERE r.id = $1 AND p.job_id = r.job_id"
-				/* what did not fit into the queue can come now; whether failures are to pause it */
-				" RETURNING next_fire <= $3 OR p.failures > 0",
+		{.sql =
+			 "UPDATE mill_catalog.job_progress p SET unpruned = unpruned + 1,"
+			 " failures = CASE WHEN $2 THEN 0 ELSE failures + 1 END,"
+			 " last_success_at = CASE WHEN $2 THEN $3 ELSE last_success_at END,"
+			 " done = CASE WHEN $2 AND r.covers THEN done + tstzmultirange(tstzrange(r.interval_start, r.interval_end)) ELSE done END"
+			 " FROM mill_catalog.job_run r WHERE r.id = $1 AND p.job_id = r.job_id"
+			 /* what did not fit into the queue can come now; whether failures are to pause it */
+			 " RETURNING coalesce(next_fire <= $3, false) OR p.failures > 0,"
+			 "  (SELECT o.failures FROM mill_catalog.job_progress o WHERE o.job_id = p.job_id) > 0",
 		 .nargs = 3,
 		 .types = {INT8OID, BOOLOID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
 	Datum values[3] = {Int64GetDatum(run_id), BoolGetDatum(success),
 					   TimestampTzGetDatum(mill_now())};
-	bool isnull;
+	bool failed_before;
 
-	if (mill_run(&progress, SPI_OK_UPDATE_RETURNING, values, NULL) == 0 ||
-		DatumGetBool(mill_value(0, 1, &isnull)))
+	mill_run(&progress, SPI_OK_UPDATE_RETURNING, values, NULL);
+	failed_before = DatumGetBool(mill_value(0, 2, NULL));
+	if (DatumGetBool(mill_value(0, 1, NULL)))
 		mill_wake_manager_at_commit();
+	if (!success)
+		mill_run_note(run_id, "failed");
+	else if (failed_before)
+		mill_run_note(run_id, "recovered");
 }
 
 /* All steps of a run have ended. */

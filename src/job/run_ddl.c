@@ -15,6 +15,7 @@
 
 #include "core/catalog.h"
 #include "core/clock.h"
+#include "core/event.h"
 #include "core/object.h"
 #include "core/xact.h"
 #include "job/internal.h"
@@ -154,6 +155,7 @@ mill_run_now(PG_FUNCTION_ARGS)
 							errhint("Wait for it, or cancel it: see mill.job_runs.")));
 	}
 	id = insert_run(job->id, from, to, !PG_ARGISNULL(1), 0);
+	mill_run_note(id, "run");
 	SPI_finish();
 	PG_RETURN_INT64(id);
 }
@@ -256,6 +258,10 @@ mill_backfill(PG_FUNCTION_ARGS)
 												  PG_GETARG_TIMESTAMPTZ(2), only,
 												  DatumGetInt64(counted[0])));
 	mill_run(&count, SPI_OK_UPDATE, counted, NULL);
+	mill_event_note("job", job->id, job->name, job->owner, "backfilled",
+					psprintf("{\"backfill\": %lld, \"runs\": %lld}",
+							 (long long) DatumGetInt64(counted[0]),
+							 (long long) DatumGetInt64(counted[1])));
 	SPI_finish();
 	if (DatumGetInt64(counted[1]) == 0)
 		ereport(NOTICE, (errmsg("there is nothing to backfill"),
@@ -361,6 +367,7 @@ mill_retry(PG_FUNCTION_ARGS)
 	values[0] = mill_value(0, 1, &isnull);
 	if (!isnull)
 		mill_run(&uncount, SPI_OK_UPDATE, values, NULL);
+	mill_run_note(run->id, "retried");
 	mill_wake_manager_at_commit();
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -393,6 +400,7 @@ mill_cancel(PG_FUNCTION_ARGS)
 		mill_run(&stop, SPI_OK_UPDATE, values, NULL);
 		mill_run_settle(run->id);
 	}
+	mill_run_note(run->id, "canceled");
 	mill_wake_manager_at_commit();
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -411,6 +419,7 @@ mill_skip(PG_FUNCTION_ARGS)
 	mill_run_set_aside(run->id, "skipped",
 					   psprintf("skipped by %s",
 								quote_identifier(GetUserNameFromId(GetUserId(), false))));
+	mill_run_note(run->id, "skipped");
 	mill_wake_manager_at_commit();
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -14,9 +14,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
+#include "core/event.h"
 #include "core/object.h"
 #include "core/xact.h"
 #include "job/internal.h"
@@ -48,6 +50,19 @@ check_step_name(const char *name)
 	if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_NAME), errmsg("invalid step name: \"%s\"", name),
 						errdetail("A name has 1 to %d bytes.", NAMEDATALEN - 1)));
+}
+
+/* For mill.events: a step of the job was added, altered or dropped. */
+static void
+note_step_change(const MillJob *job, const char *step, const char *change)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "{\"%s\": ", change);
+	escape_json(&detail, step);
+	appendStringInfoChar(&detail, '}');
+	mill_event_note("job", job->id, job->name, job->owner, "altered", detail.data);
 }
 
 /* A step's id by its name, 0 if the job has none. */
@@ -229,6 +244,7 @@ mill_add_step(PG_FUNCTION_ARGS)
 	values[3] = parent_ids(job, 0, name, PG_GETARG_ARRAYTYPE_P(2 + OPT_AFTER));
 	mill_run(&statement, SPI_OK_INSERT_RETURNING, values, nulls);
 	id = DatumGetInt64(mill_value(0, 1, NULL));
+	note_step_change(job, name, "step added");
 	SPI_finish();
 	/* a job without steps is not due */
 	mill_wake_manager_at_commit();
@@ -284,6 +300,7 @@ mill_alter_step(PG_FUNCTION_ARGS)
 	values[9] = Int64GetDatum(id);
 	nulls[9] = ' ';
 	mill_run(&statement, SPI_OK_UPDATE, values, nulls);
+	note_step_change(job, name, "step altered");
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -360,6 +377,7 @@ mill_drop_step(PG_FUNCTION_ARGS)
 						 job->name, mill_text(0, 1))));
 	drop_from_runs(DatumGetInt64(values[1]));
 	mill_run(&drop, SPI_OK_DELETE, &values[1], NULL);
+	note_step_change(job, name, "step dropped");
 	SPI_finish();
 	PG_RETURN_VOID();
 }
