@@ -96,7 +96,7 @@ build/kafka_tool: $(addprefix test/lib/,kafka_tool.c generate.c produce.c consum
 	$(TEST_CC) -o $@ $(filter %.c,$^) $(RDKAFKA_LIBS)
 
 # Measurements, those that need one against a real Kafka; results in build/bench.
-BENCHES = bench-ingest bench-latency bench-memory bench-idle bench-aggregate
+BENCHES = bench-ingest bench-latency bench-memory bench-idle bench-aggregate bench-jobs
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES)
 $(BENCHES): bench-%:
