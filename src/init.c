@@ -2,9 +2,9 @@
  * init.c
  *		Loading of the library.
  *
- * Preloaded into the postmaster, it asks for shared memory and registers the
- * launcher; loaded into a session only, it offers the SQL functions.  The
- * only file that knows all rooms.
+ * Preloaded into the postmaster, it requests shared memory and registers the
+ * launcher; loaded into a session only, it provides the SQL functions.  The only
+ * file that knows all rooms.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
-	/* pg_upgrade moves tables; nobody may act on them meanwhile. */
+	/* During pg_upgrade no worker may read or write tables. */
 	if (IsBinaryUpgrade)
 		return;
 

@@ -3,10 +3,10 @@
  *		Keeps a manager in each database that has the extension.
  *
  * The launcher is the only static worker.  It is connected to no database and
- * reads only pg_database.  Only a session in a database can tell whether it has
- * the extension, so a manager is started in each; where the extension is absent
- * it notes that in its slot and ends.  CREATE EXTENSION requests at its commit
- * that the launcher tries again.
+ * reads only pg_database.  Whether a database has the extension can only be read
+ * in that database, so a manager is started in each; where the extension is
+ * absent it notes that in its slot and ends.  CREATE EXTENSION requests at its
+ * commit that the launcher tries again.
  *
  * A manager that ends for another reason (an error, or its database is being
  * dropped, renamed or copied) is started again after a delay.  The new session
@@ -44,7 +44,7 @@
 #include "core/worker.h"
 #include "core/xact.h"
 
-/* Milliseconds between looks for new databases. */
+/* Milliseconds between checks for new databases. */
 #define CHECK_INTERVAL 10000
 /* Milliseconds before a manager that ended, or could not be started, is started again. */
 #define RETRY_INTERVAL 1000

@@ -1,28 +1,29 @@
 /*
  * manager.c
- *		Reconciles what a database wants done with the workers that do it.
+ *		Reconciles the work that is wanted in a database with its workers.
  *
  * One manager per database that has the extension, a superuser's session that
- * runs fixed SQL only.  Each cycle it reads what the rooms want (rows of
- * their tables) and compares with the slots of its database:
+ * runs constant SQL only.  Each cycle it reads which work the rooms want (rows of
+ * their tables) and compares it with the slots of its database:
  *
- *	wanted, no slot				-> a slot, waiting
+ *	wanted, no slot				-> a slot is allocated
  *	slot, not wanted			-> its worker is asked to stop; then freed
- *	slot, other version			-> its worker is asked to stop; then again
- *	slot without worker			-> started, if it has rested and has a turn
+ *	slot, other version			-> its worker is asked to stop; then started again
+ *	slot without worker			-> started, if its back-off is over and it has a turn
  *
  * Turns: at most mill.workers_max workers run.  While others wait, those that
- * idle, and then those that ran longest, are asked to end; where the server has
- * no free background worker, those of any database (see slot.c, "turns").
- * A worker with nothing to do may end, too: it is started again when there is.
+ * are idle, and then those that ran longest, are asked to end; where the server
+ * has no free background worker, those of any database (see slot.c, "turns").
+ * A worker with nothing to do may end, too: it is started again when there is
+ * work.
  *
- * DROP, RENAME and CREATE DATABASE ... TEMPLATE wait five seconds for others
- * to leave the database, and hold or await a lock on it meanwhile.  A manager
- * that cannot have that lock in the weaker mode of a session stops its workers
- * and leaves; the launcher starts it again.  Such commands are announced by a
- * hook (ddl.c), so that managers need not look for them all the time.
+ * DROP, RENAME and CREATE DATABASE ... TEMPLATE wait five seconds for other
+ * sessions of the database to end, and hold or await a lock on it meanwhile.  A
+ * manager that cannot acquire that lock in the weaker mode of a session stops its
+ * workers and exits; the launcher starts it again.  A hook (ddl.c) announces such
+ * commands, so that managers need not check the lock often at other times.
  *
- * If the manager dies its workers go on; the next one finds their slots.
+ * If the manager dies its workers continue; the next one finds their slots.
  */
 #include "postgres.h"
 
@@ -51,19 +52,19 @@
 #include "core/xact.h"
 
 /*
- * All in milliseconds.  Between two looks without anything known to come: an
- * account that expires, for example, tells nobody.
+ * All in milliseconds.  Between two cycles without a wake-up or anything due: when
+ * an account expires, for example, nobody is woken.
  */
-#define LOOK 10000
-/* While something waits for its turn; while DDL on a database was announced. */
-#define TURN 1000
-#define DDL_LOOK 200
-/* How long a worker that was registered may take to come. */
-#define COME 10000
-/* The longest that a worker with nothing to do may have set itself, see mill_slot_sleep. */
+#define CHECK_INTERVAL 10000
+/* The same while a slot waits for its turn; after DDL on a database was announced. */
+#define TURN_INTERVAL 1000
+#define DDL_INTERVAL 200
+/* How long a worker that was registered may take to start. */
+#define START_TIMEOUT 10000
+/* The longest time that a worker may pass to mill_slot_sleep. */
 #define LONGEST_SLEEP (2 * 60 * 1000)
 
-/* Get one of this database's workers' slots. */
+/* Get a slot; false unless it belongs to a worker of this database. */
 static bool
 get_worker(int index, MillSlotInfo *slot)
 {
@@ -72,10 +73,10 @@ get_worker(int index, MillSlotInfo *slot)
 }
 
 /*
- * Does somebody hold or want our database for himself?
+ * Does another session hold or request a conflicting lock on our database?
  */
 static bool
-database_wanted(void)
+has_database_conflict(void)
 {
 	LOCKTAG tag;
 
@@ -86,7 +87,7 @@ database_wanted(void)
 	return false;
 }
 
-/* End all workers of this database now, and wait for them. */
+/* Terminate all workers of this database, and wait for them. */
 static void
 stop_all_workers(void)
 {
@@ -116,7 +117,7 @@ stop_all_workers(void)
 	while (alive);
 }
 
-/* What a room wants, by slot; entries of slots not wanted stay NULL. */
+/* The work that a room wants, by slot; entries of slots that are not wanted stay NULL. */
 static void
 collect_wanted(MillKind kind, const MillWork **wanted)
 {
@@ -133,16 +134,16 @@ collect_wanted(MillKind kind, const MillWork **wanted)
 	}
 }
 
-/* Look again by then at the latest. */
+/* The next cycle is at this time, or earlier. */
 static void
-look_by(TimestampTz *next, TimestampTz at)
+check_by(TimestampTz *next, TimestampTz at)
 {
 	*next = Min(*next, at);
 }
 
 /*
- * Bring a slot to what is wanted of it.  True if its worker should be started
- * when it has its turn.
+ * Reconcile a slot with the work that is wanted, NULL if none is.  True if its
+ * worker is to be started when it has its turn.
  */
 static bool
 reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, TimestampTz *next)
@@ -150,10 +151,11 @@ reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, Timest
 	TimestampTz retry_at = slot->retry_at;
 
 	if (slot->launched &&
-		(slot->pid != 0 || !mill_is_due(slot->launched_at + COME * INT64CONST(1000), COME)))
+		(slot->pid != 0 ||
+		 !mill_is_due(slot->launched_at + START_TIMEOUT * INT64CONST(1000), START_TIMEOUT)))
 	{
 		if (slot->pid == 0)
-			look_by(next, slot->launched_at + COME * INT64CONST(1000));
+			check_by(next, slot->launched_at + START_TIMEOUT * INT64CONST(1000));
 		if (work == NULL || work->version != slot->version)
 			mill_slot_stop(index, false);
 		return false;
@@ -167,30 +169,30 @@ reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, Timest
 	}
 	if (work->version != slot->version)
 	{
-		mill_slot_forgive(index);
+		mill_slot_reset_failures(index);
 		retry_at = 0;
 	}
 	else if (slot->launched_at != 0 && !slot->finished && !slot->stop && retry_at == 0)
 	{
-		/* It died without a word, perhaps before it could connect. */
+		/* It died without reporting, perhaps before it could connect. */
 		retry_at = mill_retry_time(slot->failures, false);
 		mill_slot_fail(index, retry_at, MILL_STATE_FAILED,
 					   "the worker ended before it could say why; see the server log");
 	}
 	if (!slot->pending && !mill_is_due(slot->dormant_until, LONGEST_SLEEP))
 	{
-		look_by(next, slot->dormant_until);
+		check_by(next, slot->dormant_until);
 		return false;
 	}
 	if (!mill_is_due(retry_at, MILL_LONGEST_RETRY))
 	{
-		look_by(next, retry_at);
+		check_by(next, retry_at);
 		return false;
 	}
 	return true;
 }
 
-/* The slot without a worker that waited longest; -1 if there is none. */
+/* Of the slots that are ready, the one whose worker was started longest ago; -1 if there is none. */
 static int
 next_in_turn(const bool *ready, int count)
 {
@@ -223,7 +225,7 @@ count_running(void)
 	return running;
 }
 
-/* Start what is ready, as far as there is place.  False if something waits for one. */
+/* Start the workers that are ready, as far as there are turns.  False if one waits for its turn. */
 static bool
 start_workers(bool *ready, const MillWork **wanted, int count)
 {
@@ -260,20 +262,20 @@ start_workers(bool *ready, const MillWork **wanted, int count)
 	return all;
 }
 
-/* Compare what is wanted with what there is; returns when to look again. */
+/* One cycle: reconcile all slots of the database; returns when the next one is due. */
 static TimestampTz
 reconcile(void)
 {
 	const MillWork **wanted = palloc0(sizeof(MillWork *) * MILL_SLOTS);
 	bool *ready = palloc0(sizeof(bool) * MILL_SLOTS);
-	TimestampTz next = TimestampTzPlusMilliseconds(mill_now(), LOOK);
+	TimestampTz next = TimestampTzPlusMilliseconds(mill_now(), CHECK_INTERVAL);
 	int count;
 
 	for (MillKind kind = 1; kind <= mill_room_count(); kind++)
 	{
 		collect_wanted(kind, wanted);
 		if (mill_room_of(kind)->next_due)
-			look_by(&next, mill_room_of(kind)->next_due());
+			check_by(&next, mill_room_of(kind)->next_due());
 	}
 	count = mill_slots_used();
 	for (int i = 0; i < count; i++)
@@ -284,19 +286,19 @@ reconcile(void)
 			ready[i] = reconcile_slot(i, &slot, wanted[i], &next);
 	}
 	if (!start_workers(ready, wanted, count))
-		look_by(&next, TimestampTzPlusMilliseconds(mill_now(), TURN));
+		check_by(&next, TimestampTzPlusMilliseconds(mill_now(), TURN_INTERVAL));
 	return next;
 }
 
-/* Wait until then, looking out for DDL on the database where that was announced; or until woken. */
+/* Wait until then or until woken; not for long if DDL on a database was announced. */
 static void
 wait_until(TimestampTz at)
 {
 	long wait = TimestampDifferenceMilliseconds(mill_now(), at);
 
 	/* the clock may have been set back */
-	wait = Min(wait, LOOK);
-	mill_worker_wait(mill_database_ddl_expected() ? Min(wait, DDL_LOOK) : wait);
+	wait = Min(wait, CHECK_INTERVAL);
+	mill_worker_wait(mill_database_ddl_expected() ? Min(wait, DDL_INTERVAL) : wait);
 }
 
 void
@@ -316,19 +318,19 @@ mill_manager_main(Datum arg)
 	for (;;)
 	{
 		TimestampTz next = 0;
-		bool wanted, absent;
+		bool conflict, absent;
 
 		mill_xact_begin("looking for work");
-		wanted = database_wanted();
-		absent = !wanted && !OidIsValid(mill_extension());
-		if (!wanted && !absent)
+		conflict = has_database_conflict();
+		absent = !conflict && !OidIsValid(mill_extension());
+		if (!conflict && !absent)
 		{
 			SPI_connect();
 			next = reconcile();
 			SPI_finish();
 		}
 		mill_xact_commit();
-		if (wanted || absent)
+		if (conflict || absent)
 		{
 			stop_all_workers();
 			if (absent)

@@ -1,8 +1,8 @@
 /*
  * object.c
- *		What users name and own, a row of a room's table: pipelines and jobs.
+ *		Objects that users name and own, rows of a room's table: pipelines and jobs.
  *
- * What is done to all of them alike, with statements made of the table's name.
+ * What all of them have in common, with statements built from the table's name.
  */
 #include "postgres.h"
 
@@ -32,7 +32,7 @@ mill_text_argument(FunctionCallInfo fcinfo, int number)
 	return PG_ARGISNULL(number) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(number));
 }
 
-/* Values and null flags of arguments, for a statement with the same ones. */
+/* Values and null flags of arguments, as parameters of a statement. */
 void
 mill_copy_arguments(FunctionCallInfo fcinfo, int first, int count, Datum *values, char *nulls)
 {
@@ -74,8 +74,8 @@ mill_check_range(FunctionCallInfo fcinfo, int number, const char *name, int low,
 /* ---- creators and names ---- */
 
 /*
- * A statement of a room, kept: the text with the room's table in place of its
- * one %s; one array of them each, zeroed, by kind.
+ * The prepared statement of a room: the text with the room's table in place of
+ * %s.  Each text has an array of statements, by kind, zero at first.
  */
 static MillStatement *
 statement_of(MillStatement *statements, const MillRoom *room, const char *sql, int nargs,
@@ -94,7 +94,7 @@ statement_of(MillStatement *statements, const MillRoom *room, const char *sql, i
 	return statement;
 }
 
-/* May the current user own such an object?  Its workers connect as its owner. */
+/* Raise an error if the current user may not own such an object; its workers connect as its owner. */
 void
 mill_check_creator(const MillRoom *room)
 {
@@ -120,7 +120,7 @@ mill_check_creator(const MillRoom *room)
 								room->object)));
 }
 
-/* Find an object by name, and lock it for a change.  False if the room has none. */
+/* Find an object by name, and lock its row if asked to.  False if the room has none. */
 static bool
 find_object(const MillRoom *room, const char *name, bool lock, int64 *id, Oid *owner)
 {
@@ -186,7 +186,7 @@ mill_mark_create(const MillRoom *room, int64 id, const char *name)
 																	 room->object, name))));
 	Datum values[2] = {Int64GetDatum(id), CStringGetTextDatum(mark)};
 
-	/* A copy may have the mark of a row that it lacks. */
+	/* A copied database may have the mark of a row that it lacks. */
 	if (SearchSysCacheExists2(TYPENAMENSP, CStringGetDatum(type),
 							  ObjectIdGetDatum(get_namespace_oid("mill_data", false))))
 		commands = lcons(psprintf("DROP TYPE %s", mark), commands);
@@ -219,7 +219,7 @@ mill_marks_follow_owners(const MillRoom *room)
 	static MillStatement statements[MILL_ROOMS + 1];
 	static const char sql[] =
 		"UPDATE %1$s p SET owner = given.typowner, version = version + 1 FROM"
-		/* not while somebody changes the row, nor in a copy, where owners may be anybody */
+		/* not while a transaction changes the row, nor in a copied database, where owners may differ */
 		"  (SELECT q.id, m.typowner FROM %1$s q JOIN pg_type m ON m.oid = q.mark"
 		"   WHERE m.typowner <> q.owner AND m.typtype = 'c' AND m.typnamespace = 'mill_data'::regnamespace"
 		"   AND q.armed_system = mill_catalog.system_identifier() AND q.armed_database = mill_catalog.database_oid()"
@@ -228,7 +228,7 @@ mill_marks_follow_owners(const MillRoom *room)
 	mill_run(statement_of(statements, room, sql, 0, NULL), SPI_OK_UPDATE, NULL, NULL);
 }
 
-/* SQL: mill_catalog.follow_marks(), on sql_drop: an object goes with its mark. */
+/* SQL: mill_catalog.follow_marks(), on sql_drop: delete the objects whose marks were dropped. */
 Datum
 mill_follow_marks(PG_FUNCTION_ARGS)
 {
@@ -254,8 +254,8 @@ mill_follow_marks(PG_FUNCTION_ARGS)
 /* ---- pause, resume, arm ---- */
 
 /*
- * The object that the arguments pipeline and job name; the first alone, as it is
- * when it was not named, may be either.  The user must own it.
+ * The object that the arguments pipeline and job name.  The first one, which a
+ * call may pass by position, may name either kind.  The user must own it.
  */
 static const MillRoom *
 named_object(FunctionCallInfo fcinfo, int64 *id)

@@ -1,11 +1,11 @@
 /*
  * object.h
- *		What users name and own, a row of a room's table: pipelines and jobs.
+ *		Objects that users name and own, rows of a room's table: pipelines and jobs.
  *
  * Such a table (MillRoom.table) has columns id, name, owner, mark, enabled,
- * pause_reason, state_at, version, armed_system and armed_database.  All names
- * are of one space, as those of relations are, so that mill.pause('x') means one
- * thing.  All functions need SPI.
+ * pause_reason, state_at, version, armed_system and armed_database.  All share
+ * one name space, as relations do, so that mill.pause('x') is unambiguous.  The
+ * functions on rows need SPI to be connected.
  */
 #ifndef MILL_CORE_OBJECT_H
 #define MILL_CORE_OBJECT_H
@@ -13,22 +13,23 @@
 #include "core/room.h"
 #include "fmgr.h"
 
-/* ---- who may make one, and how it is called ---- */
+/* ---- creators, names and marks ---- */
 
 extern void mill_check_creator(const MillRoom *room);
 extern void mill_check_new_name(const MillRoom *room, const char *name);
 
 /*
- * PostgreSQL knows of owners by objects only.  So each of ours has a mark, an
- * empty type that its owner owns: it lets DROP ROLE be refused, REASSIGN OWNED
- * give the object to another role, and DROP OWNED drop it.
+ * PostgreSQL tracks the owners of its own objects only.  So each of ours has a
+ * mark, an empty composite type with the same owner: because of it DROP ROLE is
+ * refused, REASSIGN OWNED gives the object to another role, and DROP OWNED drops
+ * it.
  */
 extern void mill_mark_create(const MillRoom *room, int64 id, const char *name);
 
-/* The row goes, and with it its mark. */
+/* Delete the row and its mark. */
 extern void mill_object_drop(const MillRoom *room, int64 id);
 
-/* Manager only: owners follow marks that REASSIGN OWNED gave to others. */
+/* Manager only: give objects to the owners of their marks, which REASSIGN OWNED may have changed. */
 extern void mill_marks_follow_owners(const MillRoom *room);
 
 /* ---- arguments of SQL functions ---- */
@@ -37,7 +38,7 @@ extern char *mill_text_argument(FunctionCallInfo fcinfo, int number);
 extern void mill_copy_arguments(FunctionCallInfo fcinfo, int first, int count, Datum *values,
 								char *nulls);
 
-/* Is a value one of a NULL-terminated list of words?  NULL passes. */
+/* Raise an error unless the value is NULL or one of a NULL-terminated list of words. */
 extern void mill_check_word(const char *argument, const char *value, const char *const *words);
 extern void mill_check_range(FunctionCallInfo fcinfo, int number, const char *name, int low,
 							 int high);

@@ -1,11 +1,11 @@
 /*
  * room.h
- *		A room that has background work, and what it tells core of it.
+ *		A room that has background work, and what it declares to core.
  *
- * The door of core.  A room registers itself when the library is loaded; the
- * manager of each database then keeps the workers that it wants, as far as
- * there is place.  A worker's main function calls mill_worker_run (worker.h);
- * what it may use besides is in xact.h, catalog.h, clock.h, task.h, settings.h.
+ * The public header of core.  A room registers itself when the library is loaded;
+ * the manager of each database then runs the workers that it wants, as far as
+ * background workers are free.  A worker's main function calls mill_worker_run
+ * (worker.h); also for rooms: xact.h, catalog.h, clock.h, task.h, settings.h.
  */
 #ifndef MILL_CORE_ROOM_H
 #define MILL_CORE_ROOM_H
@@ -13,7 +13,7 @@
 #include "core/slot.h"
 #include "nodes/pg_list.h"
 
-/* A worker that a room wants to have. */
+/* A wanted worker. */
 typedef struct MillWork
 {
 	int64 object_id;
@@ -25,30 +25,30 @@ typedef struct MillWork
 
 typedef struct MillRoom
 {
-	/* of its objects, in mill.workers and mill.errors: a value of mill_catalog.object_kind */
+	/* kind of its objects in mill.workers and mill.errors: a value of mill_catalog.object_kind */
 	const char *kind;
 	const char *function; /* the worker's main function */
-	bool preemptible;	  /* may a worker be asked to make place for a waiting one? */
-	bool user_settings;	  /* its workers run what a user wrote: with the owner's settings */
+	bool preemptible;	  /* may a worker be asked to end when another one waits? */
+	bool user_settings;	  /* its workers run users' SQL, with the settings of the owner */
 
-	/* Of objects that users name, see object.h. */
+	/* For objects that users name, see object.h; table is NULL in other rooms. */
 	const char *object;
 	const char *table;
 	void (*resumed)(int64 id);
 	void (*armed)(void);
 
-	/* The work (MillWork) that is wanted; in the manager's transaction, connected to SPI. */
+	/* The work (MillWork) that is wanted; called in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
 
-	/* When to ask desired() again without a wake-up; DT_NOEND: never.  May be NULL; as desired(). */
+	/* When to call desired() again without a wake-up; DT_NOEND: never.  Called as it is; may be NULL. */
 	TimestampTz (*next_due)(void);
 } MillRoom;
 
-/* From _PG_init; at most so many. */
+/* Called from _PG_init, at most MILL_ROOMS times. */
 #define MILL_ROOMS 31
 extern void mill_room_register(const MillRoom *room);
 
-/* The number of a registered room, from 1 on; and back, NULL for the managers' kind. */
+/* The number of a registered room, from 1; and the room of a number, NULL for MILL_KIND_MANAGER. */
 extern MillKind mill_kind_of(const MillRoom *room);
 extern const MillRoom *mill_room_of(MillKind kind);
 extern const MillRoom *mill_room_named(const char *kind);

@@ -17,7 +17,7 @@ bool mill_superuser_any_target = false;
 int mill_write_path = 0;
 int mill_clock_offset = 0;
 
-/* Read by SQL alone. */
+/* Read from SQL only. */
 static char *run_id;
 static char *interval_start;
 static char *interval_end;
@@ -32,8 +32,8 @@ void
 mill_settings_init(void)
 {
 	/*
-	 * The administrator decides how much of max_worker_processes, which
-	 * parallel query and replication draw on too, we may use.
+	 * Parallel query and replication use max_worker_processes too, so the
+	 * administrator limits our share of it.
 	 */
 	DefineCustomIntVariable("mill.workers_max", "Most workers that run at one time in one database.",
 							"What does not get a worker waits its turn. 0 stops all work.",
@@ -41,8 +41,8 @@ mill_settings_init(void)
 
 	/*
 	 * A pipeline runs as its owner, and so do the triggers and defaults of
-	 * its target. A superuser's pipeline would lend the target's owner its
-	 * rights.
+	 * its target. A superuser's pipeline would run the code of the target's
+	 * owner with a superuser's rights.
 	 */
 	DefineCustomBoolVariable("mill.superuser_any_target",
 							 "Lets a superuser's pipeline write into another role's table.",
@@ -50,8 +50,8 @@ mill_settings_init(void)
 							 &mill_superuser_any_target, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	/*
-	 * What a step of a job is run for; it can read them.  Settable, so that what
-	 * a step does can be tried by hand.
+	 * The run that a step belongs to, for its command to read.  Any user may set
+	 * them, so that a command can be tested by hand.
 	 */
 	DefineCustomStringVariable("mill.run_id", "The run of a job that the session works for.", NULL,
 							   &run_id, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
@@ -62,7 +62,7 @@ mill_settings_init(void)
 							   NULL, &interval_end, "", PGC_USERSET, GUC_NOT_IN_SAMPLE, NULL, NULL,
 							   NULL);
 
-	/* For tests, which run each case through both; nothing that a user need see. */
+	/* For tests, which run each case with both; hidden from users. */
 	DefineCustomEnumVariable("mill.write_path", "The way that rows take into a target.", NULL,
 							 &mill_write_path, 0, write_paths, PGC_SUSET,
 							 GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);

@@ -1,15 +1,16 @@
 /*
  * slot.c
- *		Slots in shared memory: which workers are wanted, run, wait or rest.
+ *		Slots in shared memory: which workers are wanted, run, wait or back off.
  *
  * A slot belongs to one wanted worker for as long as it is wanted, also while
- * it waits for a place or rests after a failure, so that its state can be
- * shown.  The launcher gives slots to managers, a manager to the workers of
- * its database; the worker attaches to its slot and detaches when it exits.
+ * it waits for its turn or backs off after a failure, so that its worker state
+ * can be shown.  The launcher allocates slots for managers, a manager for the
+ * workers of its database; the worker attaches to its slot and detaches when it
+ * exits.
  *
- * One lock protects all of it: it is taken a few times a second by each
- * process and never held across anything that can fail or wait.  A generation
- * number tells a worker that comes late that its slot went to somebody else.
+ * One lock protects all of it: each process acquires it a few times a second
+ * and never holds it across anything that can fail or wait.  The generation
+ * number shows a worker that starts late that its slot was allocated again.
  *
  * Nothing here is durable: after a crash the server starts with empty slots,
  * the launcher starts managers, and these read from tables what is wanted.
@@ -34,17 +35,17 @@
 typedef struct MillSlot
 {
 	bool in_use;
-	uint32 generation; /* differs each time the slot is given out */
+	uint32 generation; /* a new one each time the slot is allocated */
 	PGPROC *proc;	   /* NULL: not attached */
 	TimestampTz stopped_at;
-	TimestampTz waiting_seen; /* last time that waiting_since was found to hold */
+	TimestampTz waiting_seen; /* when the slot was last found to wait */
 	MillSlotInfo info;
 } MillSlot;
 
 typedef struct MillShared
 {
 	LWLock *lock;	  /* protects everything here */
-	PGPROC *launcher; /* NULL while there is none */
+	PGPROC *launcher; /* NULL while none runs */
 	uint32 probe_requests;
 	uint32 next_generation;
 	int slots_used;
@@ -114,7 +115,7 @@ mill_require_preload(void)
 					 "Add pg_mill to shared_preload_libraries in postgresql.conf and restart the server.")));
 }
 
-/* The slot of this index, for who holds the lock. */
+/* The slot of this index; the caller holds the lock. */
 static MillSlot *
 locked_slot(int index)
 {
@@ -123,7 +124,7 @@ locked_slot(int index)
 	return &mill_shared->slots[index];
 }
 
-/* The same, taking the lock, for a change. */
+/* The same; acquires the lock exclusively. */
 static MillSlot *
 lock_slot(int index)
 {
@@ -170,7 +171,7 @@ is_for(const MillSlotInfo *info, MillKind kind, Oid database, int64 object_id, i
 }
 
 /*
- * Find or make the slot of a wanted worker; -1 if all are taken.
+ * Find or allocate the slot of a wanted worker; -1 if all are in use.
  */
 int
 mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no)
@@ -212,7 +213,7 @@ mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no)
 	return free_slot;
 }
 
-/* Give a slot back.  Its worker must not be attached. */
+/* Free a slot.  Its worker must not be attached. */
 void
 mill_slot_free(int index)
 {
@@ -242,7 +243,7 @@ mill_slot_give_up(int index)
 }
 
 void
-mill_slot_forgive(int index)
+mill_slot_reset_failures(int index)
 {
 	MillSlot *slot = lock_slot(index);
 
@@ -269,10 +270,10 @@ describe_worker(BackgroundWorker *worker, int index, const char *function, const
 }
 
 /*
- * Register the slot's worker.  False if the server has no place for it.
+ * Register the slot's worker.  False if the server has no free background worker.
  *
- * The slot is marked first, outside of the registration, so that a worker
- * that is quick finds itself expected.
+ * The slot is marked first, and the lock released for the registration, so that
+ * a worker that starts at once finds its slot marked.
  */
 bool
 mill_slot_launch(int index, const char *function, const char *title)
@@ -307,26 +308,26 @@ mill_slot_launch(int index, const char *function, const char *title)
 /* ---- turns ---- */
 
 /*
- * All databases draw on the server's max_worker_processes, and each manager
- * sees its own work only.  So who finds no free background worker notes it in
- * the slot, asks one worker anywhere to end, and until it has its turn nobody
- * takes what becomes free before whoever waits longer.
+ * All databases share the server's max_worker_processes, and each manager knows
+ * its own work only.  So a manager that finds no free background worker notes in
+ * the slot since when it waits and asks one worker, of any database, to end; a
+ * background worker that becomes free goes to the slot that has waited longest.
  */
 
-/* A note that was not renewed for so long, in milliseconds, is of no account. */
-#define WAITING_COUNTS 3000
-/* How long a worker runs while others wait: idle, or busy, in milliseconds. */
+/* A note of waiting that was not renewed for so long is ignored, in milliseconds. */
+#define WAITING_TIMEOUT 3000
+/* How long a worker may run while others wait, in milliseconds: idle, or busy. */
 #define IDLE_TURN 1000
 #define BUSY_TURN 10000
 
-/* Is a time so many milliseconds ago?  Also if the clock was set back since. */
+/* Is a time so many milliseconds ago?  True also if the clock was set back since. */
 static bool
 has_passed(TimestampTz at, TimestampTz now, int milliseconds)
 {
 	return at > now || TimestampDifferenceExceeds(at, now, milliseconds);
 }
 
-/* May this slot's worker be started: does no other slot wait longer for a free place? */
+/* May this slot's worker be started: does no other slot wait longer for a free background worker? */
 bool
 mill_slot_may_launch(int index)
 {
@@ -341,7 +342,7 @@ mill_slot_may_launch(int index)
 		const MillSlot *other = locked_slot(i);
 
 		if (i != index && other->in_use && other->info.waiting_since != 0 &&
-			!has_passed(other->waiting_seen, now, WAITING_COUNTS) &&
+			!has_passed(other->waiting_seen, now, WAITING_TIMEOUT) &&
 			(since == 0 || other->info.waiting_since < since))
 			may = false;
 	}
@@ -354,13 +355,13 @@ static void
 keep_reason(MillSlotInfo *info, const char *reason)
 {
 	static const char more[] = " ...";
-	int room = sizeof(info->reason) - sizeof(more);
+	int space = sizeof(info->reason) - sizeof(more);
 	int length;
 
 	if (strlcpy(info->reason, reason, sizeof(info->reason)) < sizeof(info->reason))
 		return;
-	length = pg_mbcliplen(reason, room, room);
-	for (int i = length; i > room / 2; i--)
+	length = pg_mbcliplen(reason, space, space);
+	for (int i = length; i > space / 2; i--)
 	{
 		if (reason[i] == ' ')
 		{
@@ -371,7 +372,7 @@ keep_reason(MillSlotInfo *info, const char *reason)
 	strcpy(info->reason + length, more);
 }
 
-/* Keeps "since" while the state stays.  Holds the lock. */
+/* Keeps "since" while the state stays the same.  The caller holds the lock. */
 static void
 set_state(MillSlot *slot, MillState state, const char *reason)
 {
@@ -382,22 +383,22 @@ set_state(MillSlot *slot, MillState state, const char *reason)
 	keep_reason(&slot->info, reason ? reason : "");
 }
 
-/* The slot waits for a free background worker, with this reason.  Returns whether that is news. */
+/* The slot waits for a free background worker, with this reason.  True if it did not wait before. */
 bool
 mill_slot_wait(int index, const char *reason)
 {
 	MillSlot *slot = lock_slot(index);
-	bool news = slot->info.waiting_since == 0;
+	bool is_new = slot->info.waiting_since == 0;
 
 	slot->waiting_seen = mill_now();
-	if (news)
+	if (is_new)
 		slot->info.waiting_since = slot->waiting_seen;
 	set_state(slot, MILL_STATE_WAITING, reason);
 	unlock();
-	return news;
+	return is_new;
 }
 
-/* Does a worker of this database run?  Holds the lock. */
+/* Does a worker of this database run?  The caller holds the lock. */
 static bool
 has_workers(Oid database)
 {
@@ -413,12 +414,12 @@ has_workers(Oid database)
 }
 
 /*
- * May this slot's process be asked to end, for others, and how soon?  0: no;
- * idle workers go before those that had their time, and these before managers
- * that look after nobody.  Holds the lock.
+ * May this slot's process be asked to end because others wait?  0: no; idle
+ * workers (3) come before those that had their time (2), and these before
+ * managers without workers (1).  The caller holds the lock.
  */
 static int
-readiness(const MillSlot *slot, TimestampTz now)
+preemption_rank(const MillSlot *slot, TimestampTz now)
 {
 	bool manager = slot->info.kind == MILL_KIND_MANAGER;
 	bool idle = !manager && slot->info.state == MILL_STATE_IDLE;
@@ -433,7 +434,7 @@ readiness(const MillSlot *slot, TimestampTz now)
 	return mill_room_of(slot->info.kind)->preemptible ? 2 : 0;
 }
 
-/* Was a process asked to end just now?  Then a place is coming.  Holds the lock. */
+/* Was a process asked to end just now?  Then a background worker becomes free soon.  Holds the lock. */
 static bool
 is_ending(const MillSlot *slot, TimestampTz now)
 {
@@ -442,11 +443,12 @@ is_ending(const MillSlot *slot, TimestampTz now)
 }
 
 /*
- * Others wait: ask one process to end, a worker of this database or (InvalidOid)
- * of any, where also managers are asked: they come back when it is their turn.
+ * Others wait: ask one process to end, a worker of this database, or (InvalidOid)
+ * of any database; then managers may be asked too, and are started again in
+ * their turn.
  */
 void
-mill_preempt_worker(Oid database, int besides)
+mill_preempt_worker(Oid database, int except)
 {
 	TimestampTz now = mill_now();
 	TimestampTz launched_at = 0;
@@ -457,9 +459,9 @@ mill_preempt_worker(Oid database, int besides)
 	for (int i = 0; i < mill_shared->slots_used; i++)
 	{
 		const MillSlot *slot = locked_slot(i);
-		int ready;
+		int rank;
 
-		if (i == besides || i == mill_my_slot ||
+		if (i == except || i == mill_my_slot ||
 			(OidIsValid(database) &&
 			 (slot->info.database != database || slot->info.kind == MILL_KIND_MANAGER)))
 			continue;
@@ -468,11 +470,11 @@ mill_preempt_worker(Oid database, int besides)
 			victim = -1;
 			break;
 		}
-		ready = readiness(slot, now);
-		if (ready > best || (ready > 0 && ready == best && slot->info.launched_at < launched_at))
+		rank = preemption_rank(slot, now);
+		if (rank > best || (rank > 0 && rank == best && slot->info.launched_at < launched_at))
 		{
 			victim = i;
-			best = ready;
+			best = rank;
 			launched_at = slot->info.launched_at;
 		}
 	}
@@ -482,7 +484,7 @@ mill_preempt_worker(Oid database, int besides)
 }
 
 /*
- * Ask a worker to end: after its batch, or now, in the middle of it.
+ * Ask a worker to end after its batch; or terminate it now, in the middle of one.
  */
 void
 mill_slot_stop(int index, bool now)
@@ -527,7 +529,7 @@ detach(int code, Datum arg)
 
 /*
  * Attach this process to the slot that it was registered for, until it exits.
- * False if the slot has gone to somebody else meanwhile.
+ * False if the slot was allocated again meanwhile.
  */
 bool
 mill_slot_attach(int index, uint32 generation)
@@ -546,7 +548,7 @@ mill_slot_attach(int index, uint32 generation)
 	info->launched = true;
 	info->retry_at = 0;
 	info->finished = false;
-	/* A failure stays shown until the worker has something better to say. */
+	/* A failure is shown until the worker reports another state. */
 	if (info->failures == 0 || info->reason[0] == '\0' ||
 		(info->state != MILL_STATE_FAILED && info->state != MILL_STATE_DEGRADED))
 	{
@@ -560,7 +562,7 @@ mill_slot_attach(int index, uint32 generation)
 	return true;
 }
 
-/* Show a state and its reason. */
+/* Set the worker state and its reason. */
 void
 mill_slot_report(int index, MillState state, const char *reason)
 {
@@ -568,7 +570,7 @@ mill_slot_report(int index, MillState state, const char *reason)
 	unlock();
 }
 
-/* One more failure in a row, to be shown so; not before retry_at again. */
+/* Count one more failure in a row and set the worker state; not started again before retry_at. */
 void
 mill_slot_fail(int index, TimestampTz retry_at, MillState state, const char *reason)
 {
@@ -581,7 +583,7 @@ mill_slot_fail(int index, TimestampTz retry_at, MillState state, const char *rea
 	unlock();
 }
 
-/* The object's work goes well: the next failure is a first one. */
+/* Reset the count of failures in a row. */
 void
 mill_slot_succeed(int index)
 {
@@ -589,7 +591,7 @@ mill_slot_succeed(int index)
 	unlock();
 }
 
-/* The worker is done, and ends as it should. */
+/* The worker has ended normally. */
 void
 mill_slot_finish(int index)
 {
@@ -599,8 +601,8 @@ mill_slot_finish(int index)
 }
 
 /*
- * Worker only, before it ends: it has nothing to do until then, unless
- * mill_wake_workers says that there is.
+ * Worker only, before it ends: do not start it again until this time, unless
+ * mill_wake_workers is called for its kind.
  */
 void
 mill_slot_sleep(int index, TimestampTz until)
@@ -613,7 +615,7 @@ mill_slot_sleep(int index, TimestampTz until)
 	unlock();
 }
 
-/* Has there been work since the last call?  Asked before looking for it. */
+/* Was new work announced since the last call?  To be called before looking for work. */
 bool
 mill_slot_take_pending(int index)
 {
@@ -626,8 +628,8 @@ mill_slot_take_pending(int index)
 }
 
 /*
- * Worker only, between two pieces of work that nobody interrupts: has it had its
- * time, while others wait for a worker?
+ * Worker only, between two pieces of work that are not preempted: has it run for
+ * BUSY_TURN, and do others wait?
  */
 bool
 mill_slot_others_wait(int index)
@@ -662,8 +664,8 @@ mill_slot_set_absent(int index)
 /* ---- wake-ups ---- */
 
 /*
- * There is work for the workers of a kind.  Called by writers at each commit:
- * those that were told already are left alone.
+ * There is work for the workers of a kind.  Called by writers at each commit, so
+ * workers with pending work are not woken again.
  */
 void
 mill_wake_workers(MillKind kind, Oid database)
@@ -680,7 +682,7 @@ mill_wake_workers(MillKind kind, Oid database)
 		if (!slot->in_use || slot->info.kind != kind || slot->info.database != database ||
 			slot->info.pending)
 			continue;
-		/* Two writers at once wake twice, which does no harm. */
+		/* the lock is shared: two writers may wake a worker twice, which does no harm */
 		slot->info.pending = true;
 		if (slot->proc)
 			SetLatch(&slot->proc->procLatch);
@@ -723,7 +725,7 @@ detach_launcher(int code, Datum arg)
 	unlock();
 }
 
-/* This process is the launcher, until it exits. */
+/* Make this process the launcher, until it exits. */
 void
 mill_launcher_attach(void)
 {
@@ -733,7 +735,7 @@ mill_launcher_attach(void)
 	before_shmem_exit(detach_launcher, 0);
 }
 
-/* Wake the manager of a database, or of every one (InvalidOid); not the one that calls. */
+/* Wake the manager of a database, or all (InvalidOid); but not the calling process. */
 void
 mill_wake_manager(Oid database)
 {
@@ -751,10 +753,13 @@ mill_wake_manager(Oid database)
 	unlock();
 }
 
-/* For so long after mill_expect_database_ddl, in milliseconds: core waits for 5 seconds. */
+/* How long after mill_expect_database_ddl, in milliseconds; the command itself waits 5 seconds. */
 #define DDL_EXPECTED 10000
 
-/* Somebody is about to drop, rename, move or copy a database: managers shall look out for it. */
+/*
+ * A command is about to drop, rename, move or copy a database: managers check
+ * their database's lock for a while.
+ */
 void
 mill_expect_database_ddl(void)
 {

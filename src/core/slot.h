@@ -1,9 +1,9 @@
 /*
  * slot.h
- *		Slots in shared memory: which workers are wanted, run, wait or rest.
+ *		Slots in shared memory: which workers are wanted, run, wait or back off.
  *
- * All functions take the lock themselves and hold it for an instant; slots are
- * named by index.  What they tell was so a moment ago.
+ * All functions acquire and release the lock themselves; slots are identified by
+ * index.  A copy may be out of date when it is returned.
  */
 #ifndef MILL_CORE_SLOT_H
 #define MILL_CORE_SLOT_H
@@ -13,7 +13,7 @@
 #define MILL_SLOTS 1024
 #define MILL_REASON_SIZE 512
 
-/* Whose work a slot is for: a room's number, or the managers', see room.h. */
+/* The room that a slot's work belongs to, by number; 0 for managers.  See room.h. */
 typedef int MillKind;
 #define MILL_KIND_MANAGER 0
 
@@ -27,27 +27,27 @@ typedef enum MillState
 	MILL_STATE_WAITING
 } MillState;
 
-/* A copy of what is known of a slot. */
+/* A copy of a slot. */
 typedef struct MillSlotInfo
 {
-	/* set by who allocates the slot: launcher for managers, else manager */
+	/* set by the process that allocates the slot: launcher for managers, else manager */
 	MillKind kind;
 	Oid database;
 	Oid owner;		 /* role the worker connects as */
-	int64 object_id; /* what the room calls so: a pipeline's id, the role of a fold worker */
+	int64 object_id; /* the room's object: a pipeline's id, the role of a fold worker */
 	int worker_no;	 /* 0 .. workers - 1 */
 	int64 version;	 /* of the object's row when the worker was started */
-	bool launched;	 /* registered, not yet seen to end */
+	bool launched;	 /* registered, and not known to have ended */
 	TimestampTz launched_at;
-	bool stop;				   /* asked to end at the next good moment */
-	TimestampTz waiting_since; /* found no free background worker; 0: does not wait for one */
+	bool stop;				   /* asked to end after its batch */
+	TimestampTz waiting_since; /* waits for a free background worker; 0: does not */
 
 	/* set by the worker, or for it */
 	int pid;				   /* 0: not attached */
 	bool absent;			   /* manager: the database lacks the extension */
-	bool finished;			   /* the worker ended as it should */
-	TimestampTz dormant_until; /* it had nothing to do: not before, unless work is pending */
-	bool pending;			   /* there is work since the worker last looked */
+	bool finished;			   /* the worker ended normally */
+	TimestampTz dormant_until; /* had nothing to do: not started before, unless pending */
+	bool pending;			   /* there is new work since the worker last checked */
 	int failures;			   /* in a row, since the last success */
 	TimestampTz retry_at;	   /* 0: at once */
 	MillState state;
@@ -59,23 +59,23 @@ typedef struct MillSlotInfo
 
 extern void mill_shmem_init(void);
 extern bool mill_has_workers(void);		/* the library is preloaded */
-extern void mill_require_preload(void); /* an error if not */
+extern void mill_require_preload(void); /* raises an error if not */
 extern const char *mill_state_name(MillState state);
 
 /* ---- launcher and managers ---- */
 
-extern int mill_slots_used(void); /* no slot from here on was ever given out */
-extern bool mill_slot_get(int slot, MillSlotInfo *info); /* false: nobody has it */
+extern int mill_slots_used(void); /* slots from this index on were never allocated */
+extern bool mill_slot_get(int slot, MillSlotInfo *info); /* false: not allocated */
 extern int mill_slot_allocate(MillKind kind, Oid database, int64 object_id, int worker_no);
 extern void mill_slot_free(int slot);
-extern void mill_slot_assign(int slot, Oid owner, int64 version); /* the next worker's */
+extern void mill_slot_assign(int slot, Oid owner, int64 version); /* for the next worker */
 extern bool mill_slot_launch(int slot, const char *function, const char *title);
-extern void mill_slot_give_up(int slot); /* its worker was registered and did not come */
-extern void mill_slot_forgive(int slot); /* no failure counts any more */
+extern void mill_slot_give_up(int slot);		/* its worker was registered and did not start */
+extern void mill_slot_reset_failures(int slot); /* reset the count of failures and the back-off */
 extern void mill_slot_stop(int slot, bool now);
 extern bool mill_slot_may_launch(int slot);
 extern bool mill_slot_wait(int slot, const char *reason);
-extern void mill_preempt_worker(Oid database, int besides);
+extern void mill_preempt_worker(Oid database, int except);
 
 extern void mill_launcher_attach(void);
 extern uint32 mill_probe_requests(void); /* grows when a database may have the extension */

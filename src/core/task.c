@@ -1,9 +1,9 @@
 /*
  * task.c
- *		What the workers of a room are at, and which start of the server this is.
+ *		Which tasks workers run now, and which start of the server this is.
  *
- * One entry for each slot, written by the slot's worker alone; one lock protects
- * them all and is never held across anything that can fail or wait.
+ * One entry for each slot, which the slot's worker writes; one lock protects them
+ * all and is never held across anything that can fail or wait.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@
 typedef struct Task
 {
 	int64 number;	   /* 0: none */
-	int64 interrupted; /* the last one that mill_tasks_interrupt met here */
+	int64 interrupted; /* the last one that mill_tasks_interrupt found here */
 	bool begun;
 	MillKind kind;
 	Oid database;
@@ -53,7 +53,7 @@ request_tasks(void)
 static void
 startup_tasks(void)
 {
-	/* The postmaster's own memory outlives the crash of a child, after which it comes here again. */
+	/* After the crash of a child the postmaster calls this again, and its own memory is as it was. */
 	static bool started = false;
 	bool found;
 
@@ -66,7 +66,7 @@ startup_tasks(void)
 	{
 		memset(shared_tasks, 0, sizeof(Tasks));
 		shared_tasks->lock = &GetNamedLWLockTranche("pg_mill_tasks")->lock;
-		/* the process number tells starts apart if the clock was set back */
+		/* the process id keeps starts distinct if the clock was set back */
 		shared_tasks->incarnation = GetCurrentTimestamp() ^ ((int64) PostmasterPid << 40);
 		shared_tasks->after_crash = started;
 		started = true;
@@ -85,7 +85,7 @@ mill_task_shmem_init(void)
 }
 
 static void
-forget_task(int code, Datum arg)
+clear_task(int code, Datum arg)
 {
 	LWLockAcquire(shared_tasks->lock, LW_EXCLUSIVE);
 	shared_tasks->tasks[mill_my_slot].number = 0;
@@ -100,7 +100,7 @@ mill_task_set(MillKind kind, int64 task, bool begun)
 
 	Assert(mill_my_slot >= 0 && (task != 0 || !begun));
 	if (!registered)
-		before_shmem_exit(forget_task, 0);
+		before_shmem_exit(clear_task, 0);
 	registered = true;
 	LWLockAcquire(shared_tasks->lock, LW_EXCLUSIVE);
 	mine = &shared_tasks->tasks[mill_my_slot];
@@ -112,7 +112,7 @@ mill_task_set(MillKind kind, int64 task, bool begun)
 	LWLockRelease(shared_tasks->lock);
 }
 
-/* NULL if nobody is at the task.  Holds the lock. */
+/* The entry of a task, NULL if no worker runs it.  The caller holds the lock. */
 static const Task *
 find_task(MillKind kind, Oid database, int64 number)
 {
@@ -190,7 +190,7 @@ mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number)
 {
 	const Task *found;
 
-	/* The worker cannot go on to another task meanwhile. */
+	/* Under the lock, so that the worker cannot begin another task meanwhile. */
 	LWLockAcquire(shared_tasks->lock, LW_SHARED);
 	found = find_task(kind, database, task);
 	if (found)

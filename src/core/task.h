@@ -1,15 +1,15 @@
 /*
  * task.h
- *		What the workers of a room are at, and which start of the server this is.
+ *		Which tasks workers run now, and which start of the server this is.
  *
- * A task is a number of its room, not 0: a try at a step of a job.  A worker
- * tells of it before a table shows the task as begun, and once more when that
- * has committed.  So who reads the table first and then asks here is never told
- * that a task is dead which is not; who asks here first for those that have
- * begun, and then reads the table, knows which are not wanted any more.
+ * A task is a number that its room assigns, not 0: an attempt of a step of a job.
+ * A worker sets it before a table shows the task as begun, and again, as begun,
+ * when that has committed.  So a reader of the table that checks here afterwards
+ * never takes a living task for dead; and one that first gets the tasks begun
+ * from here, and then reads the table, finds which are not wanted any more.
  *
- * Unlike a lock this is out of reach of what a task runs, it outlives an abort,
- * and it goes with the process, or with the server.
+ * Unlike an advisory lock this cannot be changed by what a task runs; it survives
+ * an abort, and ends with the process, or with the server.
  */
 #ifndef MILL_CORE_TASK_H
 #define MILL_CORE_TASK_H
@@ -18,7 +18,7 @@
 
 extern void mill_task_shmem_init(void);
 
-/* Worker only: it is at this task; 0: at none. */
+/* Worker only: set the task that it runs; 0: none. */
 extern void mill_task_set(MillKind kind, int64 task, bool begun);
 
 extern bool mill_task_is_alive(MillKind kind, Oid database, int64 task);
@@ -27,19 +27,19 @@ extern bool mill_task_is_alive(MillKind kind, Oid database, int64 task);
 extern int mill_tasks_begun(MillKind kind, Oid database, int64 *tasks);
 
 /*
- * All workers of a database are about to be terminated, for no fault of their
- * tasks; and was this task one of those?
+ * Note that all workers of a database are about to be terminated, which is no
+ * failure of their tasks; and whether this task was one of those.
  */
 extern void mill_tasks_interrupt(Oid database);
 extern bool mill_task_was_interrupted(MillKind kind, Oid database, int64 task);
 
-/* Signal the worker that is at this task, if one is. */
+/* Signal the worker that runs this task, if there is one. */
 extern void mill_task_signal(MillKind kind, Oid database, int64 task, int signal_number);
 
-/* Identifies this start of the server, which the crash of a process ends, too, for this database. */
+/* A number for this start of the server and this database; a restart after a crash has a new one. */
 extern int64 mill_incarnation(void);
 
-/* Did it begin with the crash of a process? */
+/* Was the server restarted by the postmaster after the crash of a process? */
 extern bool mill_incarnation_after_crash(void);
 
 #endif

@@ -1,20 +1,21 @@
 /*
  * worker.c
- *		The frame that every worker of an object runs in.
+ *		Start, signals, error handling and end, common to all workers.
  *
  * A worker attaches to its slot, connects as the owner of its object (so that
- * nothing a user wrote ever runs with other rights, and RESET ROLE gains
- * nothing), and runs its body.  All its progress is in committed
- * transactions, so it may end anywhere:
+ * SQL of users never runs with other rights, and RESET ROLE gains nothing), and
+ * runs its body.  All its progress is in committed transactions, so it may end
+ * anywhere:
  *
  * - the body returns: asked to stop, or nothing left to do.  Exit 0.
  * - the body raises an error: the transaction is aborted, the error goes to
  *   the server's log and, in a transaction of its own, to mill_catalog.error;
- *   the slot says when to try again.  Exit 1.  The manager starts the next.
+ *   the slot shows when it is retried.  Exit 1.  The manager starts it again.
  * - SIGTERM: as any backend (die); the slot is left as it was.
- * - a crash restarts the server; slots begin empty and tables tell the rest.
+ * - a crash restarts the server; slots are empty then, and what is wanted is
+ *   read from tables.
  *
- * Exit codes other than 0 and 1 would make the postmaster restart everything.
+ * Exit codes other than 0 and 1 would make the postmaster restart the server.
  */
 #include "postgres.h"
 
@@ -39,8 +40,8 @@
 #include "core/worker.h"
 
 /*
- * Attach to the slot that this process was registered for, whose copy comes
- * back, and set up signals; ends the process if somebody else has the slot.
+ * Attach to the slot that this process was registered for, return a copy of it,
+ * and set up signals; ends the process if the slot was allocated again.
  */
 void
 mill_worker_attach(Datum arg, MillSlotInfo *info)
@@ -58,7 +59,6 @@ mill_worker_attach(Datum arg, MillSlotInfo *info)
 	BackgroundWorkerUnblockSignals();
 }
 
-/* Was this process asked to end at the next good moment? */
 bool
 mill_worker_should_stop(void)
 {
@@ -75,7 +75,7 @@ mill_worker_wait(long milliseconds)
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds,
 					 MILL_WAIT_EVENT);
 	ResetLatch(MyLatch);
-	/* a latch that is set already lets us not see the postmaster's end */
+	/* WaitLatch does not report the postmaster's death if the latch is set already */
 	if (!PostmasterIsAlive())
 		proc_exit(1);
 	mill_worker_serve();
@@ -93,9 +93,9 @@ mill_worker_serve(void)
 }
 
 /*
- * After an error: abort, log, record, and leave the slot resting until the
- * next try.  An outage of the broker (SQLSTATE class 08) is not a failure of
- * the object, and is tried again sooner.
+ * After an error: abort, log, record, and let the slot back off until the next
+ * attempt.  An outage of the broker (SQLSTATE class 08) is shown as degraded, not
+ * as failed, and is retried sooner.
  */
 static void
 record_failure(const MillSlotInfo *slot)
@@ -106,7 +106,7 @@ record_failure(const MillSlotInfo *slot)
 	MillSlotInfo now;
 	TimestampTz retry_at;
 
-	/* Past here a cancel would only make the record incomplete. */
+	/* From here on ignore cancel requests, so that the record is complete. */
 	HOLD_INTERRUPTS();
 	EmitErrorReport();
 	FlushErrorState();
@@ -132,7 +132,7 @@ mill_worker_run(Datum arg, void (*body)(int64 object_id, int worker_no))
 	Assert(slot.kind != MILL_KIND_MANAGER && OidIsValid(slot.owner));
 	BackgroundWorkerInitializeConnectionByOid(slot.database, slot.owner, 0);
 
-	/* Statements of ours have a safe search_path in any case, see catalog.c. */
+	/* Statements of pg_mill have a safe search_path in any case, see catalog.c. */
 	if (!mill_room_of(slot.kind)->user_settings)
 	{
 		SetConfigOption("search_path", MILL_SEARCH_PATH, PGC_SUSET, PGC_S_OVERRIDE);
@@ -147,7 +147,7 @@ mill_worker_run(Datum arg, void (*body)(int64 object_id, int worker_no))
 
 	if (sigsetjmp(on_error, 1) != 0)
 	{
-		/* A second error, while recording the first, only ends us. */
+		/* An error while recording the first one just ends the process. */
 		PG_exception_stack = NULL;
 		error_context_stack = NULL;
 		record_failure(&slot);

@@ -1,9 +1,9 @@
 /*
  * xact.c
- *		The one bracket around a worker's transactions, and wake-ups at commit.
+ *		Begins and ends all transactions of workers, and wakes processes at commit.
  *
  * A worker waits outside of transactions and works inside one.  SPI is not
- * connected by the bracket: who needs it connects for as long as needed.
+ * connected here: the code that needs it connects for as long as needed.
  */
 #include "postgres.h"
 
@@ -29,11 +29,11 @@ static MemoryContext outer_context;
 static bool wake_manager = false;
 static bool wake_all_managers = false;
 static bool wake_launcher = false;
-static uint32 wake_kinds = 0; /* of workers, as bits */
+static uint32 wake_kinds = 0; /* bit n: the workers of MillKind n */
 
 /*
  * Begin a transaction with an active snapshot.  Activity is shown in
- * pg_stat_activity and must stay valid until the end.
+ * pg_stat_activity and must stay valid until the transaction ends.
  */
 void
 mill_xact_begin(const char *activity)
@@ -66,7 +66,7 @@ mill_xact_commit(void)
 	after_xact();
 }
 
-/* After an error: abort whatever is open. */
+/* After an error: abort the transaction and its subtransactions. */
 void
 mill_xact_abort(void)
 {
@@ -75,8 +75,8 @@ mill_xact_abort(void)
 }
 
 /*
- * Wake who has to act on a change, when it is visible, never before.  Nothing
- * here can fail, as befits a commit.
+ * Wake the processes that act on a change, once it is visible.  Runs at commit,
+ * so nothing here may fail.
  */
 static void
 at_transaction_end(XactEvent event, void *arg)
@@ -115,7 +115,7 @@ mill_xact_init(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 }
 
-/* For changes of what all databases share. */
+/* For changes of shared objects, such as roles. */
 void
 mill_wake_all_managers_at_commit(void)
 {
@@ -143,7 +143,7 @@ mill_wake_workers_at_commit(const MillRoom *room)
 
 /*
  * SQL: called by the install script, so that workers start as soon as the
- * extension is there.
+ * extension is created.
  */
 Datum
 mill_announce_extension(PG_FUNCTION_ARGS)
@@ -153,8 +153,8 @@ mill_announce_extension(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: mill_catalog.work_changed(), a trigger of tables that say what is wanted:
- * the manager looks when the change commits, whoever made it.
+ * SQL: mill_catalog.work_changed(), a trigger of tables that define what is
+ * wanted: wakes the manager when the change commits, whoever made it.
  */
 Datum
 mill_work_changed(PG_FUNCTION_ARGS)

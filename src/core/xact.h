@@ -1,6 +1,6 @@
 /*
  * xact.h
- *		The one bracket around a worker's transactions, and wake-ups at commit.
+ *		Begins and ends all transactions of workers, and wakes processes at commit.
  */
 #ifndef MILL_CORE_XACT_H
 #define MILL_CORE_XACT_H

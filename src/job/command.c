@@ -1,12 +1,12 @@
 /*
  * command.c
- *		A step's command and its checks: looked at when they are defined, and run.
+ *		A step's command and its checks: analyzed when they are defined, and run.
  *
  * A command is one or more statements, $1 and $2 in them the start and the end of
  * the run's interval.  In one transaction they run as a function's would, so
  * that none of them can end it.  In transactions of their own they run as a
- * client's would, one after the other: procedures that commit, VACUUM, and what
- * else cannot be in a transaction block.
+ * client's would, one after the other: procedures that commit, VACUUM, and others
+ * that cannot be in a transaction block.
  */
 #include "postgres.h"
 
@@ -78,7 +78,7 @@ needs_own_transaction(const Node *statement)
 	}
 }
 
-/* What no step can do, or not in this way. */
+/* Raise an error for a statement that no step can run, or not in this way. */
 static void
 refuse_statement(const char *what, const RawStmt *raw, bool own_transaction)
 {
@@ -105,7 +105,7 @@ refuse_statement(const char *what, const RawStmt *raw, bool own_transaction)
 						errhint("Use transaction => 'own'.")));
 }
 
-/* May an earlier step, or an earlier statement, have made by then what is missing now? */
+/* Is an object missing, which an earlier step or statement may have created by then? */
 static bool
 is_missing_object(int sqlerrcode)
 {
@@ -123,8 +123,8 @@ is_missing_object(int sqlerrcode)
 }
 
 /*
- * Analyze a statement, parameters typed, as the user who defines it.  An error
- * is raised, but for objects that are missing, which is a notice.  False then.
+ * Analyze a statement, with typed parameters, as the current user.  Raises an
+ * error, or, for a missing object, a notice, and then returns false.
  */
 static bool
 analyze_statement(const char *what, RawStmt *raw, const char *text)
@@ -141,7 +141,7 @@ analyze_statement(const char *what, RawStmt *raw, const char *text)
 		(void) parse_analyze_fixedparams(raw, text, parameter_types, lengthof(parameter_types),
 										 NULL);
 		PopActiveSnapshot();
-		/* It locked relations; nothing else is to stay. */
+		/* analysis locked relations: undo that */
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
@@ -174,7 +174,7 @@ typedef struct Checked
 	int position; /* of the statement in it */
 } Checked;
 
-/* Errors tell what is wrong with what; their position is one in the command. */
+/* Adds to errors what was analyzed, and makes their position one in the command. */
 static void
 checked_context(void *arg)
 {
@@ -210,7 +210,7 @@ mill_command_check(const char *what, const char *command, bool own_transaction)
 	{
 		RawStmt *raw = lfirst(lc);
 
-		/* What follows a command may need what that makes. */
+		/* statements after a utility command may need what it creates */
 		if (!analyze_requires_snapshot(raw) || !analyze_statement(what, raw, command))
 			break;
 	}
@@ -390,7 +390,7 @@ mill_command_run(const MillCommand *command)
 	int64 rows = 0;
 	ListCell *lc;
 
-	/* Also what was checked: functions of earlier versions may have let it pass. */
+	/* check again: an earlier version of the extension may have accepted the command */
 	statements = raw_parser(command->text, RAW_PARSE_DEFAULT);
 	foreach (lc, statements)
 		refuse_statement("the command", lfirst(lc), command->own_transaction);

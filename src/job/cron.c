@@ -12,8 +12,8 @@
  * A field is a list of items: *, a, a-b, and each of them with /n; a/n goes on
  * to the field's end, and a range may go over it: 22-4, fri-mon.  Days: those
  * that match either field, if both are restricted; those that match both, if
- * one of them begins with *.  Whatever is not of this form is refused: other
- * crons differ in what they make of it.
+ * one of them begins with *.  Anything else is refused: other crons differ in
+ * how they read it.
  */
 #include "postgres.h"
 

@@ -1,17 +1,17 @@
 /*
  * dispatch.c
- *		What the manager does for jobs: makes runs that are due, finds steps that died.
+ *		What the manager does for jobs: makes runs that are due, finds dead attempts.
  *
  * T0: a schedule fires at instants; the run of each is for the interval since the
  * one before it.  Fires that were missed, while the server or the job was down,
- * are made up as the job's catchup says.  An interval that a run already stands
- * for, or that is done, gets no second one, also when the clock was set back.
+ * are handled as the job's catchup says.  An interval that already has a run, or
+ * that is done, gets no second one, also when the clock was set back.
  *
  * T4: an attempt that shows as running and is no worker's task is over: its worker
  * ended, or the server did.  See task.h for why this cannot be wrong.
  *
- * Nothing here waits for a lock that a user can hold: rows in use are left for
- * the next look.  An error of one job pauses that job.
+ * Nothing here waits for a lock that a user can hold: locked rows are left for
+ * the next cycle.  An error of one job pauses that job.
  */
 #include "postgres.h"
 
@@ -28,21 +28,21 @@
 #include "core/task.h"
 #include "job/internal.h"
 
-/* Runs of a job that wait at one time; what is due besides is made when there are fewer. */
+/* Queued runs of a job at one time; others that are due are made when there are fewer. */
 #define MOST_QUEUED 100
-/* Jobs that one look serves. */
+/* Jobs that one cycle makes runs of. */
 #define MOST_JOBS 200
-/* A job that does not catch up on anything runs if it is not later than this. */
+/* A job without catchup still runs if it is not later than this. */
 #define ON_TIME (60 * USECS_PER_SEC)
-/* What was asked to end is reminded so often, and terminated after so long, in seconds. */
+/* Seconds between cancel signals to a step that is to end, and until it is terminated. */
 #define REMIND 1
 #define PATIENCE 10
-/* History is pruned at most so often. */
+/* History is pruned at most once in this time. */
 #define PRUNE (60 * USECS_PER_SEC)
 
 /* ---- T0 ---- */
 
-/* The last look left jobs for the next one, which is to come at once. */
+/* The last cycle left jobs for the next one, which is due at once. */
 static bool more_due = false;
 
 typedef struct DueJob
@@ -107,8 +107,8 @@ fire(void *arg)
 	if (at > now)
 	{
 		/*
-		 * The clock was ahead when this was found.  Go on from now; what has been
-		 * done is not done again.
+		 * The clock was ahead when next_fire was computed.  Continue from now; what
+		 * has been done is not done again.
 		 */
 		TimestampTz start = Max(now, due->job.start_at);
 		TimestampTz last = mill_schedule_last(&schedule, zone, due->job.start_at,
@@ -131,7 +131,7 @@ fire(void *arg)
 	{
 		TimestampTz last = mill_schedule_last(&schedule, zone, due->job.start_at, at - 1, now);
 
-		/* what was stored need not be on the schedule, if the zone's rules have changed */
+		/* if the zone's rules have changed, the stored next_fire may not be on the schedule */
 		last = Max(last, at);
 		if (last > at)
 			from = Max(from,
@@ -159,7 +159,7 @@ pause_job(int64 job_id, const char *reason)
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
-/* Do something for one job, in a subtransaction; an error pauses the job. */
+/* Call a function for one job, in a subtransaction; an error pauses the job. */
 static void
 contain(int64 job_id, void (*function)(void *arg), void *arg)
 {
@@ -194,7 +194,7 @@ contain(int64 job_id, void (*function)(void *arg), void *arg)
 static void
 fire_due_jobs(void)
 {
-	/* Due; or the clock was set back since that was found. */
+	/* due, or the clock was set back since next_fire was computed */
 	static MillStatement statement =
 		{.sql =
 			 "SELECT j.id, j.name, j.schedule, j.time_zone, j.start_at, j.catchup, j.overlap = 'skip', j.max_active,"
@@ -240,7 +240,7 @@ fire_due_jobs(void)
 static void
 begin_queued_runs(void)
 {
-	/* The jobs that have any, by one look into the index each. */
+	/* the jobs that have any, by one index lookup each */
 	static MillStatement statement = {
 		.sql =
 			"WITH RECURSIVE q (job_id) AS ("
@@ -278,7 +278,7 @@ pause_failing_jobs(void)
 
 /* ---- T4 ---- */
 
-/* How an attempt ended whose worker is gone. */
+/* The outcome of an attempt whose worker has ended. */
 static MillOutcome
 outcome_of_dead(bool same_server, bool suspect)
 {
@@ -333,7 +333,7 @@ sweep(void)
 	}
 }
 
-/* Runs whose time is over. */
+/* Stop runs that exceed their timeout. */
 static void
 stop_late_runs(void)
 {
@@ -357,7 +357,7 @@ stop_late_runs(void)
 	}
 }
 
-/* Signal the workers of what is to end: of stopped runs, of jobs that were dropped. */
+/* Signal the workers whose steps are to end: of stopped runs, of jobs that were dropped. */
 static void
 stop_tasks(void)
 {
@@ -393,7 +393,7 @@ stop_tasks(void)
 		mill_task_signal(kind, MyDatabaseId, DatumGetInt64(mill_value(row, 1, NULL)), SIGINT);
 }
 
-/* Retries that are due, also if the clock was set back since they were planned. */
+/* Begin retries that are due, also if the clock was set back since they were planned. */
 static void
 begin_retries(void)
 {
@@ -434,14 +434,14 @@ prune_history(void)
 	mill_run(&statement, SPI_OK_DELETE, values, NULL);
 }
 
-/* ---- the manager's doors ---- */
+/* ---- entry points for the manager ---- */
 
 void
 mill_jobs_dispatch(void)
 {
 	static MillStatement any = {.sql = "SELECT FROM mill_catalog.job LIMIT 1"};
 
-	/* orphans of a job that was dropped are ended even if it was the last */
+	/* steps of a dropped job are signaled even if it was the last job */
 	stop_tasks();
 	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) == 0)
 		return;

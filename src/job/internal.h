@@ -2,14 +2,14 @@
  * internal.h
  *		Jobs, their runs and steps, among the files of this room.
  *
- * A run is one job for one half-open interval, an attempt one try of one of its
- * steps.  Their states change in five kinds of transactions only:
+ * A run is one job for one half-open interval, an attempt one execution of one of
+ * its steps.  Their states change in five kinds of transactions only:
  *
  *	T0	manager		a job is due: its runs are made; a run that has its turn begins
  *	T1	worker		a step that is ready is claimed: an attempt begins
  *	T2	worker		the command, its checks, and that the attempt succeeded
- *	T3	worker		after an abort of T2: how the attempt failed
- *	T4	manager		how those failed whose worker is gone; retries that are due
+ *	T3	worker		after an abort of T2: the attempt's failure is recorded
+ *	T4	manager		attempts whose worker has ended are recorded; retries that are due begin
  *
  * and in those of users, who make, cancel, retry and skip runs.  Each locks rows
  * in this order: job, run, its steps, the job's progress.
@@ -36,7 +36,7 @@ typedef struct MillJob
 
 /* ---- job.c ---- */
 
-/* A user's job, locked for a change; an error if there is none or it is not his. */
+/* A user's job, locked for a change; an error if there is none or the user does not own it. */
 extern MillJob *mill_job_by_name(const char *name);
 
 /* A job's schedule and zone; false if it has none. */
@@ -44,7 +44,7 @@ extern bool mill_job_schedule(const MillJob *job, MillSchedule *schedule, pg_tz 
 
 /* ---- command.c ---- */
 
-/* Raise an error if this cannot be a step's command; a notice where that cannot be told yet. */
+/* Raise an error if this cannot be a step's command; a notice for a missing object. */
 extern void mill_command_check(const char *what, const char *command, bool own_transaction);
 
 /* The same of checks, a JSON object of names and queries; NULL passes. */
@@ -71,7 +71,7 @@ extern void mill_checks_run(const MillCommand *command, const char *checks, bool
 /* ---- notices.c ---- */
 
 extern void mill_notices_begin(void);
-extern char *mill_notices_end(void); /* what was said, bounded, NULL for nothing; palloc'd */
+extern char *mill_notices_end(void); /* the messages, bounded; NULL: none; palloc'd */
 
 /* ---- run.c: states, in a transaction, with SPI connected ---- */
 
@@ -81,9 +81,9 @@ typedef enum MillOutcome
 	MILL_OUTCOME_CHECK_FAILED,
 	MILL_OUTCOME_TIMEOUT,
 	MILL_OUTCOME_CRASHED,		 /* its process ended */
-	MILL_OUTCOME_CRASHED_SERVER, /* ... and the server with it, by this step */
-	MILL_OUTCOME_INTERRUPTED,	 /* the server ended, or gave the database away */
-	MILL_OUTCOME_SUSPECT		 /* interrupted by a crash, perhaps of this step's making */
+	MILL_OUTCOME_CRASHED_SERVER, /* ... and the server crashed, because of this step */
+	MILL_OUTCOME_INTERRUPTED,	 /* the server ended, or DDL on the database ended workers */
+	MILL_OUTCOME_SUSPECT		 /* interrupted by a crash, perhaps caused by this step */
 } MillOutcome;
 
 typedef struct MillAttempt
@@ -94,23 +94,23 @@ typedef struct MillAttempt
 	int64 job_id;
 } MillAttempt;
 
-/* Begin what has its turn of a job's queued runs. */
+/* Begin those of a job's queued runs whose turn it is. */
 extern void mill_runs_begin(int64 job_id);
 
-/* The attempt succeeded; an error if it is not the step's any more, or its run is to end. */
+/* The attempt succeeded; an error if it is no longer the step's, or its run is to end. */
 extern void mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices);
 
-/* The attempt failed; does nothing if it is not the step's any more.  Returns when it is tried again. */
+/* The attempt failed; does nothing if it is no longer the step's.  Returns when it is retried, or 0. */
 extern TimestampTz mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome,
 									 const ErrorData *error, const char *notices);
 
-/* What follows from the states of a run's steps; the run is locked. */
+/* Advance steps and the run according to the states of its steps; the caller has locked the run. */
 extern void mill_run_settle(int64 run_id);
 
 /* Note an event of the run's job, for mill.events. */
 extern void mill_run_note(int64 run_id, const char *event);
 
-/* A run that has not begun, or has ended, ends so: it counts for nothing. */
+/* End a run that has not begun, or has ended, with this state; the job's progress stays as it is. */
 extern void mill_run_set_aside(int64 run_id, const char *state, const char *reason);
 
 /* ---- dispatch.c ---- */

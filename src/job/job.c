@@ -1,6 +1,6 @@
 /*
  * job.c
- *		A job's row, for whoever changes it or makes its runs.
+ *		A job's row, for the files that change it or make its runs.
  */
 #include "postgres.h"
 

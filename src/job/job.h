@@ -1,8 +1,8 @@
 /*
  * job.h
- *		Commands on a schedule, as their owners, each effect with its bookkeeping.
+ *		Commands on a schedule, run as their owners, committed with their bookkeeping.
  *
- * The door of the room job: the two kinds of work that it has.  A job is what
+ * The public header of job: the two kinds of work that it has.  A job is what
  * users name; the manager makes its runs when they are due (dispatch.c).  Steps
  * are what workers run, a few for each role, whichever job's step is ready
  * (step_worker.c).  Everything else is SQL: functions, views and tables.

@@ -2,9 +2,9 @@
  * job_ddl.c
  *		SQL functions that create, change and drop jobs.
  *
- * They run in the caller's session and transaction, check his rights, and then
- * write our tables as the extension's owner.  A change is for what begins from
- * then on; a step that runs ends as it began.
+ * They run in the caller's session and transaction, check the caller's rights, and
+ * then write our tables as the extension's owner.  A change applies to what begins
+ * after it; a step that runs is not affected.
  */
 #include "postgres.h"
 
@@ -69,7 +69,7 @@ interval_length(const Interval *interval)
 	return interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
 }
 
-/* Of a length, and not negative; zero only where that means none, or at once. */
+/* Of fixed length and not negative; zero only where that means none, or at once. */
 static void
 check_interval(FunctionCallInfo fcinfo, int number, const char *name, bool zero)
 {
@@ -132,8 +132,8 @@ check_options_of_job(FunctionCallInfo fcinfo)
 /* ---- when it is due ---- */
 
 /*
- * A job's first fire after start_at, or after what has been, and the interval that
- * it is for: since the schedule's instant before it.
+ * A job's first fire after an instant, and the interval that it is for: since the
+ * schedule's instant before it.
  */
 static void
 plan_first_run(const MillJob *job, TimestampTz after, TimestampTz *interval_start,
@@ -149,7 +149,7 @@ plan_first_run(const MillJob *job, TimestampTz after, TimestampTz *interval_star
 	*next_fire = mill_schedule_next(&schedule, zone, job->start_at, after);
 	if (schedule.every == 0)
 	{
-		/* no schedule of cron's has a longer way to its next instant */
+		/* no cron schedule has a longer time between two instants */
 		TimestampTz longest = after - INT64CONST(45) * 366 * USECS_PER_DAY;
 		TimestampTz last = IS_VALID_TIMESTAMP(longest)
 							   ? mill_schedule_last(&schedule, zone, job->start_at, longest, after)
@@ -160,7 +160,7 @@ plan_first_run(const MillJob *job, TimestampTz after, TimestampTz *interval_star
 	}
 	else if (*next_fire == job->start_at)
 	{
-		/* what is anchored at an instant begins there, and ends one length later */
+		/* the first interval of "@every" begins at start_at, and ends one length later */
 		*interval_start = job->start_at;
 		*next_fire = mill_schedule_next(&schedule, zone, job->start_at, job->start_at);
 	}
@@ -190,8 +190,8 @@ create_progress(const MillJob *job)
 }
 
 /*
- * Another schedule goes on where the one before it is: its first interval begins
- * where the last one of that ended.
+ * A new schedule continues where the old one is: its first interval begins where
+ * the last one of the old schedule ended.
  */
 static void
 change_progress(const MillJob *job, bool moved)
@@ -213,7 +213,7 @@ change_progress(const MillJob *job, bool moved)
 	if (moved)
 		plan_first_run(job, job->start_at, &interval_start, &next_fire);
 	else if (DatumGetBool(mill_value(0, 2, NULL)))
-		/* it had none: nothing of the past is due */
+		/* there was no schedule: nothing of the past is due */
 		plan_first_run(job, Max(mill_now(), job->start_at), &interval_start, &next_fire);
 	else
 		plan_first_run(job, Max(interval_start, job->start_at), &ignored, &next_fire);
@@ -253,7 +253,7 @@ insert_job(FunctionCallInfo fcinfo, MillJob *job)
 	return DatumGetInt64(mill_value(0, 1, NULL));
 }
 
-/* Options that may be none, which zero or an empty text says; what is NULL stays. */
+/* Options that zero or an empty text clears; NULL keeps the old value. */
 static void
 set_optional(FunctionCallInfo fcinfo, int64 job_id)
 {
@@ -275,7 +275,7 @@ set_optional(FunctionCallInfo fcinfo, int64 job_id)
 	mill_run(&statement, SPI_OK_UPDATE, values, nulls);
 }
 
-/* The one step of a job that was given its command at once. */
+/* The one step of a job that was created with a command. */
 static void
 add_main_step(FunctionCallInfo fcinfo, int64 job_id)
 {
@@ -301,7 +301,7 @@ add_main_step(FunctionCallInfo fcinfo, int64 job_id)
 	mill_run(&statement, SPI_OK_INSERT, values, nulls);
 }
 
-/* The zone given, or the session's, which a job keeps. */
+/* The given zone, or the session's; it is stored with the job. */
 static char *
 zone_argument(FunctionCallInfo fcinfo, int number)
 {
@@ -505,7 +505,7 @@ mill_run_after(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* ---- what goes with a row ---- */
+/* ---- rows deleted with a job or a run ---- */
 
 #define DELETE_BY_ID(statement)                                                                    \
 	{                                                                                              \
@@ -516,7 +516,7 @@ mill_run_after(PG_FUNCTION_ARGS)
 Datum
 mill_job_deleted(PG_FUNCTION_ARGS)
 {
-	/* runs before the progress, as everywhere; their own trigger takes steps and attempts */
+	/* runs before the progress, as everywhere; their own trigger deletes steps and attempts */
 	static MillStatement deletes[] =
 		{DELETE_BY_ID("DELETE FROM mill_catalog.job_run WHERE job_id = $1"),
 		 DELETE_BY_ID("DELETE FROM mill_catalog.backfill WHERE job_id = $1"),

@@ -1,11 +1,11 @@
 /*
  * notices.c
- *		What a step says while it runs: its notices and warnings, kept.
+ *		Keeps the notices and warnings of a step while it runs.
  *
- * A background worker has no client, and core makes up messages only for a client
- * or for the server's log.  So while a command runs the log's threshold is lowered
- * for this process, and the hook that sees each message before it is logged keeps
- * it, and takes out of the log what would not have got there.
+ * A background worker has no client, and core builds messages only for a client or
+ * for the server's log.  So while a command runs log_min_messages is lowered for
+ * this process, and emit_log_hook keeps each message, and keeps those out of the
+ * log that are below the threshold as it is set.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 
 #include "job/internal.h"
 
-/* Bytes kept; of a flood the rest is counted. */
+/* Bytes kept; further messages are only counted. */
 #define KEPT 8192
 
 static StringInfo said = NULL; /* while a command runs */
@@ -25,7 +25,7 @@ static int64 left_out = 0;
 static int threshold; /* log_min_messages as it is set */
 static emit_log_hook_type emit_log_hook_before;
 
-/* As core decides whether a message goes to the log. */
+/* The same rule as in core: does a message go to the log? */
 static bool
 belongs_to_log(int elevel)
 {
@@ -74,7 +74,7 @@ take_notice(ErrorData *edata)
 		emit_log_hook_before(edata);
 }
 
-/* From here on, until mill_notices_end, also over aborts. */
+/* Keep messages from here on, until mill_notices_end, also across aborts. */
 void
 mill_notices_begin(void)
 {
@@ -96,7 +96,7 @@ mill_notices_begin(void)
 		log_min_messages = INFO;
 }
 
-/* In the current memory context. */
+/* Stop; returns what was kept, in the current memory context. */
 char *
 mill_notices_end(void)
 {

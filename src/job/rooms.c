@@ -1,6 +1,6 @@
 /*
  * rooms.c
- *		What the manager is told of jobs, and the workers that their steps want.
+ *		How the manager serves jobs, and the workers that their steps want.
  *
  * A worker belongs to a role, not to a step: it runs whatever step of that
  * role's jobs is ready, one after the other.  So ten thousand that are ready need
@@ -16,7 +16,7 @@
 #include "core/settings.h"
 #include "job/internal.h"
 
-/* A job that goes on has no failures behind it. */
+/* Resuming a job resets its count of failures. */
 static void
 job_resumed(int64 id)
 {
@@ -29,7 +29,7 @@ job_resumed(int64 id)
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
-/* A job itself wants no worker; the manager makes its runs when it asks. */
+/* A job itself wants no worker; the manager makes its runs in this call. */
 static List *
 dispatch_jobs(void)
 {
@@ -48,7 +48,7 @@ const MillRoom mill_job_room = {
 	.resumed = job_resumed,
 };
 
-/* For each role as many workers as it has steps that run or are ready, as far as may run. */
+/* For each role as many workers as it has steps that run or are ready, at most mill.workers_max. */
 static List *
 desired_step_workers(void)
 {
@@ -84,7 +84,7 @@ desired_step_workers(void)
 			work->title = psprintf("steps of %s", mill_text(row, 3));
 			list = lappend(list, work);
 		}
-		/* Those that found nothing to do, and ended, are to look again. */
+		/* start workers again that found nothing to do and ended */
 		if (DatumGetBool(mill_value(row, 4, NULL)))
 			mill_wake_workers(mill_kind_of(mill_room_named("step")), MyDatabaseId);
 	}

@@ -9,11 +9,11 @@
  *			waiting -> upstream_failed | skipped;  any that has not ended -> canceled
  *	run		queued -> running -> success | failed | canceled;  queued -> skipped
  *
- * Whoever changes a state has the run's row locked, so that of two steps that
- * end at one time the second sees the first.  What a run's end makes of the
- * job's progress, of jobs that come after it, of who is to be told, is of the
- * same transaction.  Statements see what is committed, whatever the isolation
- * level of the transaction; a step's own may have any.
+ * A state changes only while the run's row is locked, so that of two steps that
+ * end at the same time the second sees the first.  What follows from the end of a
+ * run (the job's progress, runs of jobs that come after it, notifications) is in
+ * the same transaction.  Statements use the latest snapshot, because a step may
+ * set any isolation level for its transaction.
  */
 #include "postgres.h"
 
@@ -32,13 +32,13 @@
 
 /* Serialization failures and deadlocks in a row that cost no retry. */
 #define FREE_CONFLICTS 5
-/* Crashes of the server laid to one step; ends of the server that met it. */
+/* Crashes of the server attributed to one step; other ends of the server while it ran. */
 #define MOST_CRASHES 3
 #define MOST_INTERRUPTIONS 20
 
 /* ---- the end of a run ---- */
 
-/* NOTIFY whoever the job names for an event: failure, success or retry. */
+/* NOTIFY the job's channel for an event: failure, success or retry. */
 static void
 tell(int64 run_id, const char *event)
 {
@@ -157,7 +157,7 @@ note_run_end(int64 run_id, bool success)
 			 " last_success_at = CASE WHEN $2 THEN $3 ELSE last_success_at END,"
 			 " done = CASE WHEN $2 AND r.covers THEN done + tstzmultirange(tstzrange(r.interval_start, r.interval_end)) ELSE done END"
 			 " FROM mill_catalog.job_run r WHERE r.id = $1 AND p.job_id = r.job_id"
-			 /* what did not fit into the queue can come now; whether failures are to pause it */
+			 /* a run that did not fit into the queue may be due; failures may pause the job */
 			 " RETURNING coalesce(next_fire <= $3, false) OR p.failures > 0,"
 			 "  (SELECT o.failures FROM mill_catalog.job_progress o WHERE o.job_id = p.job_id) > 0",
 		 .nargs = 3,
@@ -231,14 +231,14 @@ mill_run_set_aside(int64 run_id, const char *state, const char *reason)
 
 	mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
 	backfill_id = mill_value(0, 1, &alone);
-	/* a run that had ended was counted then */
+	/* a run that had ended was counted when it did */
 	if (!alone && DatumGetBool(mill_value(0, 2, NULL)))
 		count_in_backfill(backfill_id, false);
 }
 
 /* ---- between the steps of a run ---- */
 
-/* Steps whose turn has come, or never will; true if that may decide further ones. */
+/* Decide steps that are ready, or never will be; true if that may decide further ones. */
 static bool
 advance_steps(int64 run_id)
 {
@@ -278,7 +278,7 @@ advance_steps(int64 run_id)
 	return decided;
 }
 
-/* A run that was asked to end: no step of it begins any more. */
+/* A run that was asked to end: none of its steps begins any more. */
 static void
 stop_steps(int64 run_id)
 {
@@ -329,7 +329,7 @@ begin_run(int64 run_id)
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
-	/* A run that is tried again has its steps. */
+	/* a run that is retried has its steps already */
 	static MillStatement make_steps =
 		{.sql =
 			 "INSERT INTO mill_catalog.step_run (run_id, job_id, step_id, name, parents, run_when, state)"
@@ -349,7 +349,7 @@ begin_run(int64 run_id)
 void
 mill_runs_begin(int64 job_id)
 {
-	/* Locks the progress: of two runs that end at one time each would begin the same next one. */
+	/* locks the progress: otherwise two runs that end at the same time would begin the same next one */
 	static MillStatement lock =
 		{.sql = "SELECT j.enabled AND coalesce(p.failures < j.pause_after, true) FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
 				" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')"
@@ -357,7 +357,7 @@ mill_runs_begin(int64 job_id)
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true};
-	/* Those of the schedule and by hand have the job's limit together, each backfill its own. */
+	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
 	static MillStatement find =
 		{.sql =
 			 "SELECT q.id FROM (SELECT NULL::bigint AS backfill_id, false AS newest_first,"
@@ -438,7 +438,7 @@ mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices
 	mill_run_settle(attempt->run_id);
 }
 
-/* What decides how a step goes on. */
+/* What decides the next state of a step after a failure. */
 typedef struct StepPolicy
 {
 	int failures, conflicts, interruptions, crashes;
@@ -446,7 +446,7 @@ typedef struct StepPolicy
 	double retry_delay, max_retry_delay, backoff; /* seconds */
 } StepPolicy;
 
-/* The step of an attempt that is its last one, and still running. */
+/* Read the step of an attempt; false unless the attempt is its last one and still running. */
 static bool
 read_policy(const MillAttempt *attempt, StepPolicy *policy)
 {
@@ -474,7 +474,7 @@ read_policy(const MillAttempt *attempt, StepPolicy *policy)
 	return true;
 }
 
-/* The delay before the n-th retry: grows by the factor up to the limit, give or take a tenth. */
+/* The time of the n-th retry: the delay grows by the factor up to the limit, give or take a tenth. */
 static TimestampTz
 retry_time(const StepPolicy *policy)
 {
@@ -535,7 +535,7 @@ outcome_name(MillOutcome outcome, bool conflict, bool stopped)
 	return NULL;
 }
 
-/* The attempt's row: how it failed. */
+/* Record in the attempt's row how it failed. */
 static void
 record_attempt(const MillAttempt *attempt, const char *outcome, const ErrorData *error,
 			   const char *notices, TimestampTz retry_at)

@@ -2,7 +2,7 @@
  * run_ddl.c
  *		SQL functions that make, cancel, retry and skip runs.
  *
- * They only write down what is wanted; the manager is woken when that commits.
+ * They only record what is wanted; the manager is woken at commit.
  */
 #include "postgres.h"
 
@@ -42,8 +42,8 @@ check_bounds(TimestampTz from, TimestampTz to)
 }
 
 /*
- * Make room for a run that is to stand for an interval: its record goes, and it is
- * not done any more.  False if the one that there is has not ended.
+ * Replace the run that stands for an interval, if there is one: the interval is no
+ * longer done.  False if that run has not ended.
  */
 static bool
 replace_run(int64 job_id, TimestampTz from, TimestampTz to)
@@ -107,7 +107,7 @@ require_steps(const MillJob *job)
 						errhint("Add one: mill.add_step('%s', 'main', '...').", job->name)));
 }
 
-/* From the end of what the schedule did last, up to now. */
+/* From the end of what the schedule, or a run of this kind, did last, up to now. */
 static void
 interval_until_now(int64 job_id, TimestampTz *from, TimestampTz *to)
 {
@@ -196,7 +196,7 @@ make_backfill_runs(const MillJob *job, TimestampTz lower, TimestampTz upper, con
 				 errmsg("job \"%s\" has no schedule, which would say what its intervals are",
 						job->name),
 				 errhint("Run it for one interval: mill.run_now('%s', '...', '...').", job->name)));
-	/* Every so often: the same instants before start_at as from then on. */
+	/* "@every": the instants before start_at continue those after it */
 	anchor = job->start_at;
 	if (schedule.every > 0 && anchor > lower)
 		anchor -= ((anchor - lower) / schedule.every + 1) * schedule.every;
@@ -323,8 +323,8 @@ refuse_run(const Run *run, const char *what)
 }
 
 /*
- * SQL: mill.retry(run).  Steps that did not succeed, and all that come after them,
- * are as they were before the run; it waits for its turn.
+ * SQL: mill.retry(run).  Reset the steps that did not succeed, and all that come
+ * after them, to their state before the run; it is queued again.
  */
 Datum
 mill_retry(PG_FUNCTION_ARGS)
@@ -406,7 +406,7 @@ mill_cancel(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: mill.skip(run).  What ran of it stays as it is. */
+/* SQL: mill.skip(run).  What its steps have committed stays. */
 Datum
 mill_skip(PG_FUNCTION_ARGS)
 {

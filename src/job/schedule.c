@@ -1,12 +1,12 @@
 /*
  * schedule.c
- *		When a job is due: cron's five fields, its macros, or every so often.
+ *		When a job is due: cron's five fields, its macros, or a fixed interval.
  *
  * Local time jumps.  A schedule with a wildcard in its minutes or hours follows
- * the minutes that there are: "every half hour" is every half hour, also in the
- * night that has one hour more or less.  One of fixed times means a daily, a
- * weekly job, which is to run once: the first time that the clock shows the
- * time; where it leaves it out, when it goes on.
+ * the minutes that exist: "every half hour" is every half hour, also in the night
+ * that has one hour more or less.  One of fixed times means, for example, a daily
+ * job, which is to run once: the first time that the clock shows the time; if the
+ * clock skips it, at the first instant after the gap.
  */
 #include "postgres.h"
 
@@ -23,7 +23,7 @@
 
 PG_FUNCTION_INFO_V1(mill_next_runs);
 
-/* So many may be asked for at once. */
+/* The most runs that one call of mill.next_runs returns. */
 #define MOST_RUNS 100000
 
 static const char every_word[] = "@every";
@@ -111,7 +111,7 @@ next_wildcard(const MillCron *cron, pg_tz *zone, TimestampTz after)
 		Timestamp shown = mill_zone_local(zone, from);
 		Timestamp local = mill_cron_local(cron, shown);
 
-		/* until the next change the clock goes on evenly */
+		/* until the next change of the offset local time is continuous */
 		if (local == DT_NOEND)
 			return DT_NOEND;
 		if (change == DT_NOEND || local - shown < change - from)
@@ -142,7 +142,7 @@ mill_schedule_last(const MillSchedule *schedule, pg_tz *zone, TimestampTz anchor
 	int64 span = USECS_PER_MINUTE;
 
 	Assert(!TIMESTAMP_NOT_FINITE(after) && !TIMESTAMP_NOT_FINITE(until));
-	/* A schedule can only be read forwards: go back in steps that double until one is met. */
+	/* a schedule can only be read forwards: go back in steps that double until one fires */
 	for (;;)
 	{
 		bool all = span >= until - after;

@@ -2,8 +2,8 @@
  * step_ddl.c
  *		SQL functions that add, change and drop the steps of a job.
  *
- * A run has the steps that its job had when it began, in that order; the command
- * of each is the one that the step has when it begins.
+ * A run has the steps that its job had when the run began, in that order; each
+ * runs the command that it has when it begins.
  */
 #include "postgres.h"
 
@@ -138,7 +138,7 @@ parent_ids(const MillJob *job, int64 id, const char *name, ArrayType *names)
 		construct_array(elements, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-/* What a step would run, for check_as_owner. */
+/* Commands and checks of a step, for check_as_owner. */
 typedef struct StepCommands
 {
 	const char *what;
@@ -164,9 +164,9 @@ check_commands(void *arg)
 }
 
 /*
- * Analysis runs what a user wrote: the input functions of types.  So the one who
- * changes another one's step has it done as that one, with the names that he
- * himself sees.
+ * Analysis may run users' code: the input functions of types.  So it is done as
+ * the job's owner, whoever changes the step, but with the search_path of the
+ * caller.
  */
 static void
 check_as_owner(Oid owner, StepCommands *step)
@@ -305,7 +305,7 @@ mill_alter_step(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* A step goes from runs that have not come to it; one that runs ends as it began. */
+/* Skip a step in the runs where it has not begun; an error if it is running. */
 static void
 drop_from_runs(int64 id)
 {

@@ -4,16 +4,16 @@
  *
  *	T1	a step that is ready is claimed: its row says running, with the attempt
  *	T2	the command, as the role; its checks; the step's success, and what follows
- *	T3	if that failed: how
+ *	T3	after an abort of T2: the failure is recorded
  *
- * What happens if the worker dies: before T1 commits, nothing did.  Between T1 and
+ * What happens if the worker dies: before T1 commits, nothing has changed.  Between T1 and
  * T2 the attempt shows as running and is nobody's task: the manager finds it
  * (dispatch.c).  T2 commits all or nothing.  In a command that has transactions of
  * its own, what it committed stays, and it may run again.
  *
- * A command may do with its session what it likes; between two of them all that
- * could be seen of the first is discarded, as a connection pool does.  It can be
- * canceled only while it runs: at all other times that would hurt the record.
+ * A command may change its session in any way; between two commands the session's
+ * state is discarded (DISCARD ALL), as a connection pool does.  A command can be
+ * canceled only while it runs, so that the record is complete.
  */
 #include "postgres.h"
 
@@ -41,9 +41,9 @@
 
 PGDLLEXPORT void mill_step_main(Datum arg);
 
-/* Without anything to do the worker ends after so many milliseconds. */
+/* A worker with nothing to do ends after this time, in milliseconds. */
 #define LINGER 1000
-/* And is not started again without being asked for, for so long. */
+/* And is not started again for this time, unless work is pending. */
 #define DORMANT (60 * 1000)
 
 typedef struct ClaimedStep
@@ -62,7 +62,7 @@ typedef struct ClaimedStep
 static TimeoutId step_timeout;
 static volatile sig_atomic_t timed_out;
 
-/* As core's statement timeout; once more each second, for a command that catches it. */
+/* As core's statement timeout; repeated each second, in case a command catches the error. */
 static void
 on_timeout(void)
 {
@@ -105,8 +105,8 @@ claim_by(MillStatement *statement)
 }
 
 /*
- * One that ran when the server crashed runs when no other such step does, so that
- * if it is at fault that shows.
+ * A step that ran when the server crashed runs only while no other such step does,
+ * so that a second crash shows which one is the cause.
  */
 static bool
 claim_suspect(void)
@@ -128,7 +128,7 @@ claim_suspect(void)
 	return claim_by(&claim);
 }
 
-/* The step that was ready first, if there is one, in the current memory context. */
+/* Claim the step that was ready first, NULL if there is none; in the current memory context. */
 static ClaimedStep *
 claim(void)
 {
@@ -186,7 +186,7 @@ run_context(void *arg)
 static void
 let_cancel(const ClaimedStep *claimed)
 {
-	/* what came before was for another one, or will be repeated */
+	/* an earlier cancel request was for another step, or will be repeated */
 	QueryCancelPending = false;
 	timed_out = false;
 	if (claimed->timeout > 0)
@@ -201,12 +201,12 @@ forbid_cancel(void)
 {
 	disable_timeout(step_timeout, false);
 	HOLD_CANCEL_INTERRUPTS();
-	/* Somebody caught it and went on. */
+	/* the command caught the error and continued */
 	if (timed_out)
 		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the step was canceled")));
 }
 
-/* The checks, and what is deferred to the commit, while an error can still be told. */
+/* Run the checks, and deferred constraints and triggers, while an error can still be recorded. */
 static void
 run_checks(ClaimedStep *claimed)
 {
@@ -295,7 +295,7 @@ record_step_failure(ClaimedStep *claimed)
 
 /* ---- between steps ---- */
 
-/* Nothing of a step is seen by the next. */
+/* Discard the session's state, so that the next step sees none of it. */
 static void
 discard_session(void)
 {
