@@ -728,6 +728,7 @@ CREATE TABLE mill_catalog.job (
     armed_system bigint NOT NULL DEFAULT mill_catalog.system_identifier(),
     armed_database oid NOT NULL DEFAULT mill_catalog.database_oid()
 );
+CREATE INDEX job_run_after ON mill_catalog.job (id) WHERE run_after <> '{}';
 COMMENT ON TABLE mill_catalog.job IS 'what is to be done when';
 SELECT pg_catalog.pg_extension_config_dump('mill_catalog.job', '');
 SELECT pg_catalog.pg_extension_config_dump('mill_catalog.job_id_seq', '');

@@ -9,6 +9,8 @@
 
 #include <signal.h>
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -32,6 +34,7 @@ typedef struct Tasks
 	LWLock *lock;
 	int64 incarnation;
 	bool after_crash;
+	bool unclean;
 	Task tasks[MILL_SLOTS];
 } Tasks;
 
@@ -48,6 +51,18 @@ request_tasks(void)
 		request_hook_before();
 	RequestAddinShmemSpace(sizeof(Tasks));
 	RequestNamedLWLockTranche("pg_mill_tasks", 1);
+}
+
+/* Did the server end as it should?  Asked before recovery begins. */
+static bool
+was_shut_down(void)
+{
+	bool valid;
+	ControlFileData *control = get_controlfile(DataDir, &valid);
+	DBState state = control->state;
+
+	pfree(control);
+	return valid && (state == DB_SHUTDOWNED || state == DB_SHUTDOWNED_IN_RECOVERY);
 }
 
 static void
@@ -69,6 +84,7 @@ startup_tasks(void)
 		/* the process id keeps starts distinct if the clock was set back */
 		shared_tasks->incarnation = GetCurrentTimestamp() ^ ((int64) PostmasterPid << 40);
 		shared_tasks->after_crash = started;
+		shared_tasks->unclean = started || !was_shut_down();
 		started = true;
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -202,6 +218,12 @@ int64
 mill_incarnation(void)
 {
 	return shared_tasks->incarnation ^ MyDatabaseId;
+}
+
+bool
+mill_incarnation_unclean(void)
+{
+	return shared_tasks->unclean;
 }
 
 bool

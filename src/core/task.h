@@ -39,7 +39,8 @@ extern void mill_task_signal(MillKind kind, Oid database, int64 task, int signal
 /* A number for this start of the server and this database; a restart after a crash has a new one. */
 extern int64 mill_incarnation(void);
 
-/* Was the server restarted by the postmaster after the crash of a process? */
+/* Did it begin with the crash of a process; or with any end that was no shutdown? */
 extern bool mill_incarnation_after_crash(void);
+extern bool mill_incarnation_unclean(void);
 
 #endif

@@ -43,6 +43,9 @@ mill_xact_begin(const char *activity)
 	outer_context = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* whatever a command that ran in this session has set for those to come */
+	XactIsoLevel = XACT_READ_COMMITTED;
+	XactReadOnly = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	debug_query_string = activity;
 	pgstat_report_activity(STATE_RUNNING, activity);

@@ -25,6 +25,7 @@
 
 #include "core/catalog.h"
 #include "core/clock.h"
+#include "core/error.h"
 #include "core/task.h"
 #include "job/internal.h"
 
@@ -39,11 +40,14 @@
 #define PATIENCE 10
 /* History is pruned at most once in this time. */
 #define PRUNE (60 * USECS_PER_SEC)
+/* ... of the jobs of which runs have succeeded or failed; of all, each so many times. */
+#define ALL_ROUNDS 60
 
 /* ---- T0 ---- */
 
-/* The last cycle left jobs for the next one, which is due at once. */
+/* The last cycle left jobs for the next one, which is due at once; or rows that were in use. */
 static bool more_due = false;
+static bool look_again = false;
 
 typedef struct DueJob
 {
@@ -185,8 +189,11 @@ contain(int64 job_id, void (*function)(void *arg), void *arg)
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
-		ereport(LOG, (errmsg("job %lld was paused: %s", (long long) job_id, error->message)));
-		pause_job(job_id, error->message);
+		ereport(LOG,
+				(errmsg("could not make runs of job %lld: %s", (long long) job_id, error->message)));
+		/* what will pass is tried again at the next look */
+		if (!mill_error_is_transient(error->sqlerrcode))
+			pause_job(job_id, error->message);
 	}
 	PG_END_TRY();
 }
@@ -289,6 +296,22 @@ outcome_of_dead(bool same_server, bool suspect)
 	return suspect ? MILL_OUTCOME_CRASHED_SERVER : MILL_OUTCOME_SUSPECT;
 }
 
+/*
+ * Does no user change the job just now?  Whoever does has its row locked, and only
+ * then its runs and its progress; so these will not be waited for.
+ */
+static bool
+lock_unless_in_use(int64 job_id)
+{
+	static MillStatement statement =
+		{.sql = "SELECT FROM mill_catalog.job WHERE id = $1 FOR KEY SHARE SKIP LOCKED",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	Datum values[1] = {Int64GetDatum(job_id)};
+
+	return mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0;
+}
+
 static void
 sweep(void)
 {
@@ -329,7 +352,10 @@ sweep(void)
 		if (outcome == MILL_OUTCOME_CRASHED)
 			error.detail = psprintf("Process %d is gone; the server's log may say why.",
 									DatumGetInt32(mill_value(row, 7, NULL)));
-		(void) mill_attempt_fail(&attempt, outcome, &error, NULL);
+		if (lock_unless_in_use(attempt.job_id))
+			(void) mill_attempt_fail(&attempt, outcome, &error, NULL);
+		else
+			look_again = true;
 	}
 }
 
@@ -343,7 +369,7 @@ stop_late_runs(void)
 				" WHERE id IN (SELECT r.id FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id"
 				"  WHERE r.state = 'running' AND r.deadline <= $1 AND r.stop IS NULL"
 				"  AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
-				"  FOR UPDATE OF r SKIP LOCKED) RETURNING id",
+				"  FOR UPDATE OF r SKIP LOCKED FOR KEY SHARE OF j SKIP LOCKED) RETURNING id",
 		 .nargs = 1,
 		 .types = {TIMESTAMPTZOID}};
 	Datum values[1] = {TimestampTzGetDatum(mill_now())};
@@ -416,21 +442,24 @@ prune_history(void)
 	static MillStatement statement =
 		{.sql =
 			 "WITH pruned AS (UPDATE mill_catalog.job_progress p SET unpruned = 0 FROM mill_catalog.job j"
-			 "  WHERE j.id = p.job_id AND p.unpruned > 0 AND p.job_id IN (SELECT x.job_id FROM mill_catalog.job_progress x"
-			 "   WHERE x.unpruned > 0 ORDER BY x.job_id FOR UPDATE SKIP LOCKED LIMIT 100) RETURNING j.id, j.keep_runs, j.keep_for)"
+			 "  WHERE j.id = p.job_id AND p.job_id IN (SELECT x.job_id FROM mill_catalog.job_progress x"
+			 "   JOIN mill_catalog.job y ON y.id = x.job_id WHERE x.unpruned > 0 OR $2 ORDER BY x.job_id LIMIT 1000"
+			 "   FOR UPDATE OF x SKIP LOCKED FOR KEY SHARE OF y SKIP LOCKED) RETURNING j.id, j.keep_runs, j.keep_for)"
 			 " DELETE FROM mill_catalog.job_run r USING pruned j WHERE r.job_id = j.id"
 			 "  AND r.state NOT IN ('queued', 'running')"
 			 "  AND (r.created_at < $1 - j.keep_for OR r.id <= (SELECT o.id FROM mill_catalog.job_run o WHERE o.job_id = j.id"
 			 "     ORDER BY o.id DESC OFFSET j.keep_runs LIMIT 1))"
 			 "  AND NOT EXISTS (SELECT FROM mill_catalog.backfill b WHERE b.id = r.backfill_id AND b.finished_at IS NULL)",
-		 .nargs = 1,
-		 .types = {TIMESTAMPTZOID}};
+		 .nargs = 2,
+		 .types = {TIMESTAMPTZOID, BOOLOID}};
 	static TimestampTz pruned_at = 0;
-	Datum values[1] = {TimestampTzGetDatum(mill_now())};
+	static int rounds = 0;
+	Datum values[2] = {TimestampTzGetDatum(mill_now()), BoolGetDatum(rounds == 0)};
 
 	if (!mill_is_due(pruned_at + PRUNE, PRUNE / 1000))
 		return;
 	pruned_at = mill_now();
+	rounds = (rounds + 1) % ALL_ROUNDS;
 	mill_run(&statement, SPI_OK_DELETE, values, NULL);
 }
 
@@ -445,6 +474,7 @@ mill_jobs_dispatch(void)
 	stop_tasks();
 	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) == 0)
 		return;
+	look_again = false;
 	sweep();
 	stop_late_runs();
 	begin_retries();
@@ -474,5 +504,7 @@ mill_jobs_next_due(void)
 		return mill_now();
 	mill_run(&statement, SPI_OK_SELECT, values, NULL);
 	at = mill_value(0, 1, &isnull);
+	if (look_again)
+		return Min(mill_now() + REMIND * USECS_PER_SEC, isnull ? DT_NOEND : DatumGetTimestampTz(at));
 	return isnull ? DT_NOEND : DatumGetTimestampTz(at);
 }

@@ -47,12 +47,12 @@ tell(int64 run_id, const char *event)
 			 "SELECT pg_notify(t.channel, t.payload) FROM (SELECT"
 			 "   CASE $2 WHEN 'failure' THEN j.on_failure WHEN 'success' THEN j.on_success ELSE j.on_retry END AS channel,"
 			 "   jsonb_strip_nulls(jsonb_build_object('event', $2, 'job', j.name, 'run', r.id, 'state', r.state,"
-			 "     'interval_start', r.interval_start, 'interval_end', r.interval_end, 'step', e.step, 'attempts', e.attempts,"
+			 "     'interval_start', r.interval_start, 'interval_end', r.interval_end, 'reason', r.reason, 'step', e.step, 'attempts', e.attempts,"
 			 "     'sqlstate', e.sqlstate, 'message', left(e.message, 1000), 'retry_at', e.retry_at))::text AS payload"
 			 "  FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id"
 			 "  LEFT JOIN LATERAL (SELECT s.name AS step, s.attempts, a.sqlstate, a.message, a.retry_at"
 			 "    FROM mill_catalog.step_run s JOIN mill_catalog.attempt a ON a.id = s.attempt_id"
-			 "    WHERE s.run_id = r.id AND s.state IN ('failed', 'retry_wait') ORDER BY a.finished_at DESC LIMIT 1) e ON true"
+			 "    WHERE s.run_id = r.id AND s.state IN ('failed', 'retry_wait', 'canceled') ORDER BY a.finished_at DESC LIMIT 1) e ON true"
 			 "  WHERE r.id = $1) t WHERE t.channel IS NOT NULL",
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID},
@@ -121,18 +121,35 @@ count_in_backfill(Datum backfill_id, bool success)
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
-/* Runs of the jobs that come after this one, for the same interval. */
+/*
+ * Runs of the jobs that come after this one, for the same interval.  One that had
+ * run for it already does so again: what it was made of is new.
+ */
 static void
 make_runs_after(int64 run_id)
 {
+	static MillStatement drop =
+		{.sql = "DELETE FROM mill_catalog.job_run o USING mill_catalog.job_run r, mill_catalog.job d"
+				" WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}' AND o.job_id = d.id AND o.covers"
+				" AND o.interval_start = r.interval_start AND o.interval_end = r.interval_end"
+				" AND o.state NOT IN ('queued', 'running')",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
+	static MillStatement uncover =
+		{.sql = "UPDATE mill_catalog.job_progress p SET done = p.done - tstzmultirange(tstzrange(r.interval_start, r.interval_end))"
+				" FROM mill_catalog.job_run r, mill_catalog.job d WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}'"
+				" AND p.job_id = d.id AND p.done && tstzrange(r.interval_start, r.interval_end)",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
 	/* each of the jobs that it comes after must have done the interval */
-	static MillStatement statement =
+	static MillStatement insert =
 		{.sql =
 			 "INSERT INTO mill_catalog.job_run (job_id, interval_start, interval_end, covers, cause, state, created_at)"
 			 " SELECT d.id, r.interval_start, r.interval_end, true, 'job', 'queued', $2"
 			 " FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after)"
-			 " JOIN mill_catalog.job_progress p ON p.job_id = d.id"
-			 " WHERE r.id = $1 AND NOT p.done @> tstzrange(r.interval_start, r.interval_end)"
+			 " WHERE r.id = $1"
 			 "  AND NOT EXISTS (SELECT FROM unnest(d.run_after) u LEFT JOIN mill_catalog.job_progress q ON q.job_id = u"
 			 "    WHERE u <> r.job_id AND q.done @> tstzrange(r.interval_start, r.interval_end) IS NOT TRUE)"
 			 " ORDER BY d.id"
@@ -140,9 +157,18 @@ make_runs_after(int64 run_id)
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
+	static MillStatement any =
+		{.sql = "SELECT FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 LIMIT 1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
-	if (mill_run(&statement, SPI_OK_INSERT, values, NULL) > 0)
+	if (mill_run(&any, SPI_OK_SELECT, values, NULL) == 0)
+		return;
+	mill_run(&drop, SPI_OK_DELETE, values, NULL);
+	mill_run(&uncover, SPI_OK_UPDATE, values, NULL);
+	if (mill_run(&insert, SPI_OK_INSERT, values, NULL) > 0)
 		mill_wake_manager_at_commit();
 }
 

@@ -19,7 +19,9 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "commands/discard.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -27,7 +29,9 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -163,6 +167,14 @@ claim(void)
 		claimed->command.run_id = claimed->attempt.run_id;
 		MemoryContextSwitchTo(before);
 		mill_task_set(mill_kind_of(mill_room_named("step")), claimed->attempt.id, false);
+		/*
+		 * A claim that a crash takes back was none: its effect cannot have been
+		 * committed without it.  But where the server has crashed, attempts are
+		 * counted for good before anything runs that might crash it again.
+		 */
+		if (!claimed->command.own_transaction && !mill_incarnation_unclean())
+			(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, 0, false);
 	}
 	SPI_finish();
 	mill_xact_commit();
@@ -295,14 +307,21 @@ record_step_failure(ClaimedStep *claimed)
 
 /* ---- between steps ---- */
 
-/* Discard the session's state, so that the next step sees none of it. */
+/*
+ * Discard the session's state, so that the next step sees none of it: what DISCARD
+ * ALL does, but for plans, of which most are ours and which nobody sees.
+ */
 static void
 discard_session(void)
 {
-	DiscardStmt all = {.type = T_DiscardStmt, .target = DISCARD_ALL};
-
 	StartTransactionCommand();
-	DiscardCommand(&all, true);
+	PortalHashTableDeleteAll();
+	SetPGVariable("session_authorization", NIL, false);
+	ResetAllOptions();
+	DropAllPreparedStatements();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetTempTableNamespace();
+	ResetSequenceCaches();
 	CommitTransactionCommand();
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
 }

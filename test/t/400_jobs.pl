@@ -11,6 +11,7 @@ use warnings;
 use MillTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes;
 
 $MillTest::deadline = 60;
 my $node = new_cluster('jobs', conf => "mill.workers_max = 6\nmax_worker_processes = 40\nlog_line_prefix = ''\n");
@@ -212,6 +213,8 @@ run('up', 'success', '2026-02-01', '2026-02-02');
 is(sql(q[SELECT count(*) FROM mill.job_runs WHERE job = 'down']), 0, 'a job after two others waits for both');
 run('up2', 'success', '2026-02-01', '2026-02-02');
 ok(wait_for_sql($node, q[SELECT count(*) = 1 FROM fx WHERE what = 'down' AND a = '2026-02-01' AND b = '2026-02-02']), 'and then runs for the interval');
+run('up', 'success', '2026-02-01', '2026-02-02');
+ok(wait_for_sql($node, q[SELECT count(*) = 2 FROM fx WHERE what = 'down' AND a = '2026-02-01']), 'and again when that is done again');
 sql(q[SELECT mill.create_job('bad', command => 'SELECT 1/0', pause_after => 2)]);
 run('bad', 'failed');
 is(sql(q[SELECT enabled FROM mill.jobs WHERE job = 'bad']), 't', 'one failure');
@@ -231,6 +234,29 @@ my $heard = $node->safe_psql('postgres', q[LISTEN ops; SELECT mill.run_now('flak
 DO 'BEGIN FOR i IN 1..100 LOOP EXIT WHEN (SELECT state = ''success'' FROM mill.job_runs ORDER BY run_id DESC LIMIT 1); PERFORM pg_sleep(0.05); COMMIT; END LOOP; END';
 SELECT 1;]);
 like($heard, qr/Asynchronous notification "ops" with payload "\{"job": "flaky", "run": \d+, "event": "success", "state": "success"/, 'on_success tells');
+
+# ---- somebody's open transaction holds up his own job alone ----
+
+{
+	sql(q[SELECT mill.create_job('held', command => 'SELECT pg_sleep(60)', timeout => '1 s'); SELECT mill.create_job('free', command => 'SELECT 1')]);
+	my $held = sql(q[SELECT mill.run_now('held')]);
+	wait_for_sql($node, "SELECT state = 'running' FROM mill.step_runs WHERE run_id = $held");
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe(q[BEGIN; SELECT mill.alter_job('held', schedule => '@daily')]);
+	wait_for_sql($node, "SELECT started_at < clock_timestamp() - interval '1.5 s' FROM mill.job_runs WHERE run_id = $held");
+	my $managers = sql(q[SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill manager']);
+	my $began = Time::HiRes::time();
+	run('free', 'success');
+	cmp_ok(Time::HiRes::time() - $began, '<', 4, 'CASES 56: an open alter_job holds up no other job');
+	sql("SELECT pg_terminate_backend(pid) FROM mill.step_runs WHERE run_id = $held AND pid IS NOT NULL");
+	$began = Time::HiRes::time();
+	run('free', 'success');
+	cmp_ok(Time::HiRes::time() - $began, '<', 4, 'CASES 56: nor when the worker of its step is gone');
+	is(sql(q[SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_mill manager']), $managers, 'the manager lives');
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	ok(wait_for_sql($node, "SELECT state NOT IN ('queued', 'running') FROM mill.job_runs WHERE run_id = $held"), 'and then it is found');
+}
 
 # ---- CASES 39: a flood of notices; history ----
 
