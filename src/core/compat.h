@@ -119,6 +119,15 @@ mill_flatten_groups(Query *query)
 #define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0, true)
 #endif
 
+/* Run a portal to its end, at top level, for no client. */
+#if PG_VERSION_NUM >= 180000
+#define mill_portal_run(portal, completion)                                                        \
+	PortalRun(portal, FETCH_ALL, true, None_Receiver, None_Receiver, completion)
+#else
+#define mill_portal_run(portal, completion)                                                        \
+	PortalRun(portal, FETCH_ALL, true, true, None_Receiver, None_Receiver, completion)
+#endif
+
 /* The process of a lock's holder; NULL if it has ended or is a prepared transaction. */
 #if PG_VERSION_NUM >= 170000
 #define mill_holder_process(holder) ProcNumberGetProc((holder).procNumber)

@@ -30,6 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "core/compat.h"
 #include "job/internal.h"
 
 static Oid parameter_types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
@@ -376,7 +377,7 @@ run_at_top_level(const MillCommand *command, RawStmt *raw)
 	portal->visible = false;
 	PortalDefineQuery(portal, NULL, command->text, tag, plans, NULL);
 	PortalStart(portal, parameters, 0, InvalidSnapshot);
-	(void) PortalRun(portal, FETCH_ALL, true, true, None_Receiver, None_Receiver, &completion);
+	(void) mill_portal_run(portal, &completion);
 	PortalDrop(portal, false);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
