@@ -113,6 +113,14 @@ extern void mill_run_note(int64 run_id, const char *event);
 /* End a run that has not begun, or has ended, with this state; the job's progress stays as it is. */
 extern void mill_run_set_aside(int64 run_id, const char *state, const char *reason);
 
+/* ---- replace.c ---- */
+
+/*
+ * An error if this is no relation, or if it belongs to another role and the user
+ * is a superuser: what its triggers and defaults do, a superuser would do.
+ */
+extern void mill_check_written_target(Oid target);
+
 /* ---- dispatch.c ---- */
 
 extern void mill_jobs_dispatch(void);

@@ -60,9 +60,8 @@ execute(const char *sql, const StepInterval *interval, int expected)
 				 errmsg("argument \"query\" is not one query: %s", SPI_result_code_string(code))));
 }
 
-/* What its triggers and defaults do, a superuser would do. */
-static void
-check_target(Oid target)
+void
+mill_check_written_target(Oid target)
 {
 	if (get_rel_name(target) == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
@@ -153,7 +152,7 @@ mill_replace_interval(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(required); i++)
 		mill_require_argument(fcinfo, i, required[i]);
 	target = PG_GETARG_OID(0);
-	check_target(target);
+	mill_check_written_target(target);
 	name = quoted_target(target);
 	column = quote_identifier(NameStr(*PG_GETARG_NAME(1)));
 	query = mill_text_argument(fcinfo, 2);
@@ -267,7 +266,7 @@ mill_upsert(PG_FUNCTION_ARGS)
 	mill_require_argument(fcinfo, 0, "target");
 	mill_require_argument(fcinfo, 1, "query");
 	target = PG_GETARG_OID(0);
-	check_target(target);
+	mill_check_written_target(target);
 	query = mill_text_argument(fcinfo, 1);
 	interval = interval_arguments(fcinfo, 3);
 

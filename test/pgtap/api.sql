@@ -2,12 +2,12 @@
 --
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(61);
+SELECT plan(65);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
 SELECT has_function('mill', f, format('mill.%s exists', f))
-FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm,materialize,dematerialize,replace_aggregate,fold,refresh,verify,explain_aggregate,tumble,hop,session_start,session_end,next_runs,create_job,alter_job,drop_job,add_step,alter_step,drop_step,run_after,run_now,backfill,retry,cancel,skip,replace_interval,upsert}'::name[]) f;
+FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm,materialize,dematerialize,replace_aggregate,fold,refresh,verify,explain_aggregate,tumble,hop,session_start,session_end,next_runs,create_job,alter_job,drop_job,add_step,alter_step,drop_step,run_after,run_now,backfill,retry,cancel,skip,replace_interval,upsert,load_files,export}'::name[]) f;
 
 SELECT columns_are('mill', 'errors',
     '{object_kind,object_name,sqlstate,message,detail,hint,context,at,retry_at,occurrences}'::name[]);
@@ -19,7 +19,7 @@ SELECT columns_are('mill', 'lag',
 SELECT is((SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute
            WHERE attrelid = 'mill.pipelines'::regclass AND attnum BETWEEN 1 AND 8),
           '{pipeline,source,target,mode,owner,state,reason,since}'::name[], 'the first columns of mill.pipelines');
-SELECT has_view('mill', v, format('mill.%s exists', v)) FROM unnest('{jobs,job_runs,step_runs,attempts,backfills,events}'::name[]) v;
+SELECT has_view('mill', v, format('mill.%s exists', v)) FROM unnest('{jobs,job_runs,step_runs,attempts,backfills,events,files,rejected_rows}'::name[]) v;
 SELECT has_column('mill', 'pipelines', c, format('mill.pipelines has %s', c))
 FROM unnest('{rows_read,rows_written,dead_letters,last_commit_at}'::name[]) c;
 

@@ -145,6 +145,8 @@ my %calls = (
 	'mill.replace_interval(regclass,name,text,timestamp with time zone,timestamp with time zone)' => [
 		q[SELECT mill.replace_interval('at.t', 'k', 'SELECT 1 AS k', '2026-01-01', '2026-01-02')], q[SELECT mill.replace_interval('at.c', 'ts', 'SELECT $1 AS ts, 1 AS k', '2026-01-01', '2026-01-02')] ],
 	'mill.upsert(regclass,text,text[],timestamp with time zone,timestamp with time zone)' => [ q[SELECT mill.upsert('at.u', 'SELECT 1 AS k, 2 AS d')] ],
+	'mill.load_files(regclass,text,text,text[],text,text,integer)' => [q[CALL mill.load_files('at.t', '/etc/hostname', 'text', '{k}')]],
+	'mill.export(text,text,text,name,text,timestamp with time zone,timestamp with time zone)' => [q[SELECT mill.export('SELECT 1', '/tmp/never')  WHERE false]],
 	'mill.retry(bigint)' => [q[SELECT mill.retry(1)]],
 	'mill.cancel(bigint)' => [q[SELECT mill.cancel(1)]],
 	'mill.skip(bigint)' => [q[SELECT mill.skip(1)]],
@@ -202,7 +204,7 @@ my @commands = (
 	q[INSERT INTO at.c VALUES ('2026-02-01', 3)], q[ALTER TABLE at.c DETACH PARTITION at.c3], q[ALTER TABLE at.c ATTACH PARTITION at.c3 FOR VALUES IN (3)],
 	q[DROP TABLE at.c3], q[ALTER TABLE at.c ADD COLUMN note text], q[CREATE TEMP TABLE x (a int)], q[CREATE TABLE su.other (a int)],
 	q[ALTER TABLE su.t ADD COLUMN note text], q[ALTER VIEW at.v RENAME COLUMN n TO m], q[ALTER VIEW at.v RENAME COLUMN m TO n],
-	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.workers, mill.dead_letters], q[SELECT * FROM mill.jobs, mill.job_steps, mill.job_runs, mill.step_runs, mill.attempts, mill.backfills, mill.events], q[TRUNCATE at.c]);
+	q[SELECT * FROM mill.pipelines, mill.lag, mill.aggregates, mill.errors, mill.workers, mill.dead_letters], q[SELECT * FROM mill.jobs, mill.job_steps, mill.job_runs, mill.step_runs, mill.attempts, mill.backfills, mill.events, mill.files, mill.rejected_rows], q[TRUNCATE at.c]);
 sql('GRANT CREATE ON SCHEMA su TO nob');
 foreach my $command (@commands)
 {
