@@ -369,9 +369,12 @@ static void
 copy_row(void *arg)
 {
 	CopyRow *row = arg;
+	MemoryContext before;
 	int count = 0;
 
+	before = MemoryContextSwitchTo(row->econtext->ecxt_per_tuple_memory);
 	row->end = !NextCopyFrom(row->state, row->econtext, row->values, row->nulls);
+	MemoryContextSwitchTo(before);
 	if (row->end)
 		return;
 	for (int i = 0; i < row->desc->natts; i++)

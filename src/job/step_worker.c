@@ -314,7 +314,7 @@ record_step_failure(ClaimedStep *claimed)
 static void
 discard_session(void)
 {
-	StartTransactionCommand();
+	mill_xact_begin("discarding a step's session");
 	PortalHashTableDeleteAll();
 	SetPGVariable("session_authorization", NIL, false);
 	ResetAllOptions();
@@ -322,7 +322,7 @@ discard_session(void)
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	ResetTempTableNamespace();
 	ResetSequenceCaches();
-	CommitTransactionCommand();
+	mill_xact_commit();
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_SESSION);
 }
 
