@@ -163,7 +163,8 @@ run_statement(void *arg)
 
 	if (statement->plan == NULL)
 	{
-		SPIPlanPtr plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
+		SPIPlanPtr plan = SPI_prepare_cursor(statement->sql, statement->nargs, statement->types,
+											 statement->generic_plan ? CURSOR_OPT_GENERIC_PLAN : 0);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,

@@ -21,6 +21,7 @@ typedef struct MillStatement
 	Oid types[16];
 	bool current_snapshot; /* run in the active snapshot, see no change of our own */
 	bool latest_snapshot;  /* see what is committed, whatever the isolation level */
+	bool generic_plan;	   /* plan once, for any parameters: they say nothing of the rows */
 	SPIPlanPtr plan;
 } MillStatement;
 

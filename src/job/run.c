@@ -56,7 +56,8 @@ tell(int64 run_id, const char *event)
 			 "  WHERE r.id = $1) t WHERE t.channel IS NOT NULL",
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), CStringGetTextDatum(event)};
 
 	mill_run(&statement, SPI_OK_SELECT, values, NULL);
@@ -75,7 +76,8 @@ log_failure(int64 run_id)
 				" WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
 	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0)
@@ -97,7 +99,8 @@ mill_run_note(int64 run_id, const char *event)
 				" WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
 	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0)
@@ -115,7 +118,8 @@ count_in_backfill(Datum backfill_id, bool success)
 				" finished_at = CASE WHEN success + failed + 1 >= total THEN $3 END WHERE id = $1",
 		 .nargs = 3,
 		 .types = {INT8OID, BOOLOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[3] = {backfill_id, BoolGetDatum(success), TimestampTzGetDatum(mill_now())};
 
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
@@ -135,14 +139,16 @@ make_runs_after(int64 run_id)
 				" AND o.state NOT IN ('queued', 'running')",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	static MillStatement uncover =
 		{.sql = "UPDATE mill_catalog.job_progress p SET done = p.done - tstzmultirange(tstzrange(r.interval_start, r.interval_end))"
 				" FROM mill_catalog.job_run r, mill_catalog.job d WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}'"
 				" AND p.job_id = d.id AND p.done && tstzrange(r.interval_start, r.interval_end)",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	/* each of the jobs that it comes after must have done the interval */
 	static MillStatement insert =
 		{.sql =
@@ -156,12 +162,14 @@ make_runs_after(int64 run_id)
 			 " ON CONFLICT (job_id, interval_start, interval_end) WHERE covers DO NOTHING",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	static MillStatement any =
 		{.sql = "SELECT FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 LIMIT 1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
 	if (mill_run(&any, SPI_OK_SELECT, values, NULL) == 0)
@@ -188,7 +196,8 @@ note_run_end(int64 run_id, bool success)
 			 "  (SELECT o.failures FROM mill_catalog.job_progress o WHERE o.job_id = p.job_id) > 0",
 		 .nargs = 3,
 		 .types = {INT8OID, BOOLOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[3] = {Int64GetDatum(run_id), BoolGetDatum(success),
 					   TimestampTzGetDatum(mill_now())};
 	bool failed_before;
@@ -212,7 +221,8 @@ end_run(int64 run_id, const char *state)
 				" RETURNING job_id, covers, backfill_id",
 		 .nargs = 3,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[3] = {Int64GetDatum(run_id), CStringGetTextDatum(state),
 					   TimestampTzGetDatum(mill_now())};
 	bool success = strcmp(state, "success") == 0;
@@ -249,7 +259,8 @@ mill_run_set_aside(int64 run_id, const char *state, const char *reason)
 				" RETURNING r.backfill_id, old.state = 'queued'",
 		 .nargs = 4,
 		 .types = {INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[4] = {Int64GetDatum(run_id), CStringGetTextDatum(state),
 					   CStringGetTextDatum(reason), TimestampTzGetDatum(mill_now())};
 	bool alone;
@@ -284,7 +295,8 @@ advance_steps(int64 run_id)
 			 " WHERE w.id = n.id AND n.state IS NOT NULL RETURNING n.state = 'ready'",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 	uint64 rows = mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
 	bool decided = false, ready = false;
@@ -314,7 +326,8 @@ stop_steps(int64 run_id)
 				" AND s.state IN ('waiting', 'ready', 'retry_wait')",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
@@ -332,7 +345,8 @@ mill_run_settle(int64 run_id)
 			 " FROM mill_catalog.job_run r LEFT JOIN mill_catalog.step_run s ON s.run_id = r.id WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
 	stop_steps(run_id);
@@ -354,7 +368,8 @@ begin_run(int64 run_id)
 				" FROM mill_catalog.job j WHERE r.id = $1 AND j.id = r.job_id",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	/* a run that is retried has its steps already */
 	static MillStatement make_steps =
 		{.sql =
@@ -364,7 +379,8 @@ begin_run(int64 run_id)
 			 " AND NOT EXISTS (SELECT FROM mill_catalog.step_run x WHERE x.run_id = r.id) ORDER BY s.id",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
 	mill_run(&begin, SPI_OK_UPDATE, values, NULL);
@@ -372,45 +388,105 @@ begin_run(int64 run_id)
 	mill_run_settle(run_id);
 }
 
+/* What may begin of a job's queued runs: those besides backfills, or those of one. */
+typedef struct Queue
+{
+	Datum backfill_id;
+	bool backfill;
+	bool newest_first;
+	int64 room; /* runs that may begin */
+} Queue;
+
+/* Begin the first runs of a queue, in the order of its index. */
+static void
+begin_first(int64 job_id, const Queue *queue)
+{
+	static MillStatement besides =
+		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id IS NULL"
+				" ORDER BY job_id, backfill_id, interval_end LIMIT $2 FOR UPDATE SKIP LOCKED",
+		 .nargs = 2,
+		 .types = {INT8OID, INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	static MillStatement oldest =
+		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
+				" ORDER BY job_id, backfill_id, interval_end LIMIT $2 FOR UPDATE SKIP LOCKED",
+		 .nargs = 3,
+		 .types = {INT8OID, INT8OID, INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	static MillStatement newest =
+		{.sql =
+			 "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
+			 " ORDER BY job_id DESC, backfill_id DESC, interval_end DESC LIMIT $2 FOR UPDATE SKIP LOCKED",
+		 .nargs = 3,
+		 .types = {INT8OID, INT8OID, INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	MillStatement *statement = &besides;
+	Datum values[3] = {Int64GetDatum(job_id), Int64GetDatum(queue->room), queue->backfill_id};
+	uint64 rows;
+	int64 *runs;
+
+	if (queue->backfill)
+		statement = queue->newest_first ? &newest : &oldest;
+	rows = mill_run(statement, SPI_OK_SELECT, values, NULL);
+	runs = palloc(sizeof(int64) * (rows + 1));
+
+	for (uint64 row = 0; row < rows; row++)
+		runs[row] = DatumGetInt64(mill_value(row, 1, NULL));
+	for (uint64 row = 0; row < rows; row++)
+		begin_run(runs[row]);
+	pfree(runs);
+}
+
 void
 mill_runs_begin(int64 job_id)
 {
-	/* locks the progress: otherwise two runs that end at the same time would begin the same next one */
+	/* Locks the progress: of two runs that end at one time each would begin the same next one. */
 	static MillStatement lock =
 		{.sql = "SELECT j.enabled AND coalesce(p.failures < j.pause_after, true) FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
 				" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')"
 				" FOR UPDATE OF p",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
-	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	/* Those of the schedule and by hand have the job's limit together, each backfill its own. */
 	static MillStatement find =
-		{.sql =
-			 "SELECT q.id FROM (SELECT NULL::bigint AS backfill_id, false AS newest_first,"
-			 "   CASE WHEN j.overlap = 'allow' THEN 1000 ELSE j.max_active END AS most FROM mill_catalog.job j WHERE j.id = $1"
-			 "  UNION ALL SELECT b.id, b.newest_first, b.parallel FROM mill_catalog.backfill b"
-			 "   WHERE b.job_id = $1 AND b.finished_at IS NULL) f"
-			 " CROSS JOIN LATERAL (SELECT r.id FROM mill_catalog.job_run r WHERE r.job_id = $1 AND r.state = 'queued'"
-			 "   AND r.backfill_id IS NOT DISTINCT FROM f.backfill_id"
-			 "   ORDER BY CASE WHEN NOT f.newest_first THEN r.interval_end END, CASE WHEN f.newest_first THEN r.interval_end END DESC, r.id"
-			 "   LIMIT greatest(0, f.most - (SELECT count(*) FROM mill_catalog.job_run a WHERE a.job_id = $1"
-			 "     AND a.state = 'running' AND a.backfill_id IS NOT DISTINCT FROM f.backfill_id)) FOR UPDATE SKIP LOCKED) q",
+		{.sql = "SELECT f.backfill_id, f.newest_first, f.most - (SELECT count(*) FROM mill_catalog.job_run a WHERE a.job_id = $1"
+				"   AND a.state = 'running' AND a.backfill_id IS NOT DISTINCT FROM f.backfill_id)"
+				" FROM (SELECT NULL::bigint AS backfill_id, false AS newest_first,"
+				"   CASE WHEN j.overlap = 'allow' THEN 1000 ELSE j.max_active END AS most FROM mill_catalog.job j WHERE j.id = $1"
+				"  UNION ALL SELECT b.id, b.newest_first, b.parallel FROM mill_catalog.backfill b"
+				"   WHERE b.job_id = $1 AND b.finished_at IS NULL) f",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(job_id)};
 	uint64 rows;
-	int64 *runs;
+	Queue *queues;
 
 	if (mill_run(&lock, SPI_OK_SELECT, values, NULL) == 0 || !DatumGetBool(mill_value(0, 1, NULL)))
 		return;
 	rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
-	runs = palloc(sizeof(int64) * (rows + 1));
+	queues = palloc0(sizeof(Queue) * (rows + 1));
 	for (uint64 row = 0; row < rows; row++)
-		runs[row] = DatumGetInt64(mill_value(row, 1, NULL));
+	{
+		bool besides;
+
+		queues[row].backfill_id = mill_value(row, 1, &besides);
+		queues[row].backfill = !besides;
+		queues[row].newest_first = DatumGetBool(mill_value(row, 2, NULL));
+		queues[row].room = DatumGetInt64(mill_value(row, 3, NULL));
+	}
 	for (uint64 row = 0; row < rows; row++)
-		begin_run(runs[row]);
-	pfree(runs);
+	{
+		if (queues[row].room > 0)
+			begin_first(job_id, &queues[row]);
+	}
+	pfree(queues);
 }
 
 /* ---- the end of an attempt ---- */
@@ -423,7 +499,8 @@ lock_run(int64 run_id, bool *stopped)
 		{.sql = "SELECT stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1 FOR UPDATE",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
 	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) == 0)
@@ -440,12 +517,14 @@ mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices
 				" WHERE id = $1 AND attempt_id = $2 AND state = 'running'",
 		 .nargs = 4,
 		 .types = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	static MillStatement try =
 		{.sql = "UPDATE mill_catalog.attempt SET outcome = 'success', finished_at = $2, rows = $3, notices = $4 WHERE id = $1",
 		 .nargs = 4,
 		 .types = {INT8OID, TIMESTAMPTZOID, INT8OID, TEXTOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum now = TimestampTzGetDatum(mill_now());
 	Datum values[4] = {Int64GetDatum(attempt->step_run_id), Int64GetDatum(attempt->id), now,
 					   Int64GetDatum(rows)};
@@ -484,7 +563,8 @@ read_policy(const MillAttempt *attempt, StepPolicy *policy)
 				" WHERE s.id = $1 AND s.attempt_id = $2 AND s.state = 'running' FOR UPDATE OF s",
 		 .nargs = 2,
 		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(attempt->step_run_id), Int64GetDatum(attempt->id)};
 
 	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) == 0)
@@ -572,7 +652,8 @@ record_attempt(const MillAttempt *attempt, const char *outcome, const ErrorData 
 		 .nargs = 10,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 				   TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	const char *texts[10] = {[1] = outcome,		   [3] = unpack_sql_state(error->sqlerrcode),
 							 [4] = error->message, [5] = error->detail,
 							 [6] = error->hint,	   [7] = error->context,
@@ -604,7 +685,8 @@ mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome, const ErrorDa
 		 .nargs = 9,
 		 .types = {INT8OID, TEXTOID, INT4OID, INT4OID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID,
 				   TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	bool conflict = outcome == MILL_OUTCOME_ERROR &&
 					ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK;
 	bool suspect = outcome == MILL_OUTCOME_SUSPECT || outcome == MILL_OUTCOME_CRASHED_SERVER;

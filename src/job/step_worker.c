@@ -138,7 +138,8 @@ claim(void)
 {
 	static MillStatement statement = {.sql = CLAIM("NOT s.suspect"),
 									  .nargs = 4,
-									  .types = {REGROLEOID, INT4OID, INT8OID, TIMESTAMPTZOID}};
+									  .types = {REGROLEOID, INT4OID, INT8OID, TIMESTAMPTZOID},
+									  .generic_plan = true};
 	MemoryContext context = CurrentMemoryContext;
 	ClaimedStep *claimed = NULL;
 
