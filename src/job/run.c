@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -157,15 +158,21 @@ make_runs_after(int64 run_id)
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
-	static MillStatement any =
-		{.sql = "SELECT FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 LIMIT 1",
+	static MillStatement find =
+		{.sql = "SELECT d.id, 'mill_catalog.job'::regclass::oid FROM mill_catalog.job_run r"
+				" JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 ORDER BY d.id",
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
+	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 
-	if (mill_run(&any, SPI_OK_SELECT, values, NULL) == 0)
+	if (rows == 0)
 		return;
+	/* of two runs that it comes after, and that end at the same time, the second sees the first */
+	for (uint64 row = 0; row < rows; row++)
+		LockDatabaseObject(DatumGetObjectId(mill_value(row, 2, NULL)),
+						   (Oid) DatumGetInt64(mill_value(row, 1, NULL)), 0, ExclusiveLock);
 	mill_run(&drop, SPI_OK_DELETE, values, NULL);
 	mill_run(&uncover, SPI_OK_UPDATE, values, NULL);
 	if (mill_run(&insert, SPI_OK_INSERT, values, NULL) > 0)
