@@ -244,7 +244,7 @@ end_run(int64 run_id, const char *state)
 		make_runs_after(run_id);
 	if (in_backfill)
 		count_in_backfill(backfill_id, success);
-	mill_runs_begin(job_id);
+	mill_runs_begin(job_id, true);
 }
 
 void
@@ -379,17 +379,24 @@ begin_run(int64 run_id)
 	mill_run_settle(run_id);
 }
 
-void
-mill_runs_begin(int64 job_id)
+#define LOCK_PROGRESS                                                                              \
+	"SELECT j.enabled AND coalesce(p.failures < j.pause_after, true)"                              \
+	" FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"                 \
+	" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q"                          \
+	"  WHERE q.job_id = $1 AND q.state = 'queued') FOR UPDATE OF p"
+
+bool
+mill_runs_begin(int64 job_id, bool wait)
 {
 	/* locks the progress: otherwise two runs that end at the same time would begin the same next one */
-	static MillStatement lock =
-		{.sql = "SELECT j.enabled AND coalesce(p.failures < j.pause_after, true) FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
-				" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')"
-				" FOR UPDATE OF p",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+	static MillStatement lock = {.sql = LOCK_PROGRESS,
+								 .nargs = 1,
+								 .types = {INT8OID},
+								 .latest_snapshot = true};
+	static MillStatement try_lock = {.sql = LOCK_PROGRESS " SKIP LOCKED",
+									 .nargs = 1,
+									 .types = {INT8OID},
+									 .latest_snapshot = true};
 	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
 	static MillStatement find =
 		{.sql =
@@ -409,8 +416,10 @@ mill_runs_begin(int64 job_id)
 	uint64 rows;
 	int64 *runs;
 
-	if (mill_run(&lock, SPI_OK_SELECT, values, NULL) == 0 || !DatumGetBool(mill_value(0, 1, NULL)))
-		return;
+	if (mill_run(wait ? &lock : &try_lock, SPI_OK_SELECT, values, NULL) == 0)
+		return wait;
+	if (!DatumGetBool(mill_value(0, 1, NULL)))
+		return true;
 	rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	runs = palloc(sizeof(int64) * (rows + 1));
 	for (uint64 row = 0; row < rows; row++)
@@ -418,6 +427,7 @@ mill_runs_begin(int64 job_id)
 	for (uint64 row = 0; row < rows; row++)
 		begin_run(runs[row]);
 	pfree(runs);
+	return true;
 }
 
 /* ---- the end of an attempt ---- */
