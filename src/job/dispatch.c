@@ -146,7 +146,8 @@ fire(void *arg)
 		at = mill_schedule_next(&schedule, zone, due->job.start_at, last);
 	}
 	note_fire(due->job.id, from, at);
-	mill_runs_begin(due->job.id);
+	/* its progress is locked already */
+	mill_runs_begin(due->job.id, true);
 }
 
 static void
@@ -263,8 +264,15 @@ begin_queued_runs(void)
 
 	for (uint64 row = 0; row < rows; row++)
 		jobs[row] = DatumGetInt64(mill_value(row, 1, NULL));
+	/*
+	 * A worker that ends a run has its job's progress locked, and perhaps waits for
+	 * that of a job that comes after it, which we have: do not wait for him.
+	 */
 	for (uint64 row = 0; row < rows; row++)
-		mill_runs_begin(jobs[row]);
+	{
+		if (!mill_runs_begin(jobs[row], false))
+			look_again = true;
+	}
 }
 
 static void

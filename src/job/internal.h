@@ -94,8 +94,11 @@ typedef struct MillAttempt
 	int64 job_id;
 } MillAttempt;
 
-/* Begin those of a job's queued runs whose turn it is. */
-extern void mill_runs_begin(int64 job_id);
+/*
+ * Begin those of a job's queued runs whose turn it is.  False if somebody has the
+ * job's progress locked, and we are not to wait for him.
+ */
+extern bool mill_runs_begin(int64 job_id, bool wait);
 
 /* The attempt succeeded; an error if it is no longer the step's, or its run is to end. */
 extern void mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices);

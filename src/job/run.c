@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -164,16 +165,22 @@ make_runs_after(int64 run_id)
 		 .types = {INT8OID, TIMESTAMPTZOID},
 		 .latest_snapshot = true,
 		 .generic_plan = true};
-	static MillStatement any =
-		{.sql = "SELECT FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 LIMIT 1",
+	static MillStatement find =
+		{.sql = "SELECT d.id, 'mill_catalog.job'::regclass::oid FROM mill_catalog.job_run r"
+				" JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 ORDER BY d.id",
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
+	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 
-	if (mill_run(&any, SPI_OK_SELECT, values, NULL) == 0)
+	if (rows == 0)
 		return;
+	/* of two runs that it comes after, and that end at the same time, the second sees the first */
+	for (uint64 row = 0; row < rows; row++)
+		LockDatabaseObject(DatumGetObjectId(mill_value(row, 2, NULL)),
+						   (Oid) DatumGetInt64(mill_value(row, 1, NULL)), 0, ExclusiveLock);
 	mill_run(&drop, SPI_OK_DELETE, values, NULL);
 	mill_run(&uncover, SPI_OK_UPDATE, values, NULL);
 	if (mill_run(&insert, SPI_OK_INSERT, values, NULL) > 0)
@@ -247,7 +254,7 @@ end_run(int64 run_id, const char *state)
 		make_runs_after(run_id);
 	if (in_backfill)
 		count_in_backfill(backfill_id, success);
-	mill_runs_begin(job_id);
+	mill_runs_begin(job_id, true);
 }
 
 void
@@ -440,19 +447,27 @@ begin_first(int64 job_id, const Queue *queue)
 	pfree(runs);
 }
 
-void
-mill_runs_begin(int64 job_id)
+#define LOCK_PROGRESS                                                                              \
+	"SELECT j.enabled AND coalesce(p.failures < j.pause_after, true)"                              \
+	" FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"                 \
+	" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q"                          \
+	"  WHERE q.job_id = $1 AND q.state = 'queued') FOR UPDATE OF p"
+
+bool
+mill_runs_begin(int64 job_id, bool wait)
 {
-	/* Locks the progress: of two runs that end at one time each would begin the same next one. */
-	static MillStatement lock =
-		{.sql = "SELECT j.enabled AND coalesce(p.failures < j.pause_after, true) FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
-				" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')"
-				" FOR UPDATE OF p",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	/* Those of the schedule and by hand have the job's limit together, each backfill its own. */
+	/* locks the progress: otherwise two runs that end at the same time would begin the same next one */
+	static MillStatement lock = {.sql = LOCK_PROGRESS,
+								 .nargs = 1,
+								 .types = {INT8OID},
+								 .latest_snapshot = true,
+								 .generic_plan = true};
+	static MillStatement try_lock = {.sql = LOCK_PROGRESS " SKIP LOCKED",
+									 .nargs = 1,
+									 .types = {INT8OID},
+									 .latest_snapshot = true,
+									 .generic_plan = true};
+	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
 	static MillStatement find =
 		{.sql = "SELECT f.backfill_id, f.newest_first, f.most - (SELECT count(*) FROM mill_catalog.job_run a WHERE a.job_id = $1"
 				"   AND a.state = 'running' AND a.backfill_id IS NOT DISTINCT FROM f.backfill_id)"
@@ -468,8 +483,10 @@ mill_runs_begin(int64 job_id)
 	uint64 rows;
 	Queue *queues;
 
-	if (mill_run(&lock, SPI_OK_SELECT, values, NULL) == 0 || !DatumGetBool(mill_value(0, 1, NULL)))
-		return;
+	if (mill_run(wait ? &lock : &try_lock, SPI_OK_SELECT, values, NULL) == 0)
+		return wait;
+	if (!DatumGetBool(mill_value(0, 1, NULL)))
+		return true;
 	rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	queues = palloc0(sizeof(Queue) * (rows + 1));
 	for (uint64 row = 0; row < rows; row++)
@@ -487,6 +504,7 @@ mill_runs_begin(int64 job_id)
 			begin_first(job_id, &queues[row]);
 	}
 	pfree(queues);
+	return true;
 }
 
 /* ---- the end of an attempt ---- */

@@ -258,6 +258,21 @@ like($heard, qr/Asynchronous notification "ops" with payload "\{"job": "flaky", 
 	ok(wait_for_sql($node, "SELECT state NOT IN ('queued', 'running') FROM mill.job_runs WHERE run_id = $held"), 'and then it is found');
 }
 
+# ---- whoever has a job's progress locked, as a worker has, is not waited for ----
+
+{
+	my $holder = $node->background_psql('postgres');
+	$holder->query_safe(q[BEGIN; SELECT FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id WHERE j.name = 'diamond' FOR UPDATE OF p]);
+	my $held = sql(q[SELECT mill.run_now('diamond')]);
+	my $began = Time::HiRes::time();
+	run('free', 'success');
+	cmp_ok(Time::HiRes::time() - $began, '<', 4, 'CASES 56: a locked progress holds up no other job');
+	is(sql("SELECT state FROM mill.job_runs WHERE run_id = $held"), 'queued', 'the run of that job waits');
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	ended($held, 'success');
+}
+
 # ---- CASES 39: a flood of notices; history ----
 
 sql(q[SELECT mill.create_job('flood', command => $$DO 'BEGIN FOR i IN 1..20000 LOOP RAISE NOTICE ''% %'', i, repeat(''x'', 50); END LOOP; END'$$, keep_runs => 3)]);
