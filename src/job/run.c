@@ -219,6 +219,40 @@ note_run_end(int64 run_id, bool success)
 		mill_run_note(run_id, "recovered");
 }
 
+/*
+ * Did a job that this run's job comes after do the interval once more since the run
+ * began?  Then what the run made is of the old: it waits for its turn again, from
+ * its first step on.
+ */
+static bool
+queue_again_if_superseded(int64 run_id)
+{
+	static MillStatement queue =
+		{.sql =
+			 "UPDATE mill_catalog.job_run o SET state = 'queued', started_at = NULL, deadline = NULL WHERE o.id = $1 AND o.covers"
+			 " AND EXISTS (SELECT FROM mill_catalog.job d JOIN mill_catalog.job_run r ON r.job_id = ANY (d.run_after)"
+			 "  WHERE d.id = o.job_id AND d.run_after <> '{}' AND r.covers AND r.state = 'success'"
+			 "  AND r.interval_start = o.interval_start AND r.interval_end = o.interval_end AND r.finished_at > o.started_at)",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	static MillStatement steps =
+		{.sql = "UPDATE mill_catalog.step_run SET state = 'waiting', failures = 0, conflicts = 0, ready_at = NULL,"
+				" started_at = NULL, finished_at = NULL, rows = NULL WHERE run_id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
+	Datum values[1] = {Int64GetDatum(run_id)};
+
+	if (mill_run(&queue, SPI_OK_UPDATE, values, NULL) == 0)
+		return false;
+	mill_run(&steps, SPI_OK_UPDATE, values, NULL);
+	mill_wake_manager_at_commit();
+	return true;
+}
+
 /* All steps of a run have ended. */
 static void
 end_run(int64 run_id, const char *state)
@@ -237,6 +271,8 @@ end_run(int64 run_id, const char *state)
 	Datum backfill_id;
 	int64 job_id;
 
+	if (success && queue_again_if_superseded(run_id))
+		return;
 	mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
 	job_id = DatumGetInt64(mill_value(0, 1, NULL));
 	covers = DatumGetBool(mill_value(0, 2, NULL));

@@ -83,7 +83,8 @@ on_timeout(void)
 	"  WHERE s.state = 'ready' AND r.state = 'running' AND r.stop IS NULL"                         \
 	"  AND j.enabled AND j.owner = $1"                                                             \
 	"  AND j.armed_system = mill_catalog.system_identifier()"                                      \
-	"  AND j.armed_database = mill_catalog.database_oid() AND " condition                          \
+	"  AND j.armed_database = mill_catalog.database_oid()"                                         \
+	"  AND mill_catalog.job_obstacle(j) IS NULL AND " condition                                    \
 	"  ORDER BY s.ready_at, s.id LIMIT 1 FOR UPDATE OF s SKIP LOCKED),"                            \
 	" tried AS ("                                                                                  \
 	"  INSERT INTO mill_catalog.attempt (step_run_id, number, pid, incarnation, started_at)"       \

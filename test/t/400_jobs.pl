@@ -215,6 +215,12 @@ run('up2', 'success', '2026-02-01', '2026-02-02');
 ok(wait_for_sql($node, q[SELECT count(*) = 1 FROM fx WHERE what = 'down' AND a = '2026-02-01' AND b = '2026-02-02']), 'and then runs for the interval');
 run('up', 'success', '2026-02-01', '2026-02-02');
 ok(wait_for_sql($node, q[SELECT count(*) = 2 FROM fx WHERE what = 'down' AND a = '2026-02-01']), 'and again when that is done again');
+# ... also while it runs
+sql(q[SELECT mill.alter_step('down', 'main', command => $$SELECT note('down', $1, $2), pg_sleep(1.5)$$)]);
+run('up', 'success', '2026-02-01', '2026-02-02');
+ok(wait_for_sql($node, q[SELECT state = 'running' FROM mill.job_runs WHERE job = 'down']), 'it runs again');
+run('up', 'success', '2026-02-01', '2026-02-02');
+ok(wait_for_sql($node, q[SELECT count(*) = 4 AND (SELECT state = 'success' FROM mill.job_runs WHERE job = 'down') FROM fx WHERE what = 'down' AND a = '2026-02-01']), 'and once more when it ends, as that was done meanwhile');
 sql(q[SELECT mill.create_job('bad', command => 'SELECT 1/0', pause_after => 2)]);
 run('bad', 'failed');
 is(sql(q[SELECT enabled FROM mill.jobs WHERE job = 'bad']), 't', 'one failure');
