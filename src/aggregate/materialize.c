@@ -29,6 +29,7 @@
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
+#include "core/object.h"
 #include "core/compat.h"
 #include "core/slot.h"
 
@@ -95,7 +96,7 @@ insert_row(MillAggregate *a, Interval *fold_interval)
 static void
 check_fold_interval(const Interval *interval)
 {
-	int64 span = interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
+	int64 span = mill_interval_length(interval);
 
 	if (span < 0 || span > USECS_PER_HOUR)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -41,6 +41,7 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
+#include "core/xact.h"
 
 #include "aggregate/internal.h"
 
@@ -336,6 +337,23 @@ mill_invalidate_base(Oid base)
 		CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
 }
 
+typedef struct BaseAndView
+{
+	Oid base;
+	Oid view;
+} BaseAndView;
+
+static void
+lock_both(void *arg)
+{
+	BaseAndView *both = arg;
+
+	/* the base table first, so that no partition is added after we listed them */
+	LockRelationOid(both->base, ShareRowExclusiveLock);
+	(void) find_all_inheritors(both->base, ShareRowExclusiveLock, NULL);
+	LockRelationOid(both->view, AccessExclusiveLock);
+}
+
 /*
  * Try to get the locks, waiting half a second for each; false, holding none,
  * if that was not enough.  Others wait longer (deadlock_timeout) before they
@@ -344,42 +362,17 @@ mill_invalidate_base(Oid base)
 static bool
 try_lock_base_and_view(Oid base, Oid view)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool locked = true;
+	BaseAndView both = {base, view};
 	int level = NewGUCNestLevel();
+	ErrorData *error;
 
 	(void) set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		/* the base table first, so that no partition is added after we listed them */
-		LockRelationOid(base, ShareRowExclusiveLock);
-		(void) find_all_inheritors(base, ShareRowExclusiveLock, NULL);
-		LockRelationOid(view, AccessExclusiveLock);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
-		FreeErrorData(error);
-		locked = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = mill_try(lock_both, &both, CurrentMemoryContext, true);
+	if (error && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ReThrowError(error);
 	AtEOXact_GUC(false, level);
-	return locked;
+	return error == NULL;
 }
 
 /*

@@ -62,6 +62,12 @@ mill_check_word(const char *argument, const char *value, const char *const *word
 					errhint("Valid values are: %s.", list.data)));
 }
 
+int64
+mill_interval_length(const Interval *interval)
+{
+	return interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
+}
+
 void
 mill_check_range(FunctionCallInfo fcinfo, int number, const char *name, int low, int high)
 {

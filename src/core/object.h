@@ -11,6 +11,7 @@
 #define MILL_CORE_OBJECT_H
 
 #include "core/room.h"
+#include "datatype/timestamp.h"
 #include "fmgr.h"
 
 /* ---- creators, names and marks ---- */
@@ -40,6 +41,9 @@ extern void mill_copy_arguments(FunctionCallInfo fcinfo, int first, int count, D
 
 /* Raise an error unless the value is NULL or one of a NULL-terminated list of words. */
 extern void mill_check_word(const char *argument, const char *value, const char *const *words);
+/* Length in microseconds, a month for 30 days, for comparing with bounds. */
+extern int64 mill_interval_length(const Interval *interval);
+
 extern void mill_check_range(FunctionCallInfo fcinfo, int number, const char *name, int low,
 							 int high);
 

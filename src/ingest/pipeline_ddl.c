@@ -50,7 +50,7 @@ check_max_wait(FunctionCallInfo fcinfo, int number)
 	if (PG_ARGISNULL(number))
 		return;
 	wait = PG_GETARG_INTERVAL_P(number);
-	span = wait->time + (wait->day + wait->month * INT64CONST(30)) * USECS_PER_DAY;
+	span = mill_interval_length(wait);
 	if (span < 0 || span > USECS_PER_MINUTE)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("argument \"max_wait\" is outside of its range 0 .. 1 minute"),

@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
+#include "core/xact.h"
 #include "job/internal.h"
 
 static Oid parameter_types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
@@ -123,49 +124,42 @@ is_missing_object(int sqlerrcode)
 	return false;
 }
 
+typedef struct Analysis
+{
+	RawStmt *raw;
+	const char *text;
+} Analysis;
+
+static void
+analyze(void *arg)
+{
+	Analysis *analysis = arg;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) parse_analyze_fixedparams(analysis->raw, analysis->text, parameter_types,
+									 lengthof(parameter_types), NULL);
+	PopActiveSnapshot();
+}
+
 /*
- * Analyze a statement, with typed parameters, as the current user.  Raises an
- * error, or, for a missing object, a notice, and then returns false.
+ * Analyze a statement, with typed parameters, as the current user; the locks that
+ * analysis takes are released.  Raises an error, or, for a missing object, a notice,
+ * and then returns false.
  */
 static bool
 analyze_statement(const char *what, RawStmt *raw, const char *text)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool found = true;
+	Analysis analysis = {raw, text};
+	ErrorData *error = mill_try(analyze, &analysis, CurrentMemoryContext, false);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) parse_analyze_fixedparams(raw, text, parameter_types, lengthof(parameter_types),
-										 NULL);
-		PopActiveSnapshot();
-		/* analysis locked relations: undo that */
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (!is_missing_object(error->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		found = false;
-		ereport(NOTICE,
-				(errcode(error->sqlerrcode), errmsg("%s was not checked: %s", what, error->message),
-				 errdetail("An earlier step may make what is missing.")));
-	}
-	PG_END_TRY();
-	return found;
+	if (error == NULL)
+		return true;
+	if (!is_missing_object(error->sqlerrcode))
+		ReThrowError(error);
+	ereport(NOTICE,
+			(errcode(error->sqlerrcode), errmsg("%s was not checked: %s", what, error->message),
+			 errdetail("An earlier step may make what is missing.")));
+	return false;
 }
 
 typedef struct Checked

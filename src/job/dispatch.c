@@ -15,18 +15,17 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/task.h"
+#include "core/xact.h"
 #include "job/internal.h"
 
 /* Queued runs of a job at one time; others that are due are made when there are fewer. */
@@ -168,35 +167,15 @@ pause_job(int64 job_id, const char *reason)
 static void
 contain(int64 job_id, void (*function)(void *arg), void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *error = mill_try(function, arg, CurrentMemoryContext, true);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		function(arg);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		ereport(LOG,
-				(errmsg("could not make runs of job %lld: %s", (long long) job_id, error->message)));
-		/* what will pass is tried again at the next look */
-		if (!mill_error_is_transient(error->sqlerrcode))
-			pause_job(job_id, error->message);
-	}
-	PG_END_TRY();
+	if (error == NULL)
+		return;
+	ereport(LOG,
+			(errmsg("could not make runs of job %lld: %s", (long long) job_id, error->message)));
+	/* what will pass is tried again at the next look */
+	if (!mill_error_is_transient(error->sqlerrcode))
+		pause_job(job_id, error->message);
 }
 
 static void

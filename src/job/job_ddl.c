@@ -63,12 +63,6 @@ enum
 
 /* ---- options ---- */
 
-static int64
-interval_length(const Interval *interval)
-{
-	return interval->time + (interval->day + interval->month * INT64CONST(30)) * USECS_PER_DAY;
-}
-
 /* Of fixed length and not negative; zero only where that means none, or at once. */
 static void
 check_interval(FunctionCallInfo fcinfo, int number, const char *name, bool zero)
@@ -77,7 +71,7 @@ check_interval(FunctionCallInfo fcinfo, int number, const char *name, bool zero)
 
 	if (PG_ARGISNULL(number))
 		return;
-	length = interval_length(PG_GETARG_INTERVAL_P(number));
+	length = mill_interval_length(PG_GETARG_INTERVAL_P(number));
 	if (length < 0 || (length == 0 && !zero))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("argument \"%s\" must be %s", name,

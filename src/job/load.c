@@ -21,7 +21,6 @@
 #include <sys/stat.h>
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/copy.h"
@@ -54,6 +53,7 @@
 #include "core/compat.h"
 #include "core/error.h"
 #include "core/object.h"
+#include "core/xact.h"
 #include "job/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_load_files);
@@ -265,29 +265,10 @@ note_outcome(const Load *load, const ErrorData *error)
 static ErrorData *
 attempt_apart(MemoryContext errors, void (*function)(void *arg), void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	ErrorData *error = mill_try(function, arg, errors, true);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		function(arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(errors);
-		error = CopyErrorData();
-		if (mill_error_is_environment(error->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	if (error && mill_error_is_environment(error->sqlerrcode))
+		ReThrowError(error);
 	return error;
 }
 

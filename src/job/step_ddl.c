@@ -199,9 +199,7 @@ check_step_options(FunctionCallInfo fcinfo, int first, Oid owner, const char *na
 	mill_check_range(fcinfo, first + OPT_RETRIES, "retries", 0, 1000);
 	if (!PG_ARGISNULL(first + OPT_TIMEOUT))
 	{
-		Interval *timeout = PG_GETARG_INTERVAL_P(first + OPT_TIMEOUT);
-
-		if (timeout->time + (timeout->day + timeout->month * INT64CONST(30)) * USECS_PER_DAY < 0)
+		if (mill_interval_length(PG_GETARG_INTERVAL_P(first + OPT_TIMEOUT)) < 0)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("argument \"timeout\" must be zero or more"),
 							errhint("For example: timeout => '5 minutes'.")));
