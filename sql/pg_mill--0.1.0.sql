@@ -795,6 +795,7 @@ CREATE TABLE mill_catalog.job_run (
     backfill_id bigint,
     state text NOT NULL CHECK (state IN ('queued', 'running', 'success', 'failed', 'canceled', 'skipped')),
     stop text CHECK (stop IN ('cancel', 'timeout')), -- asked to end
+    superseded boolean NOT NULL DEFAULT false, -- a job that it comes after did the interval again since it began
     reason text,
     created_at timestamptz NOT NULL,
     started_at timestamptz,

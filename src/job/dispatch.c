@@ -113,12 +113,8 @@ fire(void *arg)
 		 * The clock was ahead when next_fire was computed.  Continue from now; what
 		 * has been done is not done again.
 		 */
-		TimestampTz start = Max(now, due->job.start_at);
-		TimestampTz last = mill_schedule_last(&schedule, zone, due->job.start_at,
-											  due->job.start_at - 1, start);
-
-		at = mill_schedule_next(&schedule, zone, due->job.start_at, start);
-		note_fire(due->job.id, last == DT_NOBEGIN || last >= at ? Min(from, at - 1) : last, at);
+		mill_job_plan(&due->job, Max(now, due->job.start_at), &from, &at);
+		note_fire(due->job.id, from, at);
 		return;
 	}
 	if (strcmp(due->catchup, "all") == 0)

@@ -42,6 +42,13 @@ extern MillJob *mill_job_by_name(const char *name);
 /* A job's schedule and zone; false if it has none. */
 extern bool mill_job_schedule(const MillJob *job, MillSchedule *schedule, pg_tz **zone);
 
+/*
+ * The first fire after an instant, which is not before start_at, and the interval
+ * that it is for: since the schedule's instant before it.  DT_NOEND: there is none.
+ */
+extern void mill_job_plan(const MillJob *job, TimestampTz after, TimestampTz *interval_start,
+						  TimestampTz *next_fire);
+
 /* ---- command.c ---- */
 
 /* Raise an error if this cannot be a step's command; a notice for a missing object. */

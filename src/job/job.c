@@ -49,3 +49,25 @@ mill_job_schedule(const MillJob *job, MillSchedule *schedule, pg_tz **zone)
 	*zone = mill_zone_lookup(job->time_zone, false);
 	return true;
 }
+
+void
+mill_job_plan(const MillJob *job, TimestampTz after, TimestampTz *interval_start,
+			  TimestampTz *next_fire)
+{
+	MillSchedule schedule;
+	pg_tz *zone;
+	TimestampTz lower, last;
+
+	*interval_start = after;
+	*next_fire = DT_NOEND;
+	if (!mill_job_schedule(job, &schedule, &zone))
+		return;
+	*next_fire = mill_schedule_next(&schedule, zone, job->start_at, after);
+	/* no schedule of cron's has a longer way to its next instant */
+	lower = schedule.every > 0 ? job->start_at - 1 : after - INT64CONST(45) * 366 * USECS_PER_DAY;
+	if (!IS_VALID_TIMESTAMP(lower) || lower >= after)
+		return;
+	last = mill_schedule_last(&schedule, zone, job->start_at, lower, after);
+	if (last != DT_NOBEGIN)
+		*interval_start = last;
+}

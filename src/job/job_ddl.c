@@ -125,41 +125,6 @@ check_options_of_job(FunctionCallInfo fcinfo)
 
 /* ---- when it is due ---- */
 
-/*
- * A job's first fire after an instant, and the interval that it is for: since the
- * schedule's instant before it.
- */
-static void
-plan_first_run(const MillJob *job, TimestampTz after, TimestampTz *interval_start,
-			   TimestampTz *next_fire)
-{
-	MillSchedule schedule;
-	pg_tz *zone;
-
-	*interval_start = after;
-	*next_fire = DT_NOEND;
-	if (!mill_job_schedule(job, &schedule, &zone))
-		return;
-	*next_fire = mill_schedule_next(&schedule, zone, job->start_at, after);
-	if (schedule.every == 0)
-	{
-		/* no cron schedule has a longer time between two instants */
-		TimestampTz longest = after - INT64CONST(45) * 366 * USECS_PER_DAY;
-		TimestampTz last = IS_VALID_TIMESTAMP(longest)
-							   ? mill_schedule_last(&schedule, zone, job->start_at, longest, after)
-							   : DT_NOBEGIN;
-
-		if (last != DT_NOBEGIN)
-			*interval_start = last;
-	}
-	else if (*next_fire == job->start_at)
-	{
-		/* the first interval of "@every" begins at start_at, and ends one length later */
-		*interval_start = job->start_at;
-		*next_fire = mill_schedule_next(&schedule, zone, job->start_at, job->start_at);
-	}
-}
-
 static void
 set_progress(MillStatement *statement, int expected, int64 job_id, TimestampTz interval_start,
 			 TimestampTz next_fire)
@@ -179,7 +144,7 @@ create_progress(const MillJob *job)
 		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
 	TimestampTz interval_start, next_fire;
 
-	plan_first_run(job, job->start_at, &interval_start, &next_fire);
+	mill_job_plan(job, job->start_at, &interval_start, &next_fire);
 	set_progress(&statement, SPI_OK_INSERT, job->id, interval_start, next_fire);
 }
 
@@ -205,12 +170,12 @@ change_progress(const MillJob *job, bool moved)
 		elog(ERROR, "job %lld has no progress", (long long) job->id);
 	interval_start = DatumGetTimestampTz(mill_value(0, 1, NULL));
 	if (moved)
-		plan_first_run(job, job->start_at, &interval_start, &next_fire);
+		mill_job_plan(job, job->start_at, &interval_start, &next_fire);
 	else if (DatumGetBool(mill_value(0, 2, NULL)))
 		/* there was no schedule: nothing of the past is due */
-		plan_first_run(job, Max(mill_now(), job->start_at), &interval_start, &next_fire);
+		mill_job_plan(job, Max(mill_now(), job->start_at), &interval_start, &next_fire);
 	else
-		plan_first_run(job, Max(interval_start, job->start_at), &ignored, &next_fire);
+		mill_job_plan(job, Max(interval_start, job->start_at), &ignored, &next_fire);
 	set_progress(&update, SPI_OK_UPDATE, job->id, interval_start, next_fire);
 }
 

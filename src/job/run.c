@@ -133,6 +133,15 @@ count_in_backfill(Datum backfill_id, bool success)
 static void
 make_runs_after(int64 run_id)
 {
+	static MillStatement supersede =
+		{.sql =
+			 "UPDATE mill_catalog.job_run o SET superseded = true FROM mill_catalog.job_run r, mill_catalog.job d"
+			 " WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}' AND o.job_id = d.id AND o.covers"
+			 " AND o.interval_start = r.interval_start AND o.interval_end = r.interval_end AND o.state = 'running'",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	static MillStatement drop =
 		{.sql = "DELETE FROM mill_catalog.job_run o USING mill_catalog.job_run r, mill_catalog.job d"
 				" WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}' AND o.job_id = d.id AND o.covers"
@@ -181,6 +190,7 @@ make_runs_after(int64 run_id)
 	for (uint64 row = 0; row < rows; row++)
 		LockDatabaseObject(DatumGetObjectId(mill_value(row, 2, NULL)),
 						   (Oid) DatumGetInt64(mill_value(row, 1, NULL)), 0, ExclusiveLock);
+	mill_run(&supersede, SPI_OK_UPDATE, values, NULL);
 	mill_run(&drop, SPI_OK_DELETE, values, NULL);
 	mill_run(&uncover, SPI_OK_UPDATE, values, NULL);
 	if (mill_run(&insert, SPI_OK_INSERT, values, NULL) > 0)
@@ -228,11 +238,8 @@ static bool
 queue_again_if_superseded(int64 run_id)
 {
 	static MillStatement queue =
-		{.sql =
-			 "UPDATE mill_catalog.job_run o SET state = 'queued', started_at = NULL, deadline = NULL WHERE o.id = $1 AND o.covers"
-			 " AND EXISTS (SELECT FROM mill_catalog.job d JOIN mill_catalog.job_run r ON r.job_id = ANY (d.run_after)"
-			 "  WHERE d.id = o.job_id AND d.run_after <> '{}' AND r.covers AND r.state = 'success'"
-			 "  AND r.interval_start = o.interval_start AND r.interval_end = o.interval_end AND r.finished_at > o.started_at)",
+		{.sql = "UPDATE mill_catalog.job_run SET state = 'queued', started_at = NULL, deadline = NULL"
+				" WHERE id = $1 AND superseded",
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true,
@@ -407,7 +414,7 @@ begin_run(int64 run_id)
 {
 	static MillStatement begin =
 		{.sql = "UPDATE mill_catalog.job_run r SET state = 'running', started_at = $2, finished_at = NULL,"
-				" stop = NULL, stop_at = NULL, reason = NULL, deadline = $2 + j.timeout"
+				" stop = NULL, stop_at = NULL, reason = NULL, superseded = false, deadline = $2 + j.timeout"
 				" FROM mill_catalog.job j WHERE r.id = $1 AND j.id = r.job_id",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
