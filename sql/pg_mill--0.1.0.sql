@@ -796,6 +796,7 @@ CREATE TABLE mill_catalog.job_run (
     state text NOT NULL CHECK (state IN ('queued', 'running', 'success', 'failed', 'canceled', 'skipped')),
     stop text CHECK (stop IN ('cancel', 'timeout')), -- asked to end
     superseded boolean NOT NULL DEFAULT false, -- a job that it comes after did the interval again since it began
+    followed boolean NOT NULL DEFAULT true, -- false: runs of jobs that come after it are to be made
     reason text,
     created_at timestamptz NOT NULL,
     started_at timestamptz,
@@ -807,6 +808,7 @@ CREATE UNIQUE INDEX job_run_interval ON mill_catalog.job_run (job_id, interval_s
 CREATE INDEX job_run_job ON mill_catalog.job_run (job_id, id);
 CREATE INDEX job_run_queued ON mill_catalog.job_run (job_id, backfill_id, interval_end) WHERE state = 'queued';
 CREATE INDEX job_run_running ON mill_catalog.job_run (job_id, backfill_id) WHERE state = 'running';
+CREATE INDEX job_run_unfollowed ON mill_catalog.job_run (id) WHERE NOT followed;
 CREATE INDEX job_run_deadline ON mill_catalog.job_run (deadline) WHERE state = 'running' AND deadline IS NOT NULL;
 CREATE INDEX job_run_stop ON mill_catalog.job_run (id) WHERE state = 'running' AND stop IS NOT NULL;
 COMMENT ON TABLE mill_catalog.job_run IS 'one job for one interval; history, not dumped';

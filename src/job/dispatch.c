@@ -10,8 +10,8 @@
  * T4: an attempt that shows as running and is no worker's task is over: its worker
  * ended, or the server did.  See task.h for why this cannot be wrong.
  *
- * Nothing here waits for a lock that a user can hold: locked rows are left for
- * the next cycle.  An error of one job pauses that job.
+ * Nothing here waits for a lock: jobs that somebody has locked are left for one of
+ * the next cycles.  An error of one job pauses that job.
  */
 #include "postgres.h"
 
@@ -36,6 +36,8 @@
 #define ON_TIME (60 * USECS_PER_SEC)
 /* Seconds between cancel signals to a step that is to end, and until it is terminated. */
 #define REMIND 1
+/* Milliseconds until jobs that were locked are looked at again. */
+#define LOCKED 100
 #define PATIENCE 10
 /* History is pruned at most once in this time. */
 #define PRUNE (60 * USECS_PER_SEC)
@@ -44,7 +46,7 @@
 
 /* ---- T0 ---- */
 
-/* The last cycle left jobs for the next one, which is due at once; or rows that were in use. */
+/* The last cycle left jobs for the next one, which is due at once; or jobs that were locked. */
 static bool more_due = false;
 static bool look_again = false;
 
@@ -141,8 +143,7 @@ fire(void *arg)
 		at = mill_schedule_next(&schedule, zone, due->job.start_at, last);
 	}
 	note_fire(due->job.id, from, at);
-	/* its progress is locked already */
-	mill_runs_begin(due->job.id, true);
+	mill_runs_begin(due->job.id);
 }
 
 static void
@@ -150,7 +151,7 @@ pause_job(int64 job_id, const char *reason)
 {
 	static MillStatement statement =
 		{.sql = "UPDATE mill_catalog.job SET enabled = false, pause_reason = $2, state_at = $3, version = version + 1"
-				" WHERE id = $1",
+				" WHERE id IN (SELECT id FROM mill_catalog.job WHERE id = $1 FOR UPDATE SKIP LOCKED)",
 		 .nargs = 3,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID}};
 	Datum values[3] = {Int64GetDatum(job_id), CStringGetTextDatum(reason),
@@ -174,28 +175,44 @@ contain(int64 job_id, void (*function)(void *arg), void *arg)
 		pause_job(job_id, error->message);
 }
 
+/* Jobs that are due, or whose next_fire was computed before the clock was set back. */
+#define DUE                                                                                        \
+	"FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"                  \
+	" WHERE (p.next_fire <= $1 OR p.scheduled_at > $1 AND p.next_fire IS NOT NULL)"                \
+	"  AND j.enabled AND j.schedule IS NOT NULL"                                                   \
+	"  AND j.armed_system = mill_catalog.system_identifier()"                                      \
+	"  AND j.armed_database = mill_catalog.database_oid()"                                         \
+	"  AND EXISTS (SELECT FROM mill_catalog.step s WHERE s.job_id = j.id)"                         \
+	"  AND (SELECT count(*) FROM (SELECT FROM mill_catalog.job_run r WHERE r.job_id = j.id"        \
+	"    AND r.state = 'queued' AND r.backfill_id IS NULL LIMIT $2) q) < $2"                       \
+	" ORDER BY p.next_fire LIMIT $3"
+
 static void
 fire_due_jobs(void)
 {
-	/* due, or the clock was set back since next_fire was computed */
-	static MillStatement statement =
-		{.sql =
-			 "SELECT j.id, j.name, j.schedule, j.time_zone, j.start_at, j.catchup, j.overlap = 'skip', j.max_active,"
-			 "  (SELECT count(*) FROM mill_catalog.job_run r WHERE r.job_id = j.id AND r.state IN ('queued', 'running') AND r.backfill_id IS NULL),"
-			 "  p.interval_start, p.next_fire, j.owner::oid"
-			 " FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
-			 " WHERE (p.next_fire <= $1 OR p.scheduled_at > $1 AND p.next_fire IS NOT NULL) AND j.enabled AND j.schedule IS NOT NULL"
-			 "  AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
-			 "  AND EXISTS (SELECT FROM mill_catalog.step s WHERE s.job_id = j.id)"
-			 "  AND (SELECT count(*) FROM (SELECT FROM mill_catalog.job_run r WHERE r.job_id = j.id AND r.state = 'queued'"
-			 "    AND r.backfill_id IS NULL LIMIT $2) q) < $2"
-			 " ORDER BY p.next_fire LIMIT $3 FOR NO KEY UPDATE OF j, p SKIP LOCKED",
+	static MillStatement count = {.sql = "SELECT count(*) FROM (SELECT " DUE ") d",
+								  .nargs = 3,
+								  .types = {TIMESTAMPTZOID, INT8OID, INT8OID}};
+	static MillStatement lock =
+		{.sql = "SELECT j.id, j.name, j.schedule, j.time_zone, j.start_at, j.catchup, j.overlap = 'skip', j.max_active,"
+				"  (SELECT count(*) FROM mill_catalog.job_run r WHERE r.job_id = j.id AND r.state IN ('queued', 'running') AND r.backfill_id IS NULL),"
+				"  p.interval_start, p.next_fire, j.owner::oid " DUE
+				" FOR NO KEY UPDATE OF p SKIP LOCKED",
 		 .nargs = 3,
 		 .types = {TIMESTAMPTZOID, INT8OID, INT8OID}};
 	Datum values[3] = {TimestampTzGetDatum(mill_now()), Int64GetDatum(MOST_QUEUED),
 					   Int64GetDatum(MOST_JOBS)};
-	uint64 rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
-	DueJob *jobs = palloc0(sizeof(DueJob) * (rows + 1));
+	uint64 counted, rows;
+	DueJob *jobs;
+
+	mill_run(&count, SPI_OK_SELECT, values, NULL);
+	counted = DatumGetInt64(mill_value(0, 1, NULL));
+	more_due = counted == MOST_JOBS;
+	if (counted == 0)
+		return;
+	rows = mill_run(&lock, SPI_OK_SELECT, values, NULL);
+	look_again |= rows < counted;
+	jobs = palloc0(sizeof(DueJob) * (rows + 1));
 
 	for (uint64 row = 0; row < rows; row++)
 	{
@@ -214,7 +231,6 @@ fire_due_jobs(void)
 		due->next_fire = DatumGetTimestampTz(mill_value(row, 11, NULL));
 		due->job.owner = DatumGetObjectId(mill_value(row, 12, NULL));
 	}
-	more_due = rows == MOST_JOBS;
 	for (uint64 row = 0; row < rows; row++)
 		contain(jobs[row].job.id, fire, &jobs[row]);
 }
@@ -233,19 +249,17 @@ begin_queued_runs(void)
 			" SELECT j.id FROM q JOIN mill_catalog.job j ON j.id = q.job_id WHERE j.enabled"
 			"  AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
 			"  AND EXISTS (SELECT FROM mill_catalog.step s WHERE s.job_id = j.id)"
-			" ORDER BY j.id FOR KEY SHARE OF j SKIP LOCKED"};
+			" ORDER BY j.id"};
 	uint64 rows = mill_run(&statement, SPI_OK_SELECT, NULL, NULL);
 	int64 *jobs = palloc(sizeof(int64) * (rows + 1));
 
 	for (uint64 row = 0; row < rows; row++)
 		jobs[row] = DatumGetInt64(mill_value(row, 1, NULL));
-	/*
-	 * A worker that ends a run has its job's progress locked, and perhaps waits for
-	 * that of a job that comes after it, which we have: do not wait for him.
-	 */
 	for (uint64 row = 0; row < rows; row++)
 	{
-		if (!mill_runs_begin(jobs[row], false))
+		if (mill_job_lock(jobs[row], false))
+			mill_runs_begin(jobs[row]);
+		else
 			look_again = true;
 	}
 }
@@ -277,22 +291,6 @@ outcome_of_dead(bool same_server, bool suspect)
 	if (!mill_incarnation_after_crash())
 		return MILL_OUTCOME_INTERRUPTED;
 	return suspect ? MILL_OUTCOME_CRASHED_SERVER : MILL_OUTCOME_SUSPECT;
-}
-
-/*
- * Does no user change the job just now?  Whoever does has its row locked, and only
- * then its runs and its progress; so these will not be waited for.
- */
-static bool
-lock_unless_in_use(int64 job_id)
-{
-	static MillStatement statement =
-		{.sql = "SELECT FROM mill_catalog.job WHERE id = $1 FOR KEY SHARE SKIP LOCKED",
-		 .nargs = 1,
-		 .types = {INT8OID}};
-	Datum values[1] = {Int64GetDatum(job_id)};
-
-	return mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0;
 }
 
 static void
@@ -335,7 +333,7 @@ sweep(void)
 		if (outcome == MILL_OUTCOME_CRASHED)
 			error.detail = psprintf("Process %d is gone; the server's log may say why.",
 									DatumGetInt32(mill_value(row, 7, NULL)));
-		if (lock_unless_in_use(attempt.job_id))
+		if (mill_job_lock(attempt.job_id, false))
 			(void) mill_attempt_fail(&attempt, outcome, &error, NULL);
 		else
 			look_again = true;
@@ -346,23 +344,32 @@ sweep(void)
 static void
 stop_late_runs(void)
 {
-	static MillStatement statement =
-		{.sql = "UPDATE mill_catalog.job_run SET stop = 'timeout', stop_at = $1, deadline = NULL,"
-				" reason = format('it took longer than its timeout of %s', deadline - started_at)"
-				" WHERE id IN (SELECT r.id FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id"
-				"  WHERE r.state = 'running' AND r.deadline <= $1 AND r.stop IS NULL"
-				"  AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
-				"  FOR UPDATE OF r SKIP LOCKED FOR KEY SHARE OF j SKIP LOCKED) RETURNING id",
+	static MillStatement find =
+		{.sql =
+			 "SELECT r.id, r.job_id FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id"
+			 " WHERE r.state = 'running' AND r.deadline <= $1 AND r.stop IS NULL"
+			 "  AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()",
 		 .nargs = 1,
 		 .types = {TIMESTAMPTZOID}};
-	Datum values[1] = {TimestampTzGetDatum(mill_now())};
-	uint64 rows = mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
+	static MillStatement stop =
+		{.sql = "UPDATE mill_catalog.job_run SET stop = 'timeout', stop_at = $1, deadline = NULL,"
+				" reason = format('it took longer than its timeout of %s', deadline - started_at)"
+				" WHERE id = $2 AND state = 'running' AND deadline <= $1 AND stop IS NULL",
+		 .nargs = 2,
+		 .types = {TIMESTAMPTZOID, INT8OID},
+		 .latest_snapshot = true};
+	Datum values[2] = {TimestampTzGetDatum(mill_now())};
+	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	SPITupleTable *table = SPI_tuptable;
 
 	for (uint64 row = 0; row < rows; row++)
 	{
 		SPI_tuptable = table;
-		mill_run_settle(DatumGetInt64(mill_value(row, 1, NULL)));
+		values[1] = mill_value(row, 1, NULL);
+		if (!mill_job_lock(DatumGetInt64(mill_value(row, 2, NULL)), false))
+			look_again = true;
+		else if (mill_run(&stop, SPI_OK_UPDATE, values, NULL) > 0)
+			mill_run_settle(DatumGetInt64(values[1]));
 	}
 }
 
@@ -427,7 +434,7 @@ prune_history(void)
 			 "WITH pruned AS (UPDATE mill_catalog.job_progress p SET unpruned = 0 FROM mill_catalog.job j"
 			 "  WHERE j.id = p.job_id AND p.job_id IN (SELECT x.job_id FROM mill_catalog.job_progress x"
 			 "   JOIN mill_catalog.job y ON y.id = x.job_id WHERE x.unpruned > 0 OR $2 ORDER BY x.job_id LIMIT 1000"
-			 "   FOR UPDATE OF x SKIP LOCKED FOR KEY SHARE OF y SKIP LOCKED) RETURNING j.id, j.keep_runs, j.keep_for)"
+			 "   FOR NO KEY UPDATE OF x SKIP LOCKED) RETURNING j.id, j.keep_runs, j.keep_for)"
 			 " DELETE FROM mill_catalog.job_run r USING pruned j WHERE r.job_id = j.id"
 			 "  AND r.state NOT IN ('queued', 'running')"
 			 "  AND (r.created_at < $1 - j.keep_for OR r.id <= (SELECT o.id FROM mill_catalog.job_run o WHERE o.job_id = j.id"
@@ -462,6 +469,7 @@ mill_jobs_dispatch(void)
 	stop_late_runs();
 	begin_retries();
 	pause_failing_jobs();
+	look_again |= !mill_runs_follow();
 	fire_due_jobs();
 	begin_queued_runs();
 	prune_history();
@@ -488,6 +496,7 @@ mill_jobs_next_due(void)
 	mill_run(&statement, SPI_OK_SELECT, values, NULL);
 	at = mill_value(0, 1, &isnull);
 	if (look_again)
-		return Min(mill_now() + REMIND * USECS_PER_SEC, isnull ? DT_NOEND : DatumGetTimestampTz(at));
+		return Min(mill_now() + LOCKED * INT64CONST(1000),
+				   isnull ? DT_NOEND : DatumGetTimestampTz(at));
 	return isnull ? DT_NOEND : DatumGetTimestampTz(at);
 }

@@ -3,7 +3,7 @@
  *		Jobs, their runs and steps, among the files of this room.
  *
  * A run is one job for one half-open interval, an attempt one execution of one of
- * its steps.  Their states change in five kinds of transactions only:
+ * its steps.  Their states change in six kinds of transactions only:
  *
  *	T0	manager		a job is due: its runs are made; a run that has its turn begins
  *	T1	worker		a step that is ready is claimed: an attempt begins
@@ -11,8 +11,14 @@
  *	T3	worker		after an abort of T2: the attempt's failure is recorded
  *	T4	manager		attempts whose worker has ended are recorded; retries that are due begin
  *
- * and in those of users, who make, cancel, retry and skip runs.  Each locks rows
- * in this order: job, run, its steps, the job's progress.
+ *	T5	manager		a run that succeeded is followed by those of jobs that come after it
+ *
+ * and in those of users, who make, cancel, retry and skip runs.  A job has one lock,
+ * mill_job_lock: whoever changes anything of its runs takes that first, but for T1,
+ * which skips steps that are locked, and for runs that users add.  Users lock the
+ * job's row before it.  A worker locks one job and then waits for nobody; the manager
+ * waits for no lock at all.  So only users who change several jobs in one transaction
+ * can deadlock, with each other.
  */
 #ifndef MILL_JOB_INTERNAL_H
 #define MILL_JOB_INTERNAL_H
@@ -36,8 +42,14 @@ typedef struct MillJob
 
 /* ---- job.c ---- */
 
-/* A user's job, locked for a change; an error if there is none or the user does not own it. */
+/* A user's job, its row locked for a change; an error if there is none or the user does not own it. */
 extern MillJob *mill_job_by_name(const char *name);
+
+/*
+ * Lock the runs, steps and progress of a job until the end of the transaction.
+ * False if the job is gone or, without waiting, if somebody has it locked.
+ */
+extern bool mill_job_lock(int64 job_id, bool wait);
 
 /* A job's schedule and zone; false if it has none. */
 extern bool mill_job_schedule(const MillJob *job, MillSchedule *schedule, pg_tz **zone);
@@ -101,11 +113,8 @@ typedef struct MillAttempt
 	int64 job_id;
 } MillAttempt;
 
-/*
- * Begin those of a job's queued runs whose turn it is.  False if somebody has the
- * job's progress locked, and we are not to wait for him.
- */
-extern bool mill_runs_begin(int64 job_id, bool wait);
+/* Begin those of a job's queued runs whose turn it is; the caller has locked the job. */
+extern void mill_runs_begin(int64 job_id);
 
 /* The attempt succeeded; an error if it is no longer the step's, or its run is to end. */
 extern void mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices);
@@ -114,7 +123,7 @@ extern void mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const c
 extern TimestampTz mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome,
 									 const ErrorData *error, const char *notices);
 
-/* Advance steps and the run according to the states of its steps; the caller has locked the run. */
+/* Advance steps and the run according to the states of its steps; the caller has locked the job. */
 extern void mill_run_settle(int64 run_id);
 
 /* Note an event of the run's job, for mill.events. */
@@ -130,6 +139,14 @@ extern void mill_run_set_aside(int64 run_id, const char *state, const char *reas
  * is a superuser: what its triggers and defaults do, a superuser would do.
  */
 extern void mill_check_written_target(Oid target);
+
+/* ---- follow.c ---- */
+
+/*
+ * Make the runs that follow those that succeeded; false if some are left because
+ * somebody has one of the jobs locked.  For the manager.
+ */
+extern bool mill_runs_follow(void);
 
 /* ---- dispatch.c ---- */
 

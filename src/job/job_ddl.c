@@ -156,9 +156,10 @@ static void
 change_progress(const MillJob *job, bool moved)
 {
 	static MillStatement read =
-		{.sql = "SELECT interval_start, next_fire IS NULL FROM mill_catalog.job_progress WHERE job_id = $1 FOR UPDATE",
+		{.sql = "SELECT interval_start, next_fire IS NULL FROM mill_catalog.job_progress WHERE job_id = $1",
 		 .nargs = 1,
-		 .types = {INT8OID}};
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
 	static MillStatement update =
 		{.sql = "UPDATE mill_catalog.job_progress SET interval_start = $2, next_fire = $3, scheduled_at = $4 WHERE job_id = $1",
 		 .nargs = 4,
@@ -166,7 +167,7 @@ change_progress(const MillJob *job, bool moved)
 	Datum values[1] = {Int64GetDatum(job->id)};
 	TimestampTz interval_start, next_fire, ignored;
 
-	if (mill_run(&read, SPI_OK_SELECT, values, NULL) == 0)
+	if (!mill_job_lock(job->id, true) || mill_run(&read, SPI_OK_SELECT, values, NULL) == 0)
 		elog(ERROR, "job %lld has no progress", (long long) job->id);
 	interval_start = DatumGetTimestampTz(mill_value(0, 1, NULL));
 	if (moved)
@@ -475,12 +476,12 @@ mill_run_after(PG_FUNCTION_ARGS)
 Datum
 mill_job_deleted(PG_FUNCTION_ARGS)
 {
-	/* runs before the progress, as everywhere; their own trigger deletes steps and attempts */
+	/* the progress first, which is the lock; the runs' own trigger deletes steps and attempts */
 	static MillStatement deletes[] =
-		{DELETE_BY_ID("DELETE FROM mill_catalog.job_run WHERE job_id = $1"),
+		{DELETE_BY_ID("DELETE FROM mill_catalog.job_progress WHERE job_id = $1"),
+		 DELETE_BY_ID("DELETE FROM mill_catalog.job_run WHERE job_id = $1"),
 		 DELETE_BY_ID("DELETE FROM mill_catalog.backfill WHERE job_id = $1"),
 		 DELETE_BY_ID("DELETE FROM mill_catalog.step WHERE job_id = $1"),
-		 DELETE_BY_ID("DELETE FROM mill_catalog.job_progress WHERE job_id = $1"),
 		 DELETE_BY_ID(
 			 "DELETE FROM mill_catalog.error WHERE object_kind = 'job' AND object_id = $1")};
 

@@ -9,18 +9,17 @@
  *			waiting -> upstream_failed | skipped;  any that has not ended -> canceled
  *	run		queued -> running -> success | failed | canceled;  queued -> skipped
  *
- * A state changes only while the run's row is locked, so that of two steps that
- * end at the same time the second sees the first.  What follows from the end of a
- * run (the job's progress, runs of jobs that come after it, notifications) is in
- * the same transaction.  Statements use the latest snapshot, because a step may
- * set any isolation level for its transaction.
+ * All of it changes only while the job is locked (mill_job_lock), so that of two
+ * steps that end at the same time the second sees the first.  What follows from the
+ * end of a run (the job's progress, notifications) is in the same transaction; runs
+ * of jobs that come after it are made by the manager (follow.c).  Statements use the
+ * latest snapshot, because a step may set any isolation level for its transaction.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -126,77 +125,6 @@ count_in_backfill(Datum backfill_id, bool success)
 	mill_run(&statement, SPI_OK_UPDATE, values, NULL);
 }
 
-/*
- * Runs of the jobs that come after this one, for the same interval.  One that had
- * run for it already does so again: what it was made of is new.
- */
-static void
-make_runs_after(int64 run_id)
-{
-	static MillStatement supersede =
-		{.sql =
-			 "UPDATE mill_catalog.job_run o SET superseded = true FROM mill_catalog.job_run r, mill_catalog.job d"
-			 " WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}' AND o.job_id = d.id AND o.covers"
-			 " AND o.interval_start = r.interval_start AND o.interval_end = r.interval_end AND o.state = 'running'",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	static MillStatement drop =
-		{.sql = "DELETE FROM mill_catalog.job_run o USING mill_catalog.job_run r, mill_catalog.job d"
-				" WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}' AND o.job_id = d.id AND o.covers"
-				" AND o.interval_start = r.interval_start AND o.interval_end = r.interval_end"
-				" AND o.state NOT IN ('queued', 'running')",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	static MillStatement uncover =
-		{.sql = "UPDATE mill_catalog.job_progress p SET done = p.done - tstzmultirange(tstzrange(r.interval_start, r.interval_end))"
-				" FROM mill_catalog.job_run r, mill_catalog.job d WHERE r.id = $1 AND r.job_id = ANY (d.run_after) AND d.run_after <> '{}'"
-				" AND p.job_id = d.id AND p.done && tstzrange(r.interval_start, r.interval_end)",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	/* each of the jobs that it comes after must have done the interval */
-	static MillStatement insert =
-		{.sql =
-			 "INSERT INTO mill_catalog.job_run (job_id, interval_start, interval_end, covers, cause, state, created_at)"
-			 " SELECT d.id, r.interval_start, r.interval_end, true, 'job', 'queued', $2"
-			 " FROM mill_catalog.job_run r JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after)"
-			 " WHERE r.id = $1"
-			 "  AND NOT EXISTS (SELECT FROM unnest(d.run_after) u LEFT JOIN mill_catalog.job_progress q ON q.job_id = u"
-			 "    WHERE u <> r.job_id AND q.done @> tstzrange(r.interval_start, r.interval_end) IS NOT TRUE)"
-			 " ORDER BY d.id"
-			 " ON CONFLICT (job_id, interval_start, interval_end) WHERE covers DO NOTHING",
-		 .nargs = 2,
-		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	static MillStatement find =
-		{.sql = "SELECT d.id, 'mill_catalog.job'::regclass::oid FROM mill_catalog.job_run r"
-				" JOIN mill_catalog.job d ON r.job_id = ANY (d.run_after) AND d.run_after <> '{}' WHERE r.id = $1 ORDER BY d.id",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true,
-		 .generic_plan = true};
-	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
-	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
-
-	if (rows == 0)
-		return;
-	/* of two runs that it comes after, and that end at the same time, the second sees the first */
-	for (uint64 row = 0; row < rows; row++)
-		LockDatabaseObject(DatumGetObjectId(mill_value(row, 2, NULL)),
-						   (Oid) DatumGetInt64(mill_value(row, 1, NULL)), 0, ExclusiveLock);
-	mill_run(&supersede, SPI_OK_UPDATE, values, NULL);
-	mill_run(&drop, SPI_OK_DELETE, values, NULL);
-	mill_run(&uncover, SPI_OK_UPDATE, values, NULL);
-	if (mill_run(&insert, SPI_OK_INSERT, values, NULL) > 0)
-		mill_wake_manager_at_commit();
-}
-
 /* The job's progress after a run that succeeded or failed. */
 static void
 note_run_end(int64 run_id, bool success)
@@ -265,8 +193,9 @@ static void
 end_run(int64 run_id, const char *state)
 {
 	static MillStatement statement =
-		{.sql = "UPDATE mill_catalog.job_run SET state = $2, finished_at = $3 WHERE id = $1"
-				" RETURNING job_id, covers, backfill_id",
+		{.sql = "UPDATE mill_catalog.job_run r SET state = $2, finished_at = $3, followed = NOT ($2 = 'success' AND covers"
+				"  AND EXISTS (SELECT FROM mill_catalog.job d WHERE r.job_id = ANY (d.run_after) AND d.run_after <> '{}'))"
+				" WHERE id = $1 RETURNING job_id, followed, backfill_id",
 		 .nargs = 3,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID},
 		 .latest_snapshot = true,
@@ -274,7 +203,7 @@ end_run(int64 run_id, const char *state)
 	Datum values[3] = {Int64GetDatum(run_id), CStringGetTextDatum(state),
 					   TimestampTzGetDatum(mill_now())};
 	bool success = strcmp(state, "success") == 0;
-	bool covers, in_backfill;
+	bool followed, in_backfill;
 	Datum backfill_id;
 	int64 job_id;
 
@@ -282,7 +211,7 @@ end_run(int64 run_id, const char *state)
 		return;
 	mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
 	job_id = DatumGetInt64(mill_value(0, 1, NULL));
-	covers = DatumGetBool(mill_value(0, 2, NULL));
+	followed = DatumGetBool(mill_value(0, 2, NULL));
 	backfill_id = mill_value(0, 3, &in_backfill);
 	in_backfill = !in_backfill;
 
@@ -293,11 +222,11 @@ end_run(int64 run_id, const char *state)
 	}
 	if (strcmp(state, "failed") == 0)
 		log_failure(run_id);
-	if (success && covers)
-		make_runs_after(run_id);
+	if (!followed)
+		mill_wake_manager_at_commit();
 	if (in_backfill)
 		count_in_backfill(backfill_id, success);
-	mill_runs_begin(job_id, true);
+	mill_runs_begin(job_id);
 }
 
 void
@@ -453,22 +382,21 @@ begin_first(int64 job_id, const Queue *queue)
 {
 	static MillStatement besides =
 		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id IS NULL"
-				" ORDER BY job_id, backfill_id, interval_end LIMIT $2 FOR UPDATE SKIP LOCKED",
+				" ORDER BY job_id, backfill_id, interval_end LIMIT $2",
 		 .nargs = 2,
 		 .types = {INT8OID, INT8OID},
 		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement oldest =
 		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
-				" ORDER BY job_id, backfill_id, interval_end LIMIT $2 FOR UPDATE SKIP LOCKED",
+				" ORDER BY job_id, backfill_id, interval_end LIMIT $2",
 		 .nargs = 3,
 		 .types = {INT8OID, INT8OID, INT8OID},
 		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement newest =
-		{.sql =
-			 "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
-			 " ORDER BY job_id DESC, backfill_id DESC, interval_end DESC LIMIT $2 FOR UPDATE SKIP LOCKED",
+		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
+				" ORDER BY job_id DESC, backfill_id DESC, interval_end DESC LIMIT $2",
 		 .nargs = 3,
 		 .types = {INT8OID, INT8OID, INT8OID},
 		 .latest_snapshot = true,
@@ -490,26 +418,17 @@ begin_first(int64 job_id, const Queue *queue)
 	pfree(runs);
 }
 
-#define LOCK_PROGRESS                                                                              \
-	"SELECT j.enabled AND coalesce(p.failures < j.pause_after, true)"                              \
-	" FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"                 \
-	" WHERE p.job_id = $1 AND EXISTS (SELECT FROM mill_catalog.job_run q"                          \
-	"  WHERE q.job_id = $1 AND q.state = 'queued') FOR UPDATE OF p"
-
-bool
-mill_runs_begin(int64 job_id, bool wait)
+void
+mill_runs_begin(int64 job_id)
 {
-	/* locks the progress: otherwise two runs that end at the same time would begin the same next one */
-	static MillStatement lock = {.sql = LOCK_PROGRESS,
-								 .nargs = 1,
-								 .types = {INT8OID},
-								 .latest_snapshot = true,
-								 .generic_plan = true};
-	static MillStatement try_lock = {.sql = LOCK_PROGRESS " SKIP LOCKED",
-									 .nargs = 1,
-									 .types = {INT8OID},
-									 .latest_snapshot = true,
-									 .generic_plan = true};
+	static MillStatement may =
+		{.sql = "SELECT FROM mill_catalog.job_progress p JOIN mill_catalog.job j ON j.id = p.job_id"
+				" WHERE p.job_id = $1 AND j.enabled AND coalesce(p.failures < j.pause_after, true)"
+				"  AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true,
+		 .generic_plan = true};
 	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
 	static MillStatement find =
 		{.sql = "SELECT f.backfill_id, f.newest_first, f.most - (SELECT count(*) FROM mill_catalog.job_run a WHERE a.job_id = $1"
@@ -526,10 +445,8 @@ mill_runs_begin(int64 job_id, bool wait)
 	uint64 rows;
 	Queue *queues;
 
-	if (mill_run(wait ? &lock : &try_lock, SPI_OK_SELECT, values, NULL) == 0)
-		return wait;
-	if (!DatumGetBool(mill_value(0, 1, NULL)))
-		return true;
+	if (mill_run(&may, SPI_OK_SELECT, values, NULL) == 0)
+		return;
 	rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	queues = palloc0(sizeof(Queue) * (rows + 1));
 	for (uint64 row = 0; row < rows; row++)
@@ -547,24 +464,24 @@ mill_runs_begin(int64 job_id, bool wait)
 			begin_first(job_id, &queues[row]);
 	}
 	pfree(queues);
-	return true;
 }
 
 /* ---- the end of an attempt ---- */
 
-/* Lock the run; false if it is gone. */
+/* Lock the job, and see whether the run is asked to end; false if the run is gone. */
 static bool
-lock_run(int64 run_id, bool *stopped)
+lock_run(const MillAttempt *attempt, bool *stopped)
 {
 	static MillStatement statement =
-		{.sql = "SELECT stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1 FOR UPDATE",
+		{.sql = "SELECT stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true,
 		 .generic_plan = true};
-	Datum values[1] = {Int64GetDatum(run_id)};
+	Datum values[1] = {Int64GetDatum(attempt->run_id)};
 
-	if (mill_run(&statement, SPI_OK_SELECT, values, NULL) == 0)
+	if (!mill_job_lock(attempt->job_id, true) ||
+		mill_run(&statement, SPI_OK_SELECT, values, NULL) == 0)
 		return false;
 	*stopped = DatumGetBool(mill_value(0, 1, NULL));
 	return true;
@@ -593,7 +510,7 @@ mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices
 						   notices ? CStringGetTextDatum(notices) : (Datum) 0};
 	bool stopped = false;
 
-	if (!lock_run(attempt->run_id, &stopped))
+	if (!lock_run(attempt, &stopped))
 		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the job was dropped")));
 	if (stopped)
 		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the run is to end")));
@@ -621,7 +538,7 @@ read_policy(const MillAttempt *attempt, StepPolicy *policy)
 				" EXTRACT(epoch FROM j.retry_delay)::float8, EXTRACT(epoch FROM j.max_retry_delay)::float8, j.backoff"
 				" FROM mill_catalog.step_run s JOIN mill_catalog.job j ON j.id = s.job_id"
 				" LEFT JOIN mill_catalog.step d ON d.id = s.step_id"
-				" WHERE s.id = $1 AND s.attempt_id = $2 AND s.state = 'running' FOR UPDATE OF s",
+				" WHERE s.id = $1 AND s.attempt_id = $2 AND s.state = 'running'",
 		 .nargs = 2,
 		 .types = {INT8OID, INT8OID},
 		 .latest_snapshot = true,
@@ -757,7 +674,7 @@ mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome, const ErrorDa
 	bool stopped = false;
 	Datum values[9];
 
-	if (!lock_run(attempt->run_id, &stopped) || !read_policy(attempt, &policy))
+	if (!lock_run(attempt, &stopped) || !read_policy(attempt, &policy))
 		return 0;
 	state = stopped ? "canceled" : next_state(&policy, outcome, conflict);
 	if (strcmp(state, "retry_wait") == 0)

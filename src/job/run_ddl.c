@@ -43,14 +43,14 @@ check_bounds(TimestampTz from, TimestampTz to)
 
 /*
  * Replace the run that stands for an interval, if there is one: the interval is no
- * longer done.  False if that run has not ended.
+ * longer done.  False if that run has not ended.  The job is locked.
  */
 static bool
 replace_run(int64 job_id, TimestampTz from, TimestampTz to)
 {
 	static MillStatement active =
 		{.sql = "SELECT FROM mill_catalog.job_run WHERE job_id = $1 AND interval_start = $2 AND interval_end = $3 AND covers"
-				" AND state IN ('queued', 'running') FOR UPDATE",
+				" AND state IN ('queued', 'running')",
 		 .nargs = 3,
 		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
@@ -149,6 +149,7 @@ mill_run_now(PG_FUNCTION_ARGS)
 		from = PG_GETARG_TIMESTAMPTZ(1);
 		to = PG_GETARG_TIMESTAMPTZ(2);
 		check_bounds(from, to);
+		(void) mill_job_lock(job->id, true);
 		if (!replace_run(job->id, from, to))
 			ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
 							errmsg("a run of job \"%s\" for that interval has not ended", job->name),
@@ -248,6 +249,7 @@ mill_backfill(PG_FUNCTION_ARGS)
 	SPI_connect();
 	job = mill_job_by_name(mill_text_argument(fcinfo, 0));
 	require_steps(job);
+	(void) mill_job_lock(job->id, true);
 	mill_copy_arguments(fcinfo, 0, 6, values, nulls);
 	values[0] = Int64GetDatum(job->id);
 	values[6] = ObjectIdGetDatum(GetUserId());
@@ -280,7 +282,7 @@ typedef struct Run
 	bool stopped;
 } Run;
 
-/* A user's run, locked with its job. */
+/* A user's run; its job is locked. */
 static Run *
 run_argument(FunctionCallInfo fcinfo)
 {
@@ -288,8 +290,8 @@ run_argument(FunctionCallInfo fcinfo)
 		{.sql = "SELECT j.name FROM mill_catalog.job_run r JOIN mill_catalog.job j ON j.id = r.job_id WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID}};
-	static MillStatement lock =
-		{.sql = "SELECT state, stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1 FOR UPDATE",
+	static MillStatement read =
+		{.sql = "SELECT state, stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
 		 .latest_snapshot = true};
@@ -302,7 +304,8 @@ run_argument(FunctionCallInfo fcinfo)
 	if (mill_run(&find, SPI_OK_SELECT, values, NULL) > 0)
 	{
 		run->job_id = mill_job_by_name(mill_text(0, 1))->id;
-		if (mill_run(&lock, SPI_OK_SELECT, values, NULL) > 0)
+		(void) mill_job_lock(run->job_id, true);
+		if (mill_run(&read, SPI_OK_SELECT, values, NULL) > 0)
 		{
 			run->state = mill_text(0, 1);
 			run->stopped = DatumGetBool(mill_value(0, 2, NULL));

@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
+#include "core/clock.h"
 #include "core/event.h"
 #include "core/object.h"
 #include "core/xact.h"
@@ -303,16 +304,10 @@ mill_alter_step(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Skip a step in the runs where it has not begun; an error if it is running. */
+/* Skip a step in the job's runs where it has not begun; an error if it is running. */
 static void
-drop_from_runs(int64 id)
+drop_from_runs(int64 job_id, int64 id)
 {
-	static MillStatement lock =
-		{.sql = "SELECT r.id FROM mill_catalog.job_run r JOIN mill_catalog.step d ON d.job_id = r.job_id"
-				" WHERE d.id = $1 AND r.state IN ('queued', 'running') ORDER BY r.id FOR UPDATE OF r",
-		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
 	static MillStatement running =
 		{.sql = "SELECT run_id FROM mill_catalog.step_run WHERE step_id = $1 AND state = 'running' LIMIT 1",
 		 .nargs = 1,
@@ -320,17 +315,17 @@ drop_from_runs(int64 id)
 		 .latest_snapshot = true};
 	static MillStatement drop =
 		{.sql =
-			 "UPDATE mill_catalog.step_run s SET state = 'skipped', finished_at = clock_timestamp() FROM mill_catalog.job_run r"
+			 "UPDATE mill_catalog.step_run s SET state = 'skipped', finished_at = $2 FROM mill_catalog.job_run r"
 			 " WHERE s.step_id = $1 AND r.id = s.run_id AND r.state IN ('queued', 'running')"
 			 " AND s.state IN ('waiting', 'ready', 'retry_wait') RETURNING s.run_id, r.state = 'running'",
-		 .nargs = 1,
-		 .types = {INT8OID},
+		 .nargs = 2,
+		 .types = {INT8OID, TIMESTAMPTZOID},
 		 .latest_snapshot = true};
-	Datum values[1] = {Int64GetDatum(id)};
+	Datum values[2] = {Int64GetDatum(id), TimestampTzGetDatum(mill_now())};
 	SPITupleTable *table;
 	uint64 rows;
 
-	mill_run(&lock, SPI_OK_SELECT, values, NULL);
+	(void) mill_job_lock(job_id, true);
 	if (mill_run(&running, SPI_OK_SELECT, values, NULL) > 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("the step is running"),
 						errhint("Wait for run %lld to end, or cancel it: mill.cancel(%lld).",
@@ -373,7 +368,7 @@ mill_drop_step(PG_FUNCTION_ARGS)
 				 errmsg("step \"%s\" runs after step \"%s\"", mill_text(0, 1), name),
 				 errhint("Let it run after others: mill.alter_step('%s', '%s', after => '{}').",
 						 job->name, mill_text(0, 1))));
-	drop_from_runs(DatumGetInt64(values[1]));
+	drop_from_runs(job->id, DatumGetInt64(values[1]));
 	mill_run(&drop, SPI_OK_DELETE, &values[1], NULL);
 	note_step_change(job, name, "step dropped");
 	SPI_finish();
