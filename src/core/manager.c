@@ -141,6 +141,14 @@ check_by(TimestampTz *next, TimestampTz at)
 	*next = Min(*next, at);
 }
 
+static bool
+stays(const MillSlotInfo *slot)
+{
+	const MillRoom *room = mill_room_of(slot->kind);
+
+	return room->stays && room->stays(slot->object_id, slot->worker_no);
+}
+
 /*
  * Reconcile a slot with the work that is wanted, NULL if none is.  True if its
  * worker is to be started when it has its turn.
@@ -156,7 +164,7 @@ reconcile_slot(int index, const MillSlotInfo *slot, const MillWork *work, Timest
 	{
 		if (slot->pid == 0)
 			check_by(next, slot->launched_at + START_TIMEOUT * INT64CONST(1000));
-		if (work == NULL || work->version != slot->version)
+		if (work ? work->version != slot->version : !stays(slot))
 			mill_slot_stop(index, false);
 		return false;
 	}

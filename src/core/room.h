@@ -36,10 +36,10 @@ typedef struct MillRoom
 	const char *table;
 	void (*resumed)(int64 id);
 	void (*armed)(void);
-
 	/* The work (MillWork) that is wanted; called in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
-
+	/* May a worker stay though its work is not wanted just now?  Called as desired(); NULL: no. */
+	bool (*stays)(int64 object_id, int worker_no);
 	/* When to call desired() again without a wake-up; DT_NOEND: never.  Called as it is; may be NULL. */
 	TimestampTz (*next_due)(void);
 } MillRoom;

@@ -132,6 +132,14 @@ extern void mill_run_note(int64 run_id, const char *event);
 /* End a run that has not begun, or has ended, with this state; the job's progress stays as it is. */
 extern void mill_run_set_aside(int64 run_id, const char *state, const char *reason);
 
+/* ---- rooms.c ---- */
+
+/*
+ * Is one of a role's jobs due so soon that its worker stays, though nothing is ready?
+ * In a transaction, with SPI connected.
+ */
+extern bool mill_step_worker_stays(int64 role, int worker_no);
+
 /* ---- replace.c ---- */
 
 /*

@@ -51,78 +51,142 @@ const MillRoom mill_job_room = {
 };
 
 /*
- * For each role a worker for each step that runs, and a few more for those that
- * are ready, at most mill.workers_max: short steps are done by a few workers sooner
- * than by many that start at one time.  While steps stay ready there are more with
- * each cycle, soon after each other, as long as that makes more of them run.
+ * A role's pool grows by some workers at a time, and only if those that it has are
+ * at work and steps have waited for longer: short steps are done by a few workers
+ * sooner than by many that start at one time.
  */
-#define STARTED_AT_ONCE 4
-#define NEXT_CYCLE 20 /* milliseconds */
-#define MOST_QUICK_CYCLES 10
+#define GROWTH 4
+#define WAITED (100 * INT64CONST(1000))	   /* microseconds */
+#define NEXT_CYCLE (20 * INT64CONST(1000)) /* the same: to look again at workers that start */
 
-static int quick_cycles = 0; /* left, without one more step that runs; 1: none until nothing is ready */
+/* The workers of a role. */
+typedef struct Pool
+{
+	int workers; /* started */
+	int free;	 /* that have no step yet: starting, or idle and woken */
+	bool waits;	 /* one waits for its turn to start */
+} Pool;
+
+/* When a pool is to be looked at again. */
+static TimestampTz look_at;
+
+static Pool
+pool_of(Oid role)
+{
+	MillKind kind = mill_kind_of(mill_room_named("step"));
+	Pool pool = {0};
+
+	for (int i = 0; i < mill_slots_used(); i++)
+	{
+		MillSlotInfo slot;
+
+		if (!mill_slot_get(i, &slot) || slot.kind != kind || slot.database != MyDatabaseId ||
+			slot.object_id != role)
+			continue;
+		if (slot.launched)
+		{
+			pool.workers++;
+			pool.free += slot.state == MILL_STATE_STARTING || slot.state == MILL_STATE_IDLE;
+		}
+		else
+			pool.waits |= slot.state == MILL_STATE_WAITING;
+	}
+	return pool;
+}
+
+/* How many workers a role is to have for so many steps, the first of which was ready at a time. */
+static int
+size_of_pool(Oid role, int running, int ready, TimestampTz ready_at)
+{
+	int most = Min(running + ready, mill_workers_max);
+	Pool pool = pool_of(role);
+	TimestampTz now = mill_now();
+
+	if (most <= pool.workers || ready == 0)
+		return most;
+	/* a clock that was set back must not keep it from growing */
+	if (pool.workers > 0 && (pool.free > 0 || (ready_at <= now && now < ready_at + WAITED)))
+	{
+		look_at = Min(look_at, pool.free > 0 ? now + NEXT_CYCLE : ready_at + WAITED);
+		return pool.workers;
+	}
+	/* more frequent looks are of no use to workers that do not get their turn */
+	if (!pool.waits)
+		look_at = Min(look_at, now + NEXT_CYCLE);
+	/* workers that found nothing to do and ended may start again */
+	mill_wake_workers(mill_kind_of(mill_room_named("step")), MyDatabaseId);
+	return Min(most, pool.workers + GROWTH);
+}
 
 static List *
 desired_step_workers(void)
 {
-	static MillStatement statement =
-		{.sql =
-			 "SELECT owner, least(count(*) FILTER (WHERE NOT ready) + least(count(*) FILTER (WHERE ready), $2), $1),"
-			 " pg_get_userbyid(owner), bool_or(ready),"
-			 " count(*) FILTER (WHERE ready) > $2 AND count(*) FILTER (WHERE NOT ready) + $2 < $1, count(*) FILTER (WHERE NOT ready) FROM ("
-			 "  (SELECT j.owner::oid AS owner, true AS ready FROM mill_catalog.step_run s"
-			 "    JOIN mill_catalog.job_run r ON r.id = s.run_id JOIN mill_catalog.job j ON j.id = s.job_id"
-			 "    WHERE s.state = 'ready' AND r.state = 'running' AND r.stop IS NULL AND j.enabled AND mill_catalog.job_obstacle(j) IS NULL"
-			 "    AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
-			 "    ORDER BY s.ready_at, s.id LIMIT 1000)"
-			 "  UNION ALL SELECT j.owner::oid, false FROM mill_catalog.step_run s JOIN mill_catalog.job j ON j.id = s.job_id"
-			 "    WHERE s.state = 'running' AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
-			 " ) w GROUP BY owner ORDER BY owner",
-		 .nargs = 2,
-		 .types = {INT8OID, INT8OID}};
-	Datum values[2] = {Int64GetDatum(mill_workers_max), Int64GetDatum(STARTED_AT_ONCE)};
-	static int64 running_before = 0;
-	int64 running = 0;
-	bool more = false;
-	uint64 rows = mill_run(&statement, SPI_OK_SELECT, values, NULL);
+	static MillStatement statement = {
+		.sql =
+			"SELECT owner, pg_get_userbyid(owner), count(*) - count(ready_at), count(ready_at), min(ready_at) FROM ("
+			"  (SELECT j.owner::oid AS owner, s.ready_at FROM mill_catalog.step_run s"
+			"    JOIN mill_catalog.job_run r ON r.id = s.run_id JOIN mill_catalog.job j ON j.id = s.job_id"
+			"    WHERE s.state = 'ready' AND r.state = 'running' AND r.stop IS NULL AND j.enabled AND mill_catalog.job_obstacle(j) IS NULL"
+			"    AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
+			"    ORDER BY s.ready_at, s.id LIMIT 1000)"
+			"  UNION ALL SELECT j.owner::oid, NULL FROM mill_catalog.step_run s JOIN mill_catalog.job j ON j.id = s.job_id"
+			"    WHERE s.state = 'running' AND j.armed_system = mill_catalog.system_identifier() AND j.armed_database = mill_catalog.database_oid()"
+			" ) w GROUP BY owner ORDER BY owner"};
+	uint64 rows = mill_run(&statement, SPI_OK_SELECT, NULL, NULL);
 	List *list = NIL;
 
+	look_at = DT_NOEND;
 	for (uint64 row = 0; row < rows; row++)
 	{
-		int workers = DatumGetInt64(mill_value(row, 2, NULL));
+		Oid owner = DatumGetObjectId(mill_value(row, 1, NULL));
+		bool none_ready;
+		Datum ready_at = mill_value(row, 5, &none_ready);
+		int workers = size_of_pool(owner, (int) DatumGetInt64(mill_value(row, 3, NULL)),
+								   (int) DatumGetInt64(mill_value(row, 4, NULL)),
+								   none_ready ? 0 : DatumGetTimestampTz(ready_at));
 
 		for (int n = 0; n < workers; n++)
 		{
 			MillWork *work = palloc0(sizeof(MillWork));
 
-			work->owner = DatumGetObjectId(mill_value(row, 1, NULL));
-			work->object_id = work->owner;
+			work->owner = owner;
+			work->object_id = owner;
 			work->worker_no = n;
 			work->version = 1;
-			work->title = psprintf("steps of %s", mill_text(row, 3));
+			work->title = psprintf("steps of %s", mill_text(row, 2));
 			list = lappend(list, work);
 		}
-		/* start workers again that found nothing to do and ended */
-		if (DatumGetBool(mill_value(row, 4, NULL)))
-			mill_wake_workers(mill_kind_of(mill_room_named("step")), MyDatabaseId);
-		more |= DatumGetBool(mill_value(row, 5, NULL));
-		running += DatumGetInt64(mill_value(row, 6, NULL));
 	}
-	/* workers may not get their turn: then frequent cycles are of no use */
-	if (!more)
-		quick_cycles = 0;
-	else if (quick_cycles == 0 || running > running_before)
-		quick_cycles = MOST_QUICK_CYCLES;
-	else
-		quick_cycles = Max(quick_cycles - 1, 1);
-	running_before = running;
 	return list;
 }
 
+/* Called after desired(). */
 static TimestampTz
-next_cycle(void)
+next_look(void)
 {
-	return quick_cycles > 1 ? mill_now() + NEXT_CYCLE * INT64CONST(1000) : DT_NOEND;
+	return look_at;
+}
+
+/* Workers of a role that stay while one of its jobs is due within so many seconds. */
+#define STAYING 2
+#define SOON 60
+
+bool
+mill_step_worker_stays(int64 role, int worker_no)
+{
+	/* of the next fires only some: a hint must cost little */
+	static MillStatement statement =
+		{.sql =
+			 "SELECT FROM (SELECT job_id FROM mill_catalog.job_progress"
+			 "  WHERE next_fire BETWEEN $2 AND $2 + make_interval(secs => $3) ORDER BY next_fire LIMIT 100) p"
+			 " JOIN mill_catalog.job j ON j.id = p.job_id WHERE j.owner = $1 AND j.enabled LIMIT 1",
+		 .nargs = 3,
+		 .types = {REGROLEOID, TIMESTAMPTZOID, FLOAT8OID},
+		 .generic_plan = true};
+	Datum values[3] = {ObjectIdGetDatum((Oid) role), TimestampTzGetDatum(mill_now()),
+					   Float8GetDatum(SOON)};
+
+	return worker_no < STAYING && mill_run(&statement, SPI_OK_SELECT, values, NULL) > 0;
 }
 
 const MillRoom mill_step_room = {
@@ -131,5 +195,6 @@ const MillRoom mill_step_room = {
 	.preemptible = false,
 	.user_settings = true,
 	.desired = desired_step_workers,
-	.next_due = next_cycle,
+	.stays = mill_step_worker_stays,
+	.next_due = next_look,
 };

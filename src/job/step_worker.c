@@ -45,7 +45,7 @@
 
 PGDLLEXPORT void mill_step_main(Datum arg);
 
-/* A worker with nothing to do ends after this time, in milliseconds. */
+/* A worker with nothing to do ends after this time, in milliseconds, unless it stays (rooms.c). */
 #define LINGER 1000
 /* And is not started again for this time, unless work is pending. */
 #define DORMANT (60 * 1000)
@@ -360,6 +360,19 @@ run_step(ClaimedStep *claimed)
 	mill_slot_succeed(mill_my_slot);
 }
 
+static bool
+may_stay(int worker_no)
+{
+	bool stays;
+
+	mill_xact_begin("looking for what is due soon");
+	SPI_connect();
+	stays = mill_step_worker_stays(GetSessionUserId(), worker_no);
+	SPI_finish();
+	mill_xact_commit();
+	return stays;
+}
+
 static void
 step_body(int64 object_id, int worker_no)
 {
@@ -389,6 +402,11 @@ step_body(int64 object_id, int worker_no)
 			idle_since = mill_now();
 		if (TimestampDifferenceExceeds(idle_since, mill_now(), LINGER) || idle_since > mill_now())
 		{
+			if (may_stay(worker_no))
+			{
+				mill_worker_wait(LINGER);
+				continue;
+			}
 			mill_slot_sleep(mill_my_slot, TimestampTzPlusMilliseconds(mill_now(), DORMANT));
 			return;
 		}
