@@ -566,9 +566,8 @@ CREATE TABLE mill_catalog.aggregate (
     fold_interval interval NOT NULL,
     backfill boolean NOT NULL,
     live boolean NOT NULL,
-    -- filled from this pane on, in the type of the window's time; or completely
+    -- while it is not live: filled from this pane on, in the type of the window's time
     backfill_until text,
-    filled boolean NOT NULL DEFAULT false,
     -- the base table and its partitions as they are followed, to notice what comes
     -- and goes; as oids, so that a dump without one of them can be restored
     relations oid[] NOT NULL DEFAULT '{}',
@@ -671,9 +670,9 @@ CREATE EVENT TRIGGER mill_follow_ddl ON ddl_command_end
 ALTER EVENT TRIGGER mill_follow_drop ENABLE ALWAYS;
 ALTER EVENT TRIGGER mill_follow_ddl ENABLE ALWAYS;
 
-CREATE FUNCTION mill.require_live(state_table regclass) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_require_live';
-COMMENT ON FUNCTION mill.require_live(regclass) IS 'part of live views: an error if the reader''s snapshot is older than the aggregate';
+CREATE FUNCTION mill.is_live(state_table regclass) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_is_live';
+COMMENT ON FUNCTION mill.is_live(regclass) IS 'part of the views of continuous aggregates: does the query read this state table, or the definition?';
 
 CREATE FUNCTION mill.verify(view regclass, OUT found_in text, OUT row_data jsonb) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_verify';
@@ -1232,7 +1231,7 @@ CREATE VIEW mill.aggregates WITH (security_barrier) AS
 SELECT a.view AS aggregate,
        a.base_table,
        c.relowner::regrole AS owner,
-       CASE WHEN a.live THEN 'live' WHEN a.filled OR a.backfill THEN 'filling' ELSE 'plain' END AS state,
+       CASE WHEN a.live THEN 'live' WHEN a.backfill THEN 'filling' ELSE 'plain' END AS state,
        f.delta_rows,
        f.delta_bytes,
        f.oldest_delta,

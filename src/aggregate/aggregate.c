@@ -34,7 +34,7 @@ bool mill_in_own_ddl = false;
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.filled, a.relations"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations"
 #define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 static List *
@@ -82,8 +82,7 @@ read_aggregate(int row)
 	a->backfill = DatumGetBool(mill_value(row, 10, NULL));
 	a->backfill_until = until ? pstrdup(until) : NULL;
 	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
-	a->filled = DatumGetBool(mill_value(row, 13, NULL));
-	a->relations = oid_list(mill_value(row, 14, NULL));
+	a->relations = oid_list(mill_value(row, 13, NULL));
 	return a;
 }
 
@@ -211,18 +210,21 @@ mill_aggregates_of_base(Oid base)
 	return rows;
 }
 
-/* Store how far an aggregate is: live, all filled, or filled down to a pane. */
+/* Store how far an aggregate is: live, which says that the state table is complete, or filled down to a pane. */
 void
-mill_aggregate_set_progress(int64 id, bool live, bool filled, const char *backfill_until)
+mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until)
 {
 	static MillStatement set =
-		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, filled = $3, backfill_until = $4 WHERE id = $1",
-		 .nargs = 4,
-		 .types = {INT8OID, BOOLOID, BOOLOID, TEXTOID}};
-	Datum values[4] = {Int64GetDatum(id), BoolGetDatum(live), BoolGetDatum(filled),
+		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, backfill_until = $3 WHERE id = $1",
+		 .nargs = 3,
+		 .types = {INT8OID, BOOLOID, TEXTOID}};
+	Datum values[3] = {Int64GetDatum(a->id), BoolGetDatum(live),
 					   backfill_until ? CStringGetTextDatum(backfill_until) : (Datum) 0};
 
-	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "   n");
+	Assert(mill_aggregate_is_locked(a->id));
+	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "  n");
+	a->live = live;
+	a->backfill_until = backfill_until ? pstrdup(backfill_until) : NULL;
 }
 
 /* Store the base table and the partitions whose rows are counted. */
@@ -293,6 +295,7 @@ mill_aggregate_tables(const MillAggregate *a)
 	MillTables *t = palloc(sizeof(MillTables));
 
 	t->base = mill_relation_name(a->base);
+	t->definition = mill_relation_name(a->definition);
 	t->state = mill_relation_name(a->state);
 	t->delta = mill_relation_name(a->delta);
 	return t;

@@ -20,10 +20,9 @@ typedef struct MillAggregate
 	Oid owner; /* of the view */
 	bool with_indexes;
 	int fold_interval_ms;
-	bool live;			  /* the view reads the state table */
+	bool live;			  /* the state table is complete, and the view reads it */
 	bool backfill;		  /* a worker fills the state table from existing rows */
 	char *backfill_until; /* panes at or after this are filled; NULL: none */
-	bool filled;		  /* all panes are filled; the view can go live */
 	List *relations;	  /* base table and partitions whose changes are captured; oids */
 } MillAggregate;
 
@@ -40,8 +39,7 @@ extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
 extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
-extern void mill_aggregate_set_progress(int64 id, bool live, bool filled,
-										const char *backfill_until);
+extern void mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until);
 extern void mill_aggregate_set_relations(int64 id, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);

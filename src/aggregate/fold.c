@@ -85,7 +85,7 @@ has_unique_index(Oid relid)
 static char *
 ready_condition(const MillAggregate *a, const MillDefinition *d)
 {
-	if (a->live || a->filled)
+	if (a->live)
 		return NULL;
 	if (a->backfill_until == NULL)
 		return "false";

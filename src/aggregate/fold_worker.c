@@ -10,7 +10,7 @@
  *	fold_interval later		-> folds, in transactions of bounded size
  *	no deltas left			-> waits for the next commit, or ends
  *	aggregate not live		-> fills a step of panes between folds, newest first
- *	all panes filled		-> makes the view live
+ *	all panes filled		-> makes the aggregate live
  *
  * The progress of a fold or fill is committed with its result, so the worker
  * may die at any point.  An error is about one aggregate: it is recorded, the
@@ -216,41 +216,22 @@ fill_step(MillAggregate *a, const MillDefinition *d)
 	if (from && a->backfill_until && strcmp(from, a->backfill_until) == 0)
 		from = NULL;
 	groups = mill_fill(a, d, from, a->backfill_until);
-	mill_aggregate_set_progress(a->id, false, from == NULL, from ? from : a->backfill_until);
+	mill_aggregate_set_progress(a, from == NULL, from);
 	note_fill(a->id, groups);
-}
-
-/*
- * Let the view read the state table, now that all panes are filled.  Locks the
- * view before the aggregate, the order of all code, and in a transaction that
- * does nothing else.
- */
-static void
-go_live(int64 id, Oid view)
-{
-	MillAggregate *a;
-
-	LockRelationOid(view, AccessExclusiveLock);
-	if (!mill_aggregate_lock(id, true))
-		return;
-	a = mill_aggregate_by_id(id);
-	if (a && a->view == view && a->filled && !a->live)
-		mill_aggregate_go_live(a, mill_definition_of(a->definition));
 }
 
 /* What to do with an aggregate now. */
 typedef enum Action
 {
 	FOLD,
-	FILL,
-	GO_LIVE
+	FILL
 } Action;
 
 /* Run one action in a transaction; *more says whether to repeat it at once. */
 static void
-run_action(Action action, int64 id, Oid view, const char *name, bool *more)
+run_action(Action action, int64 id, const char *name, bool *more)
 {
-	static const char *const verbs[] = {"folding", "filling", "making live"};
+	static const char *const verbs[] = {"folding", "filling"};
 	char activity[NAMEDATALEN + 32];
 	MillAggregate *a;
 
@@ -258,13 +239,11 @@ run_action(Action action, int64 id, Oid view, const char *name, bool *more)
 	snprintf(activity, sizeof(activity), "%s %s", verbs[action], name);
 	mill_xact_begin(activity);
 	SPI_connect();
-	if (action == GO_LIVE)
-		go_live(id, view);
-	else if (mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL)
+	if (mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL)
 	{
 		MillDefinition *d = mill_definition_of(a->definition);
 
-		if (action == FILL && !a->live && !a->filled)
+		if (action == FILL && !a->live)
 		{
 			fill_step(a, d);
 			*more = true;
@@ -291,7 +270,7 @@ try_action(Action action, Task *task, const MillAggregate *a, const char *name)
 
 	PG_TRY();
 	{
-		run_action(action, a->id, a->view, name, &result);
+		run_action(action, a->id, name, &result);
 		more = result;
 		task->failures = 0;
 	}
@@ -345,10 +324,7 @@ fill_task(Task *task, const MillAggregate *a, const char *name)
 	TimestampTz start = mill_now();
 
 	task->filling = true;
-	if (a->filled)
-		(void) try_action(GO_LIVE, task, a, name);
-	else
-		(void) try_action(FILL, task, a, name);
+	(void) try_action(FILL, task, a, name);
 	if (task->failures == 0)
 		task->fill_due = mill_now() + Min(mill_now() - start, USECS_PER_SEC);
 }
@@ -401,7 +377,7 @@ run_round(bool look_everywhere, bool *waiting)
 			task->pending = true;
 		if (task->pending && task->due <= mill_now())
 			fold_task(task, a, lfirst(name));
-		task->filling = !a->live && (a->backfill || a->filled);
+		task->filling = !a->live && a->backfill;
 		if (task->filling && task->fill_due <= mill_now())
 			fill_task(task, a, lfirst(name));
 		*waiting |= task->pending || task->filling;

@@ -4,8 +4,8 @@
  *
  * They run in the caller's session and transaction.  The base table is locked
  * against writers while triggers are created, and while it is aggregated if it
- * is small.  A large table is filled by a worker later; until then the view
- * stays the plain query that it was, so its result is right at any time.
+ * is small.  A large table is filled by a worker later; until the aggregate is
+ * live the view is the plain query, so its result is right at any time.
  *
  * Order of locks, everywhere: base table and partitions, view, the
  * aggregate's lock, its tables.
@@ -132,7 +132,7 @@ mill_aggregate_start_fill(MillAggregate *a, const MillDefinition *d)
 	if (is_small(a->base))
 	{
 		mill_fill(a, d, NULL, NULL);
-		mill_aggregate_go_live(a, d);
+		mill_aggregate_set_progress(a, true, NULL);
 	}
 	else if (!a->backfill || !mill_has_workers())
 		ereport(NOTICE,
@@ -181,6 +181,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 				 errhint("When they change, mill.refresh computes the aggregate anew.")));
 
 	mill_objects_create(&a, d);
+	mill_view_let_read(a.view, &a, d);
 	insert_row(&a, PG_GETARG_INTERVAL_P(3));
 	mill_triggers_create(a.base);
 	mill_invalidate_base(a.base);
@@ -242,8 +243,6 @@ lock_aggregate(Oid view, bool and_base)
 	mill_aggregate_require_owner(a);
 	if (and_base)
 		mill_lock_base_and_view(a->base, a->view);
-	else if (!a->live)
-		LockRelationOid(a->view, AccessExclusiveLock);
 	mill_aggregate_lock(a->id, true);
 	/* it may have changed while we waited */
 	return mill_aggregate_of_view(view, false);
@@ -274,18 +273,14 @@ make_plain(const MillAggregate *a)
 }
 
 /*
- * A partition was dropped, and its rows cannot be subtracted any more: make
- * the view plain and fill the state table anew.  The command's lock keeps
- * writers off the base table.
+ * A partition was dropped, and its rows cannot be subtracted any more: fill the
+ * state table anew.  The command's lock keeps writers off the base table.
  */
 void
 mill_aggregate_refill(MillAggregate *a)
 {
 	mill_aggregate_lock(a->id, true);
-	make_plain(a);
-	mill_aggregate_set_progress(a->id, false, false, NULL);
-	a->live = a->filled = false;
-	a->backfill_until = NULL;
+	mill_aggregate_set_progress(a, false, NULL);
 	mill_aggregate_start_fill(a, mill_definition_of(a->definition));
 }
 
@@ -359,7 +354,7 @@ mill_refresh(PG_FUNCTION_ARGS)
 	groups = mill_fill(a, d, from, until);
 	if (!a->live && from == NULL && until == NULL)
 		/* all panes are filled and all deltas gone: the state table is complete */
-		mill_aggregate_go_live(a, d);
+		mill_aggregate_set_progress(a, true, NULL);
 	SPI_finish();
 	PG_RETURN_INT64(groups);
 }
@@ -401,7 +396,7 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
 	swap_rows(old, new);
-	mill_view_make_live(old->view, new, d);
+	mill_view_let_read(old->view, new, d);
 	mill_execute_ddl(psprintf("DROP VIEW %s", view));
 	mill_objects_drop(old);
 	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)

@@ -7,7 +7,8 @@
  *	mill_data."v$state"		state table: merged partial results, one row for each group
  *	mill_data."v$delta"		delta table: partial results of single statements, not folded yet
  *	triggers of the base table and its partitions, shared by all its aggregates
- *	v itself, whose query is replaced by one over state and delta table
+ *	v itself, whose query is replaced by one over state and delta table or, while
+ *	the aggregate is not live, over the definition
  *
  * They are ordinary objects of the view's owner, not members of the extension:
  * pg_dump dumps them, data first and triggers last, so that a restore counts
@@ -212,30 +213,21 @@ mill_view_replace(Oid view, const char *query)
 }
 
 static void
-write_live_query(void *arg)
+write_view_query(void *arg)
 {
 	Texts *texts = arg;
 
 	texts->query = mill_sql_view(texts->d, mill_aggregate_tables(texts->aggregate));
 }
 
-/* Let a view read the state table of an aggregate: its own, or one it takes over. */
+/* Let a view read an aggregate, its own or one that it takes over, whenever that is live. */
 void
-mill_view_make_live(Oid view, const MillAggregate *a, const MillDefinition *d)
+mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d)
 {
 	Texts texts = {.aggregate = a, .d = d};
 
-	mill_as_owner(a->owner, write_live_query, &texts);
+	mill_as_owner(a->owner, write_view_query, &texts);
 	mill_view_replace(view, texts.query);
-}
-
-/* Make the aggregate live: the view reads the state table, which must be complete. */
-void
-mill_aggregate_go_live(MillAggregate *a, const MillDefinition *d)
-{
-	mill_view_make_live(a->view, a, d);
-	mill_aggregate_set_progress(a->id, true, true, NULL);
-	a->live = true;
 }
 
 /* Does the relation have this trigger with our function, not just one of that name? */

@@ -33,7 +33,7 @@
 PG_FUNCTION_INFO_V1(mill_verify);
 PG_FUNCTION_INFO_V1(mill_explain_aggregate);
 PG_FUNCTION_INFO_V1(mill_aggregate_figures);
-PG_FUNCTION_INFO_V1(mill_require_live);
+PG_FUNCTION_INFO_V1(mill_is_live);
 
 /* Relative difference allowed between sums of the same floats in different order. */
 #define FLOAT8_TOLERANCE "1e-9"
@@ -355,14 +355,11 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: mill.require_live(state): true if the aggregate was live when the
- * reader's snapshot was taken.  Replacing the view's query takes effect for all
- * sessions at once, but an older snapshot does not see the rows that were put
- * into the state table since; raise an error to be retried instead of returning
- * too few rows.
+ * SQL: mill.is_live(state): is the aggregate live in the query's own snapshot?  A
+ * query that is older than the filling of the state table must not read it.
  */
 Datum
-mill_require_live(PG_FUNCTION_ARGS)
+mill_is_live(PG_FUNCTION_ARGS)
 {
 	Oid state = PG_GETARG_OID(0);
 	Relation rel = table_open(get_relname_relid("aggregate",
@@ -386,11 +383,5 @@ mill_require_live(PG_FUNCTION_ARGS)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	if (!live)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not read continuous aggregate of \"%s\": it went live after this transaction's snapshot",
-						get_rel_name(state)),
-				 errhint("The transaction might succeed if retried.")));
-	PG_RETURN_BOOL(true);
+	PG_RETURN_BOOL(live);
 }

@@ -97,6 +97,8 @@ own_part(const MillDefinition *d, const MillTables *t, const char *alias, const 
 		return mill_sql_combined(d);
 	if (strcmp(name, "base") == 0)
 		return t->base;
+	if (strcmp(name, "def") == 0)
+		return t->definition;
 	if (strcmp(name, "state") == 0)
 		return t->state;
 	return strcmp(name, "delta") == 0 ? t->delta : NULL;

@@ -13,6 +13,7 @@
 typedef struct MillTables
 {
 	char *base;
+	char *definition;
 	char *state;
 	char *delta;
 } MillTables;
@@ -20,7 +21,7 @@ typedef struct MillTables
 /*
  * sql.c: expand a template into a statement.  $name in the text is replaced by
  * the part of that name, from the arguments: pairs of name and text, then
- * MILL_END.  Each aggregate has the parts $base, $state and $delta, its tables,
+ * MILL_END.  Each aggregate has the parts $base, $def, $state and $delta, its relations,
  * and the lists $stored, $group, $keys and $combined, the first three also with
  * an alias before each column, $s.stored.  $1 is left alone.  A part that does
  * not exist is an error.  t may be NULL if the text names no table.

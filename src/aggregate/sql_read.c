@@ -9,7 +9,9 @@
  * have the same hash, both are combined, which gives the same result.
  *
  * The whole statement has one snapshot; it sees a base row and its delta, or
- * neither.
+ * neither.  While the state table is not complete the view is its definition:
+ * which of both is read is decided in that snapshot (mill.is_live), once, before
+ * anything of the other is read.
  */
 #include "postgres.h"
 
@@ -110,9 +112,9 @@ final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
 					a->partial, mill_sql_source(d, t->base), mill_rows(d), m->final);
 }
 
-/* The query of the view when it is live. */
-char *
-mill_sql_view(const MillDefinition *d, const MillTables *t)
+/* The query over the state table. */
+static char *
+live_query(const MillDefinition *d, const MillTables *t)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -136,7 +138,18 @@ mill_sql_view(const MillDefinition *d, const MillTables *t)
 		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
 	else
 		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
-	appendStringInfo(&text, "\n WHERE mill.require_live(%s::regclass)",
-					 quote_literal_cstr(t->state));
+	appendStringInfo(&text, "\n WHERE mill.is_live(%s::regclass)", quote_literal_cstr(t->state));
 	return mill_outer(d, text.data);
+}
+
+/*
+ * The query of the view.  The definition comes first, so that a reader locks the
+ * base table before state and delta table, as all others do.
+ */
+char *
+mill_sql_view(const MillDefinition *d, const MillTables *t)
+{
+	return mill_sql(d, t,
+					"SELECT * FROM $def WHERE NOT mill.is_live($regclass::regclass)\nUNION ALL\n($live)",
+					"regclass", quote_literal_cstr(t->state), "live", live_query(d, t), MILL_END);
 }
