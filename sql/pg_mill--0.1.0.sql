@@ -565,8 +565,9 @@ CREATE TABLE mill_catalog.aggregate (
     with_indexes boolean NOT NULL,
     fold_interval interval NOT NULL,
     backfill boolean NOT NULL,
-    live boolean NOT NULL,
-    -- while it is not live: filled from this pane on, in the type of the window's time
+    live boolean NOT NULL CHECK (NOT live OR resting IS NULL),
+    resting text, -- why it is neither live nor filled just now
+    -- while it is filled: filled from this pane on, in the type of the window's time
     backfill_until text,
     -- the base table and its partitions as they are followed, to notice what comes
     -- and goes; as oids, so that a dump without one of them can be restored
@@ -604,7 +605,7 @@ CREATE TRIGGER note_event AFTER INSERT OR DELETE ON mill_catalog.aggregate
     FOR EACH ROW EXECUTE FUNCTION mill_catalog.note_event('aggregate');
 -- not each step of a fill
 CREATE TRIGGER note_change AFTER UPDATE ON mill_catalog.aggregate
-    FOR EACH ROW WHEN (OLD.live IS DISTINCT FROM NEW.live OR OLD.definition IS DISTINCT FROM NEW.definition
+    FOR EACH ROW WHEN (OLD.live IS DISTINCT FROM NEW.live OR NEW.resting <> coalesce(OLD.resting, '') OR OLD.definition IS DISTINCT FROM NEW.definition
         OR OLD.fold_interval IS DISTINCT FROM NEW.fold_interval OR OLD.view IS DISTINCT FROM NEW.view)
     EXECUTE FUNCTION mill_catalog.note_event('aggregate');
 
@@ -1231,7 +1232,8 @@ CREATE VIEW mill.aggregates WITH (security_barrier) AS
 SELECT a.view AS aggregate,
        a.base_table,
        c.relowner::regrole AS owner,
-       CASE WHEN a.live THEN 'live' WHEN a.backfill THEN 'filling' ELSE 'plain' END AS state,
+       CASE WHEN a.live THEN 'live' WHEN a.resting IS NULL AND a.backfill THEN 'filling' ELSE 'resting' END AS state,
+       CASE WHEN NOT a.live AND NOT a.backfill THEN concat_ws('; ', a.resting, 'filled by mill.refresh only') ELSE a.resting END AS reason,
        f.delta_rows,
        f.delta_bytes,
        f.oldest_delta,

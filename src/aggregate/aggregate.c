@@ -34,7 +34,7 @@ bool mill_in_own_ddl = false;
 
 #define AGGREGATE_COLUMNS                                                                              \
 	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations, a.resting IS NOT NULL"
 #define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 static List *
@@ -83,6 +83,7 @@ read_aggregate(int row)
 	a->backfill_until = until ? pstrdup(until) : NULL;
 	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
 	a->relations = oid_list(mill_value(row, 13, NULL));
+	a->resting = DatumGetBool(mill_value(row, 14, NULL));
 	return a;
 }
 
@@ -208,23 +209,6 @@ mill_aggregates_of_base(Oid base)
 	rows = read_rows(&read, ObjectIdGetDatum(base));
 	PopActiveSnapshot();
 	return rows;
-}
-
-/* Store how far an aggregate is: live, which says that the state table is complete, or filled down to a pane. */
-void
-mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until)
-{
-	static MillStatement set =
-		{.sql = "UPDATE mill_catalog.aggregate SET live = $2, backfill_until = $3 WHERE id = $1",
-		 .nargs = 3,
-		 .types = {INT8OID, BOOLOID, TEXTOID}};
-	Datum values[3] = {Int64GetDatum(a->id), BoolGetDatum(live),
-					   backfill_until ? CStringGetTextDatum(backfill_until) : (Datum) 0};
-
-	Assert(mill_aggregate_is_locked(a->id));
-	mill_run(&set, SPI_OK_UPDATE, values, backfill_until ? NULL : "  n");
-	a->live = live;
-	a->backfill_until = backfill_until ? pstrdup(backfill_until) : NULL;
 }
 
 /* Store the base table and the partitions whose rows are counted. */

@@ -22,7 +22,8 @@ typedef struct MillAggregate
 	int fold_interval_ms;
 	bool live;			  /* the state table is complete, and the view reads it */
 	bool backfill;		  /* a worker fills the state table from existing rows */
-	char *backfill_until; /* panes at or after this are filled; NULL: none */
+	bool resting;		  /* not live, for a reason; nothing is captured, folded or filled */
+	char *backfill_until; /* while it is filled: panes at or after this are; NULL: none */
 	List *relations;	  /* base table and partitions whose changes are captured; oids */
 } MillAggregate;
 
@@ -39,7 +40,6 @@ extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
 extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
-extern void mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until);
 extern void mill_aggregate_set_relations(int64 id, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);

@@ -194,6 +194,8 @@ captured_relation(Oid relid)
 		{
 			NewCapture capture = {lfirst(lc), captured};
 
+			if (capture.aggregate->resting)
+				continue;
 			mill_as_owner(capture.aggregate->owner, add_capture, &capture);
 		}
 	}
@@ -410,6 +412,8 @@ capture_truncate(Relation rel)
 	{
 		MillAggregate *a = lfirst(lc);
 
+		if (a->resting)
+			continue;
 		if (rel->rd_rel->relispartition)
 			mill_capture_relation(a, RelationGetRelid(rel), false);
 		else

@@ -139,8 +139,8 @@ fold(void *arg)
  * limits of one transaction; *more says whether some are left.  Returns how
  * many deltas were removed.  SPI must be connected.
  *
- * Does nothing if the state table has no unique index, because then a dump is
- * being restored.
+ * Does nothing if the aggregate rests, or if the state table has no unique index,
+ * because then a dump is being restored.
  */
 int64
 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
@@ -148,7 +148,7 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 	FoldWork work = {.aggregate = a, .d = d};
 
 	Assert(mill_aggregate_is_locked(a->id));
-	if (has_unique_index(a->state))
+	if (!a->resting && has_unique_index(a->state))
 		mill_as_owner(a->owner, fold, &work);
 	*more = work.more;
 	return work.result;

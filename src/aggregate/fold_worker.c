@@ -9,6 +9,7 @@
  *	writer commits			-> wakes the worker, unless a wake-up is pending
  *	fold_interval later		-> folds, in transactions of bounded size
  *	no deltas left			-> waits for the next commit, or ends
+ *	aggregate rests			-> waits for the writers under way, then fills it anew
  *	aggregate not live		-> fills a step of panes between folds, newest first
  *	all panes filled		-> makes the aggregate live
  *
@@ -224,14 +225,18 @@ fill_step(MillAggregate *a, const MillDefinition *d)
 typedef enum Action
 {
 	FOLD,
-	FILL
+	FILL,
+	BEGIN_FILL
 } Action;
 
-/* Run one action in a transaction; *more says whether to repeat it at once. */
+/*
+ * Run one action in a transaction; *more says whether to repeat it at once.  The
+ * base table is locked before the aggregate, as by all others.
+ */
 static void
-run_action(Action action, int64 id, const char *name, bool *more)
+run_action(Action action, int64 id, Oid base, const char *name, bool *more)
 {
-	static const char *const verbs[] = {"folding", "filling"};
+	static const char *const verbs[] = {"folding", "filling", "waiting for writers of"};
 	char activity[NAMEDATALEN + 32];
 	MillAggregate *a;
 
@@ -239,11 +244,17 @@ run_action(Action action, int64 id, const char *name, bool *more)
 	snprintf(activity, sizeof(activity), "%s %s", verbs[action], name);
 	mill_xact_begin(activity);
 	SPI_connect();
-	if (mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL)
+	if (action != BEGIN_FILL)
+		LockRelationOid(base, AccessShareLock);
+	if ((action != BEGIN_FILL || mill_try_lock_base(base)) && mill_aggregate_lock(id, false) &&
+		(a = mill_aggregate_by_id(id)) != NULL && a->base == base &&
+		a->resting == (action == BEGIN_FILL))
 	{
 		MillDefinition *d = mill_definition_of(a->definition);
 
-		if (action == FILL && !a->live)
+		if (action == BEGIN_FILL)
+			mill_aggregate_begin_fill(a);
+		else if (action == FILL && !a->live)
 		{
 			fill_step(a, d);
 			*more = true;
@@ -270,7 +281,7 @@ try_action(Action action, Task *task, const MillAggregate *a, const char *name)
 
 	PG_TRY();
 	{
-		run_action(action, a->id, name, &result);
+		run_action(action, a->id, a->base, name, &result);
 		more = result;
 		task->failures = 0;
 	}
@@ -324,7 +335,7 @@ fill_task(Task *task, const MillAggregate *a, const char *name)
 	TimestampTz start = mill_now();
 
 	task->filling = true;
-	(void) try_action(FILL, task, a, name);
+	(void) try_action(a->resting ? BEGIN_FILL : FILL, task, a, name);
 	if (task->failures == 0)
 		task->fill_due = mill_now() + Min(mill_now() - start, USECS_PER_SEC);
 }

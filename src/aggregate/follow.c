@@ -8,7 +8,7 @@
  *	owner of view changed		-> change the owner of its definition and tables
  *	partition attached			-> create its triggers, add its rows
  *	partition detached			-> subtract its rows, drop its triggers
- *	partition dropped			-> its rows cannot be read any more: fill anew
+ *	partition dropped			-> its rows cannot be read any more: the aggregate rests
  *	base table made unsuitable	-> refused
  *
  * They run in the session and transaction of the command, after it, whoever
@@ -111,7 +111,7 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	refuse_dropped_triggers();
 	/* the rows of a dropped partition cannot be read any more */
 	foreach (lc, mill_aggregates_of_partitions(dropped))
-		mill_aggregate_refill(lfirst(lc));
+		mill_aggregate_rest(lfirst(lc), "a partition was dropped");
 	SPI_finish();
 	PG_RETURN_NULL();
 }

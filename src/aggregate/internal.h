@@ -11,6 +11,11 @@
 
 extern MillTables *mill_aggregate_tables(const MillAggregate *a);
 
+/* live.c */
+extern void mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until);
+extern void mill_aggregate_rest(MillAggregate *a, const char *reason);
+extern void mill_aggregate_begin_fill(MillAggregate *a);
+
 /* objects.c: tables, views and triggers of an aggregate, as the extension's owner */
 extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);
@@ -23,6 +28,7 @@ extern void mill_triggers_drop(Oid base);
 extern void mill_triggers_drop_on(Oid relid);
 extern void mill_invalidate_base(Oid base);
 extern void mill_lock_base_and_view(Oid base, Oid view);
+extern bool mill_try_lock_base(Oid base);
 
 /* fold.c: in a transaction, holding the aggregate's lock */
 extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more);
@@ -36,8 +42,6 @@ extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
 extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
 
 /* materialize.c */
-extern void mill_aggregate_start_fill(MillAggregate *a, const MillDefinition *d);
-extern void mill_aggregate_refill(MillAggregate *a);
 extern void mill_aggregate_delete(const MillAggregate *a);
 
 /* aggregate.c: true while our own commands change what users may not */

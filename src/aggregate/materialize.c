@@ -120,21 +120,21 @@ check_rights(Oid view, Oid base)
 }
 
 /*
- * Fill an aggregate whose view is plain, or leave it to a worker if the base
- * table is large.  The caller holds a lock that keeps writers off the table.
+ * Fill a new aggregate, or leave it to a worker if the base table is large.  The
+ * caller holds a lock that keeps writers off the table.
  */
-void
-mill_aggregate_start_fill(MillAggregate *a, const MillDefinition *d)
+static void
+start_fill(MillAggregate *a, const MillDefinition *d)
 {
 	/* nobody sees the row before we commit, but mill_fill requires the lock */
 	(void) mill_aggregate_lock(a->id, true);
-	mill_aggregate_set_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
+	mill_aggregate_begin_fill(a);
 	if (is_small(a->base))
 	{
 		mill_fill(a, d, NULL, NULL);
 		mill_aggregate_set_progress(a, true, NULL);
 	}
-	else if (!a->backfill || !mill_has_workers())
+	else if (!a->backfill)
 		ereport(NOTICE,
 				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
 				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
@@ -183,9 +183,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	mill_objects_create(&a, d);
 	mill_view_let_read(a.view, &a, d);
 	insert_row(&a, PG_GETARG_INTERVAL_P(3));
-	mill_triggers_create(a.base);
-	mill_invalidate_base(a.base);
-	mill_aggregate_start_fill(&a, d);
+	start_fill(&a, d);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -231,18 +229,25 @@ mill_aggregate_delete(const MillAggregate *a)
 	}
 }
 
-/*
- * The aggregate of a view that the user owns, with its lock held; with
- * and_base also the locks on base table and view that DDL needs.
- */
+/* What to keep off while one has an aggregate's lock. */
+typedef enum KeepOff
+{
+	NOBODY,
+	WRITERS,
+	WRITERS_AND_READERS
+} KeepOff;
+
+/* The aggregate of a view that the user owns, with its lock held, and before it that of its base table. */
 static MillAggregate *
-lock_aggregate(Oid view, bool and_base)
+lock_aggregate(Oid view, KeepOff keep_off)
 {
 	MillAggregate *a = mill_aggregate_of_view(view, false);
 
 	mill_aggregate_require_owner(a);
-	if (and_base)
-		mill_lock_base_and_view(a->base, a->view);
+	if (keep_off == NOBODY)
+		LockRelationOid(a->base, AccessShareLock);
+	else
+		mill_lock_base_and_view(a->base, keep_off == WRITERS ? InvalidOid : a->view);
 	mill_aggregate_lock(a->id, true);
 	/* it may have changed while we waited */
 	return mill_aggregate_of_view(view, false);
@@ -272,18 +277,6 @@ make_plain(const MillAggregate *a)
 	mill_view_replace(a->view, query.text);
 }
 
-/*
- * A partition was dropped, and its rows cannot be subtracted any more: fill the
- * state table anew.  The command's lock keeps writers off the base table.
- */
-void
-mill_aggregate_refill(MillAggregate *a)
-{
-	mill_aggregate_lock(a->id, true);
-	mill_aggregate_set_progress(a, false, NULL);
-	mill_aggregate_start_fill(a, mill_definition_of(a->definition));
-}
-
 /* SQL: mill.dematerialize(view) */
 Datum
 mill_dematerialize(PG_FUNCTION_ARGS)
@@ -291,7 +284,7 @@ mill_dematerialize(PG_FUNCTION_ARGS)
 	MillAggregate *a;
 
 	SPI_connect();
-	a = lock_aggregate(PG_GETARG_OID(0), true);
+	a = lock_aggregate(PG_GETARG_OID(0), WRITERS_AND_READERS);
 	make_plain(a);
 	mill_aggregate_delete(a);
 	mill_objects_drop(a);
@@ -310,7 +303,7 @@ mill_fold_now(PG_FUNCTION_ARGS)
 
 	require_read_committed("mill.fold");
 	SPI_connect();
-	a = lock_aggregate(PG_GETARG_OID(0), false);
+	a = lock_aggregate(PG_GETARG_OID(0), NOBODY);
 	d = mill_definition_of(a->definition);
 	while (more)
 		folded += mill_fold(a, d, &more);
@@ -340,10 +333,19 @@ mill_refresh(PG_FUNCTION_ARGS)
 	MillAggregate *a;
 	MillDefinition *d;
 	int64 groups;
+	bool resting;
 
 	require_read_committed("mill.refresh");
 	SPI_connect();
-	a = lock_aggregate(PG_GETARG_OID(0), false);
+	resting = mill_aggregate_of_view(PG_GETARG_OID(0), false)->resting;
+	a = lock_aggregate(PG_GETARG_OID(0), resting ? WRITERS : NOBODY);
+	if (a->resting && (!resting || from || until))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" rests, and can be refreshed as a whole only", get_rel_name(a->view)),
+				 errhint("Refresh all of it: mill.refresh('%s').", get_rel_name(a->view))));
+	if (a->resting)
+		mill_aggregate_begin_fill(a);
 	d = mill_definition_of(a->definition);
 	if ((from || until) && d->window != MILL_WINDOW_TUMBLE && d->window != MILL_WINDOW_HOP)
 		ereport(ERROR,
@@ -380,8 +382,8 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	const char *view;
 
 	SPI_connect();
-	old = lock_aggregate(PG_GETARG_OID(0), true);
-	new = lock_aggregate(PG_GETARG_OID(1), true);
+	old = lock_aggregate(PG_GETARG_OID(0), WRITERS_AND_READERS);
+	new = lock_aggregate(PG_GETARG_OID(1), WRITERS_AND_READERS);
 	if (old->id == new->id)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));

@@ -343,7 +343,8 @@ lock_both(void *arg)
 	/* the base table first, so that no partition is added after we listed them */
 	LockRelationOid(both->base, ShareRowExclusiveLock);
 	(void) find_all_inheritors(both->base, ShareRowExclusiveLock, NULL);
-	LockRelationOid(both->view, AccessExclusiveLock);
+	if (OidIsValid(both->view))
+		LockRelationOid(both->view, AccessExclusiveLock);
 }
 
 /*
@@ -367,9 +368,16 @@ try_lock_base_and_view(Oid base, Oid view)
 	return error == NULL;
 }
 
+/* Try once to keep writers off the base table, after those under way. */
+bool
+mill_try_lock_base(Oid base)
+{
+	return try_lock_base_and_view(base, InvalidOid);
+}
+
 /*
- * Wait until no transaction that wrote to the base table or read the view is
- * running, and block new ones until we commit.  While we wait, new ones queue
+ * Wait until no transaction that wrote to the base table or read the view, if one is
+ * given, is running, and block new ones until we commit.  While we wait, new ones queue
  * behind us only for half a second, then run for a second before we try again.
  */
 void

@@ -33,7 +33,6 @@
 PG_FUNCTION_INFO_V1(mill_verify);
 PG_FUNCTION_INFO_V1(mill_explain_aggregate);
 PG_FUNCTION_INFO_V1(mill_aggregate_figures);
-PG_FUNCTION_INFO_V1(mill_is_live);
 
 /* Relative difference allowed between sums of the same floats in different order. */
 #define FLOAT8_TOLERANCE "1e-9"
@@ -352,36 +351,4 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 	return_rows(result);
 	SPI_finish();
 	return (Datum) 0;
-}
-
-/*
- * SQL: mill.is_live(state): is the aggregate live in the query's own snapshot?  A
- * query that is older than the filling of the state table must not read it.
- */
-Datum
-mill_is_live(PG_FUNCTION_ARGS)
-{
-	Oid state = PG_GETARG_OID(0);
-	Relation rel = table_open(get_relname_relid("aggregate",
-												get_namespace_oid("mill_catalog", false)),
-							  AccessShareLock);
-	AttrNumber state_column = get_attnum(RelationGetRelid(rel), "state_table");
-	AttrNumber live_column = get_attnum(RelationGetRelid(rel), "live");
-	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
-	bool live = false;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple tuple;
-
-	ScanKeyInit(&key, state_column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(state));
-	scan = systable_beginscan(rel, index, OidIsValid(index), GetActiveSnapshot(), 1, &key);
-	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		bool isnull;
-
-		live = DatumGetBool(heap_getattr(tuple, live_column, RelationGetDescr(rel), &isnull));
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	PG_RETURN_BOOL(live);
 }

@@ -91,6 +91,7 @@ insert_row_event(void *arg)
 		"   WHEN d.j ? 'failure' THEN CASE WHEN n.j->>'failure' IS NULL THEN 'recovered' ELSE 'failed' END"
 		"   WHEN d.j ? 'enabled' THEN CASE WHEN (n.j->>'enabled')::boolean THEN 'resumed' ELSE 'paused' END"
 		"   WHEN d.j ? 'live' AND (n.j->>'live')::boolean THEN 'filled'"
+		"   WHEN d.j ? 'resting' THEN 'laid to rest'"
 		"   WHEN d.j ? 'armed_database' OR d.j ? 'armed_system' THEN 'armed'"
 		"   WHEN d.j ? 'start_resolved' AND NOT (n.j->>'start_resolved')::boolean THEN 'sought'"
 		"   ELSE 'altered' END,"
@@ -101,7 +102,7 @@ insert_row_event(void *arg)
 		"  LEFT JOIN LATERAL (SELECT e.object, e.owner FROM mill_catalog.event e WHERE e.object_kind = $2"
 		"   AND e.object_id = (r.j->>'id')::bigint ORDER BY e.id DESC LIMIT 1) l ON true,"
 		"  LATERAL (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') AS j FROM jsonb_each(n.j) x"
-		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until,filled}')"
+		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until}')"
 		/* a start position that became offsets is no event */
 		"   AND NOT (x.key = 'start_resolved' AND x.value = 'true')) d"
 		" WHERE o.j IS NULL OR n.j IS NULL OR d.j <> '{}'";
