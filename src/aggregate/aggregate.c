@@ -11,10 +11,12 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -23,7 +25,9 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "core/catalog.h"
 #include "core/compat.h"
@@ -32,10 +36,10 @@
 
 bool mill_in_own_ddl = false;
 
-#define AGGREGATE_COLUMNS                                                                              \
-	"a.id, a.view::oid, a.base_table::oid, a.definition::oid, a.state_table::oid, a.delta_table::oid," \
+#define AGGREGATE_COLUMNS                                                                          \
+	"a.id, a.view, a.base_table, a.definition, a.state_table, a.delta_table,"                      \
 	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations, a.resting IS NOT NULL"
-#define AGGREGATE_FROM " FROM mill_catalog.aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
+#define AGGREGATE_FROM " FROM mill_catalog.armed_aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 static List *
 oid_list(Datum array)
@@ -259,6 +263,25 @@ mill_aggregate_is_locked(int64 id)
 	LOCKTAG tag = lock_of(id);
 
 	return mill_holds_lock(&tag, ExclusiveLock);
+}
+
+bool
+mill_has_unique_index(Oid relid)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+	ListCell *lc;
+	bool found = false;
+
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+
+		found |= HeapTupleIsValid(tuple) && ((Form_pg_index) GETSTRUCT(tuple))->indisunique;
+		if (HeapTupleIsValid(tuple))
+			ReleaseSysCache(tuple);
+	}
+	table_close(rel, NoLock);
+	return found;
 }
 
 /* A relation's name for SQL, qualified and quoted. */

@@ -301,7 +301,7 @@ capture_change(Relation rel, Change change, Tuplestorestate *old, Tuplestorestat
 			captured->depth--;
 		}
 		PG_END_TRY();
-		mill_wake_workers_at_commit(&mill_fold_room);
+		mill_wake_workers_at_commit(mill_room_named("fold"));
 	}
 	SPI_finish();
 }
@@ -386,7 +386,7 @@ mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 	WholeRelation whole = {a, relid, add};
 
 	mill_as_owner(a->owner, capture_whole, &whole);
-	mill_wake_workers_at_commit(&mill_fold_room);
+	mill_wake_workers_at_commit(mill_room_named("fold"));
 }
 
 static void

@@ -13,14 +13,10 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "core/catalog.h"
 
@@ -60,25 +56,6 @@ delete_groups(const MillTables *t, Datum ctids)
 
 	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete empty groups");
-}
-
-static bool
-has_unique_index(Oid relid)
-{
-	Relation rel = table_open(relid, AccessShareLock);
-	ListCell *lc;
-	bool found = false;
-
-	foreach (lc, RelationGetIndexList(rel))
-	{
-		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
-
-		found |= HeapTupleIsValid(tuple) && ((Form_pg_index) GETSTRUCT(tuple))->indisunique;
-		if (HeapTupleIsValid(tuple))
-			ReleaseSysCache(tuple);
-	}
-	table_close(rel, NoLock);
-	return found;
 }
 
 /* Condition on deltas that can be folded: those of panes that are filled.  NULL: all. */
@@ -148,7 +125,7 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 	FoldWork work = {.aggregate = a, .d = d};
 
 	Assert(mill_aggregate_is_locked(a->id));
-	if (!a->resting && has_unique_index(a->state))
+	if (!a->resting && mill_has_unique_index(a->state))
 		mill_as_owner(a->owner, fold, &work);
 	*more = work.more;
 	return work.result;

@@ -462,7 +462,7 @@ desired_fold_workers(void)
 {
 	static MillStatement statement = {
 		.sql = "SELECT c.relowner, count(*) FILTER (WHERE p.behind), pg_get_userbyid(c.relowner)"
-			   " FROM mill_catalog.aggregate a JOIN pg_class c ON c.oid = a.view"
+			   " FROM mill_catalog.armed_aggregate a JOIN pg_class c ON c.oid = a.view"
 			   " JOIN mill_catalog.aggregate_progress p ON p.aggregate_id = a.id"
 			   /* a worker connects as this role; mill.aggregates warns of those that cannot */
 			   " WHERE mill_catalog.login_obstacle(c.relowner) IS NULL"
@@ -493,5 +493,6 @@ const MillRoom mill_fold_room = {
 	.kind = "fold",
 	.function = "mill_fold_main",
 	.preemptible = true,
+	.armed = mill_aggregates_arm,
 	.desired = desired_fold_workers,
 };

@@ -18,6 +18,7 @@ extern void mill_aggregate_begin_fill(MillAggregate *a);
 
 /* objects.c: tables, views and triggers of an aggregate, as the extension's owner */
 extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
+extern void mill_objects_complete(const MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);
 extern void mill_view_replace(Oid view, const char *query);
 extern void mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d);
@@ -43,6 +44,7 @@ extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
 
 /* materialize.c */
 extern void mill_aggregate_delete(const MillAggregate *a);
+extern void mill_aggregates_arm(bool refill);
 
 /* aggregate.c: true while our own commands change what users may not */
 extern bool mill_in_own_ddl;

@@ -14,11 +14,14 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -100,9 +103,19 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	mill_invalidate_base(a->base);
 }
 
+static Datum
+column_of(Relation rel, HeapTuple tuple, const char *name)
+{
+	bool isnull;
+
+	return heap_getattr(tuple, get_attnum(RelationGetRelid(rel), name), RelationGetDescr(rel),
+						&isnull);
+}
+
 /*
  * SQL: mill.is_live(state): is the aggregate live in the query's own snapshot?  A
- * query that is older than the filling of the state table must not read it.
+ * query that is older than the filling of the state table must not read it.  In a copy of the
+ * database no aggregate is, until mill.arm().
  */
 Datum
 mill_is_live(PG_FUNCTION_ARGS)
@@ -112,7 +125,6 @@ mill_is_live(PG_FUNCTION_ARGS)
 												get_namespace_oid("mill_catalog", false)),
 							  AccessShareLock);
 	AttrNumber state_column = get_attnum(RelationGetRelid(rel), "state_table");
-	AttrNumber live_column = get_attnum(RelationGetRelid(rel), "live");
 	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
 	bool live = false;
 	ScanKeyData key;
@@ -122,11 +134,10 @@ mill_is_live(PG_FUNCTION_ARGS)
 	ScanKeyInit(&key, state_column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(state));
 	scan = systable_beginscan(rel, index, OidIsValid(index), GetActiveSnapshot(), 1, &key);
 	while ((tuple = systable_getnext(scan)) != NULL)
-	{
-		bool isnull;
-
-		live = DatumGetBool(heap_getattr(tuple, live_column, RelationGetDescr(rel), &isnull));
-	}
+		live |= DatumGetBool(column_of(rel, tuple, "live")) &&
+				DatumGetInt64(column_of(rel, tuple, "armed_system")) ==
+					(int64) GetSystemIdentifier() &&
+				DatumGetObjectId(column_of(rel, tuple, "armed_database")) == MyDatabaseId;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	PG_RETURN_BOOL(live);

@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
@@ -32,8 +33,14 @@
 #include "core/object.h"
 #include "core/compat.h"
 #include "core/slot.h"
+#include "core/xact.h"
 
 #include "aggregate/internal.h"
+
+/* The row of an aggregate that came with a copy of the database; the state table's name follows. */
+#define OF_COPY                                                                                    \
+	"(SELECT o.id FROM mill_catalog.aggregate o"                                                   \
+	" WHERE NOT EXISTS (SELECT FROM mill_catalog.armed_aggregate h WHERE h.id = o.id) AND o.state_name = "
 
 /* A base table of at most this many pages is aggregated at once. */
 #define SMALL_TABLE 1024
@@ -74,20 +81,33 @@ is_small(Oid base)
 	return pages <= SMALL_TABLE;
 }
 
+/* Insert the row of an aggregate, or take over one that came with a copy of the database. */
 static void
-insert_row(MillAggregate *a, Interval *fold_interval)
+insert_row(MillAggregate *a, Datum fold_interval)
 {
 	static MillStatement insert =
 		{.sql =
-			 "WITH a AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, with_indexes, fold_interval, backfill, live)"
-			 "  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false) RETURNING id)"
-			 " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM a RETURNING aggregate_id",
+			 "WITH of_copy AS (UPDATE mill_catalog.aggregate c SET view = $1, base_table = $2, definition = $3, state_table = $4,"
+			 "   delta_table = $5, with_indexes = $6, fold_interval = $7, backfill = $8, live = false, resting = NULL,"
+			 "   armed_system = mill_catalog.system_identifier(), armed_database = mill_catalog.database_oid()"
+			 "  WHERE c.id = " OF_COPY
+			 "(SELECT relname FROM pg_class WHERE oid = $4) ORDER BY o.id DESC LIMIT 1) RETURNING id),"
+			 " inserted AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, state_name,"
+			 "   with_indexes, fold_interval, backfill, live)"
+			 "  SELECT $1, $2, $3, $4, $5, c.relname, $6, $7, $8, false FROM pg_class c"
+			 "  WHERE c.oid = $4 AND NOT EXISTS (SELECT FROM of_copy) RETURNING id)"
+			 " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM of_copy UNION ALL SELECT id FROM inserted"
+			 " ON CONFLICT (aggregate_id) DO UPDATE SET behind = false RETURNING aggregate_id",
 		 .nargs = 8,
 		 .types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID}};
-	Datum values[8] = {ObjectIdGetDatum(a->view),		 ObjectIdGetDatum(a->base),
-					   ObjectIdGetDatum(a->definition),	 ObjectIdGetDatum(a->state),
-					   ObjectIdGetDatum(a->delta),		 BoolGetDatum(a->with_indexes),
-					   IntervalPGetDatum(fold_interval), BoolGetDatum(a->backfill)};
+	Datum values[8] = {ObjectIdGetDatum(a->view),
+					   ObjectIdGetDatum(a->base),
+					   ObjectIdGetDatum(a->definition),
+					   ObjectIdGetDatum(a->state),
+					   ObjectIdGetDatum(a->delta),
+					   BoolGetDatum(a->with_indexes),
+					   fold_interval,
+					   BoolGetDatum(a->backfill)};
 
 	mill_run(&insert, SPI_OK_INSERT_RETURNING, values, NULL);
 	a->id = DatumGetInt64(mill_value(0, 1, NULL));
@@ -138,7 +158,120 @@ start_fill(MillAggregate *a, const MillDefinition *d)
 		ereport(NOTICE,
 				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
 				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
-	mill_wake_workers_at_commit(&mill_fold_room);
+	mill_wake_workers_at_commit(mill_room_named("fold"));
+}
+
+/* ---- views that came with a copy of the database ---- */
+
+/* Find the relations that a view reads as an aggregate's; false if it reads none, and is an ordinary view. */
+static bool
+find_relations(MillAggregate *a)
+{
+	static MillStatement find =
+		{.sql = "SELECT definition, state_table, delta_table FROM mill_catalog.aggregate_view WHERE view = $1",
+		 .nargs = 1,
+		 .types = {OIDOID}};
+	Datum values[1] = {ObjectIdGetDatum(a->view)};
+	bool no_definition, no_state, no_delta;
+
+	if (mill_run(&find, SPI_OK_SELECT, values, NULL) == 0)
+		return false;
+	a->definition = DatumGetObjectId(mill_value(0, 1, &no_definition));
+	a->state = DatumGetObjectId(mill_value(0, 2, &no_state));
+	a->delta = DatumGetObjectId(mill_value(0, 3, &no_delta));
+	a->owner = mill_relation_owner(a->view);
+	if (no_definition || no_state || no_delta || mill_relation_owner(a->definition) != a->owner ||
+		mill_relation_owner(a->state) != a->owner || mill_relation_owner(a->delta) != a->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" reads the tables of a continuous aggregate that is not its own",
+						get_rel_name(a->view)),
+				 errhint("Create the view anew from its query, and materialize that.")));
+	return true;
+}
+
+/*
+ * Make a view, of which find_relations found the relations, an aggregate of this
+ * database.  Without refill the state table is trusted as it is.
+ */
+static void
+adopt(MillAggregate *a, Datum fold_interval, bool refill)
+{
+	MillDefinition *d = mill_definition_of(a->definition);
+
+	a->base = d->base;
+	check_rights(a->view, a->base);
+	mill_lock_base_and_view(a->base, InvalidOid);
+	mill_objects_complete(a, d);
+	insert_row(a, fold_interval);
+	if (refill)
+		start_fill(a, d);
+	else
+	{
+		(void) mill_aggregate_lock(a->id, true);
+		mill_aggregate_begin_fill(a);
+		mill_aggregate_set_progress(a, true, NULL);
+	}
+}
+
+typedef struct Arming
+{
+	Oid view;
+	bool refill;
+} Arming;
+
+static void
+arm(void *arg)
+{
+	static MillStatement options =
+		{.sql = "SELECT o.with_indexes, o.backfill, o.fold_interval FROM mill_catalog.aggregate o WHERE o.id = " OF_COPY
+				"(SELECT relname FROM pg_class WHERE oid = $1) ORDER BY o.id DESC LIMIT 1)",
+		 .nargs = 1,
+		 .types = {OIDOID}};
+	Arming *arming = arg;
+	MillAggregate a = {.view = arming->view, .with_indexes = true, .backfill = true};
+	Datum fold_interval = DirectFunctionCall3(interval_in, CStringGetDatum("1 second"),
+											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	Datum values[1];
+
+	if (!find_relations(&a))
+		return;
+	values[0] = ObjectIdGetDatum(a.state);
+	if (mill_run(&options, SPI_OK_SELECT, values, NULL) > 0)
+	{
+		a.with_indexes = DatumGetBool(mill_value(0, 1, NULL));
+		a.backfill = DatumGetBool(mill_value(0, 2, NULL));
+		fold_interval = datumCopy(mill_value(0, 3, NULL), false, sizeof(Interval));
+	}
+	adopt(&a, fold_interval, arming->refill);
+}
+
+/* For mill.arm: adopt all views of aggregates that came with a copy; a warning for each that cannot be. */
+void
+mill_aggregates_arm(bool refill)
+{
+	static MillStatement find = {
+		.sql =
+			"SELECT v.view FROM mill_catalog.aggregate_view v"
+			" WHERE NOT EXISTS (SELECT FROM mill_catalog.armed_aggregate a WHERE a.view = v.view) ORDER BY 1"};
+	uint64 rows = mill_run(&find, SPI_OK_SELECT, NULL, NULL);
+	Arming *arming = palloc(sizeof(Arming) * (rows + 1));
+
+	if (rows > 0)
+		require_read_committed("mill.arm");
+	for (uint64 row = 0; row < rows; row++)
+		arming[row] = (Arming){DatumGetObjectId(mill_value(row, 1, NULL)), refill};
+	for (uint64 row = 0; row < rows; row++)
+	{
+		ErrorData *error = mill_try(arm, &arming[row], CurrentMemoryContext, true);
+
+		if (error)
+			ereport(WARNING, (errcode(error->sqlerrcode),
+							  errmsg("\"%s\" stays a plain view: %s",
+									 get_rel_name(arming[row].view), error->message),
+							  errhint("Then call mill.materialize('%s').",
+									  mill_relation_name(arming[row].view))));
+	}
 }
 
 /*
@@ -168,6 +301,12 @@ mill_materialize(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						errmsg("\"%s\" is a continuous aggregate already", get_rel_name(a.view)),
 						errhint("To change what it computes, use mill.replace_aggregate.")));
+	if (find_relations(&a))
+	{
+		adopt(&a, PG_GETARG_DATUM(3), true);
+		SPI_finish();
+		PG_RETURN_VOID();
+	}
 	a.base = mill_definition_of(a.view)->base;
 	check_rights(a.view, a.base);
 	mill_lock_base_and_view(a.base, a.view);
@@ -182,7 +321,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 
 	mill_objects_create(&a, d);
 	mill_view_let_read(a.view, &a, d);
-	insert_row(&a, PG_GETARG_INTERVAL_P(3));
+	insert_row(&a, PG_GETARG_DATUM(3));
 	start_fill(&a, d);
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -153,6 +153,14 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	change_owner("TABLE", a->delta, a->owner);
 }
 
+/* Create what a copy of an aggregate's tables may lack: indexes. */
+void
+mill_objects_complete(const MillAggregate *a, const MillDefinition *d)
+{
+	if (!mill_has_unique_index(a->state))
+		create_indexes(a, d);
+}
+
 /* Drop what mill_objects_create made, as far as it still exists. */
 void
 mill_objects_drop(const MillAggregate *a)

@@ -85,8 +85,8 @@ insert_row_event(void *arg)
 	/* What of a row changed and means something; and what that is called. */
 	static const char sql[] =
 		"INSERT INTO mill_catalog.event (at, object_kind, object_id, object, owner, event, role, detail)"
-		" SELECT $1, $2, (r.j->>'id')::bigint, coalesce(r.j->>'name', CASE WHEN n.j IS NULL THEN l.object END, r.j->>'view'),"
-		"  coalesce((r.j->>'owner')::regrole, (SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(r.j->>'view')), l.owner, 0::regrole),"
+		" SELECT $1, $2, (r.j->>'id')::bigint, coalesce(r.j->>'name', CASE WHEN n.j IS NULL THEN l.object END, ((r.j->>'view')::oid)::regclass::text),"
+		"  coalesce((r.j->>'owner')::regrole, (SELECT c.relowner FROM pg_class c WHERE c.oid = (r.j->>'view')::oid), l.owner, 0::regrole),"
 		"  CASE WHEN o.j IS NULL THEN 'created' WHEN n.j IS NULL THEN 'dropped'"
 		"   WHEN d.j ? 'failure' THEN CASE WHEN n.j->>'failure' IS NULL THEN 'recovered' ELSE 'failed' END"
 		"   WHEN d.j ? 'enabled' THEN CASE WHEN (n.j->>'enabled')::boolean THEN 'resumed' ELSE 'paused' END"
@@ -102,7 +102,7 @@ insert_row_event(void *arg)
 		"  LEFT JOIN LATERAL (SELECT e.object, e.owner FROM mill_catalog.event e WHERE e.object_kind = $2"
 		"   AND e.object_id = (r.j->>'id')::bigint ORDER BY e.id DESC LIMIT 1) l ON true,"
 		"  LATERAL (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') AS j FROM jsonb_each(n.j) x"
-		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until}')"
+		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until,relations,base_table,state_table,delta_table}')"
 		/* a start position that became offsets is no event */
 		"   AND NOT (x.key = 'start_resolved' AND x.value = 'true')) d"
 		" WHERE o.j IS NULL OR n.j IS NULL OR d.j <> '{}'";

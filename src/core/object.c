@@ -333,7 +333,7 @@ mill_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: mill.arm() */
+/* SQL: mill.arm(refill) */
 Datum
 mill_arm(PG_FUNCTION_ARGS)
 {
@@ -343,17 +343,16 @@ mill_arm(PG_FUNCTION_ARGS)
 
 	if (!superuser())
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be superuser to arm the pipelines of a copied database")));
+						errmsg("must be superuser to arm a copied database")));
 	SPI_connect();
 	for (MillKind kind = 1; kind <= mill_room_count(); kind++)
 	{
 		const MillRoom *room = mill_room_of(kind);
 
-		if (room->table == NULL)
-			continue;
-		mill_run(statement_of(statements, room, sql, 0, NULL), SPI_OK_UPDATE, NULL, NULL);
+		if (room->table)
+			mill_run(statement_of(statements, room, sql, 0, NULL), SPI_OK_UPDATE, NULL, NULL);
 		if (room->armed)
-			room->armed();
+			room->armed(PG_ARGISNULL(0) || PG_GETARG_BOOL(0));
 	}
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -35,7 +35,7 @@ typedef struct MillRoom
 	const char *object;
 	const char *table;
 	void (*resumed)(int64 id);
-	void (*armed)(void);
+	void (*armed)(bool refill);
 	/* The work (MillWork) that is wanted; called in the manager's transaction, connected to SPI. */
 	List *(*desired)(void);
 	/* May a worker stay though its work is not wanted just now?  Called as desired(); NULL: no. */

@@ -219,7 +219,7 @@ pipeline_resumed(int64 id)
 
 /* Transactions of another server say nothing here. */
 static void
-pipelines_armed(void)
+pipelines_armed(bool refill)
 {
 	static MillStatement forget_letters = {
 		.sql = "UPDATE mill_catalog.dead_letter SET written_by = NULL"};

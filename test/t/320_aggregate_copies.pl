@@ -91,11 +91,22 @@ my $all_folded = q[SELECT count(*) = 5 AND bool_and(state = 'live') AND sum(delt
 my $verified = join(' UNION ALL ', map { qq(SELECT v::text FROM mill.verify('"$_"') v) } sort keys %views);
 my $triggers = q[SELECT format('%s %s %s', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger WHERE tgname LIKE 'mill%' ORDER BY 1];
 
-# All of it at a place where the views have arrived.
+# All of it at a place where the views have arrived; as a copy they are plain until
+# mill.arm().
 sub check_arrived
 {
 	my ($server, $db, $what, %options) = @_;
 
+	if ($options{copy})
+	{
+		is($server->safe_psql($db, q[SELECT count(*) = 5 AND bool_and(state = 'disarmed' AND reason LIKE '%mill.arm()%') FROM mill.aggregates]), 't', "$what: no view is live in a copy");
+		is(differences($server, $db), '', "$what: each is what its query gives at once");
+		change($server, $db, 50_000);
+		is(differences($server, $db), '', "$what: and when rows are written there");
+		is($server->safe_psql($db, q[SELECT count(*) FROM mill_data."tumbling$delta"]), $options{deltas} // 0, "$what: nothing is captured");
+		is($server->safe_psql($db, q[SELECT mill.arm()]), '', "$what: mill.arm()");
+		ok(wait_for_sql($server, $all_live, db => $db), "$what: it fills them");
+	}
 	is($server->safe_psql($db, $all_live), 't', "$what: every view is live");
 	is(differences($server, $db), '', "$what: each is what its query gives");
 	change($server, $db, $options{from} // 100_000);
@@ -125,13 +136,13 @@ $node->command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', "$test_di
 $other->safe_psql('postgres', 'CREATE DATABASE plain');
 $other->command_ok([ @psql, '-d', $other->connstr('plain'), '-f', "$test_dir/dump.sql" ], 'CASES 16: restored with psql');
 is($other->safe_psql('plain', $triggers), $there, 'CASES 16: restored with psql: the triggers are the original\'s');
-check_arrived($other, 'plain', 'CASES 16: restored with psql');
+check_arrived($other, 'plain', 'CASES 16: restored with psql', copy => 1);
 
 $node->command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', "$test_dir/dump.custom" ], 'CASES 16: pg_dump -Fc');
 $other->safe_psql('postgres', 'CREATE DATABASE custom');
 $other->command_ok([ 'pg_restore', '-e', '-j', '2', '-d', $other->connstr('custom'), "$test_dir/dump.custom" ], 'CASES 16: pg_restore -j 2');
 is($other->safe_psql('custom', $triggers), $there, 'CASES 16: pg_restore -j 2: the triggers are the original\'s');
-check_arrived($other, 'custom', 'CASES 16: pg_restore -j 2');
+check_arrived($other, 'custom', 'CASES 16: pg_restore -j 2', copy => 1);
 
 # rows through triggers that are there already
 $other->safe_psql('postgres', 'CREATE DATABASE lacking');
@@ -152,7 +163,7 @@ my $whole = new_cluster('whole');
 $node->command_ok([ 'pg_dumpall', '-d', $node->connstr('postgres'), '-f', "$test_dir/all.sql" ], 'CASES 16: pg_dumpall');
 $whole->command_ok([ 'psql', '-XqAt', '-o', "$test_dir/restore.log", '-d', $whole->connstr('postgres'), '-f', "$test_dir/all.sql" ], 'CASES 16: restored from pg_dumpall');
 is($whole->safe_psql('postgres', $triggers), $there, 'CASES 16: pg_dumpall: the triggers are the original\'s');
-check_arrived($whole, 'postgres', 'CASES 16: pg_dumpall');
+check_arrived($whole, 'postgres', 'CASES 16: pg_dumpall', copy => 1);
 $whole->stop('fast');
 
 # ---------------------------------------------------------------------------
@@ -161,7 +172,7 @@ $whole->stop('fast');
 wait_for_sql($node, $all_folded);
 ok(wait_for(sub { my ($out, $err); return $node->psql('template1', 'CREATE DATABASE copied TEMPLATE postgres', stdout => \$out, stderr => \$err) == 0 }), 'CASES 17: CREATE DATABASE ... TEMPLATE');
 my $left = $node->safe_psql('postgres', q[SELECT sum(n) FROM tumbling]);
-check_arrived($node, 'copied', 'CASES 17: a copy by TEMPLATE');
+check_arrived($node, 'copied', 'CASES 17: a copy by TEMPLATE', copy => 1);
 is($node->safe_psql('postgres', q[SELECT sum(n) FROM tumbling]), $left, 'CASES 17: the template has none of the copy\'s rows');
 change($node, 'postgres', 5000);
 is(differences($node, 'postgres') . differences($node, 'copied'), '', 'CASES 17: nor the copy of the template\'s');
