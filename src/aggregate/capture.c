@@ -428,15 +428,19 @@ Datum
 mill_maintain_aggregates(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	bool replica = SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+	bool for_row;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("function mill.maintain_aggregates was not called by a trigger")));
-	if (TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		capture_row(trigger);
-	else if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	/* one of both, whatever a superuser did to the triggers: a change is captured once */
+	for_row = TRIGGER_FIRED_FOR_ROW(trigger->tg_event);
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		capture_truncate(trigger->tg_relation);
-	else
+	else if (for_row && replica)
+		capture_row(trigger);
+	else if (!for_row && !replica)
 		capture_statement(trigger);
 	/* an AFTER trigger returns a null pointer, not an SQL NULL */
 	PG_RETURN_POINTER(NULL);

@@ -229,6 +229,15 @@ typedef enum Action
 	BEGIN_FILL
 } Action;
 
+/* Does it rest, and may it be filled: are the triggers on, so that writers will capture? */
+static bool
+may_begin_fill(int64 id)
+{
+	MillAggregate *a = mill_aggregate_by_id(id);
+
+	return a && a->resting && !OidIsValid(mill_find_uncaptured(a->relations, false));
+}
+
 /*
  * Run one action in a transaction; *more says whether to repeat it at once.  The
  * base table is locked before the aggregate, as by all others.
@@ -246,9 +255,9 @@ run_action(Action action, int64 id, Oid base, const char *name, bool *more)
 	SPI_connect();
 	if (action != BEGIN_FILL)
 		LockRelationOid(base, AccessShareLock);
-	if ((action != BEGIN_FILL || mill_try_lock_base(base)) && mill_aggregate_lock(id, false) &&
-		(a = mill_aggregate_by_id(id)) != NULL && a->base == base &&
-		a->resting == (action == BEGIN_FILL))
+	if ((action != BEGIN_FILL || (may_begin_fill(id) && mill_try_lock_base(base))) &&
+		mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL &&
+		a->base == base && a->resting == (action == BEGIN_FILL))
 	{
 		MillDefinition *d = mill_definition_of(a->definition);
 

@@ -68,19 +68,26 @@ refuse_dropped_triggers(void)
 		.sql =
 			"SELECT to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2]))::oid"
 			" FROM pg_event_trigger_dropped_objects() o WHERE o.object_type = 'trigger'"
-			" AND o.address_names[3] IN ('mill_insert', 'mill_update', 'mill_delete', 'mill_truncate', 'mill_replica')"
 			" AND to_regclass(quote_ident(o.address_names[1]) || '.' || quote_ident(o.address_names[2])) IS NOT NULL"};
 	ListCell *lc;
 
 	foreach (lc, read_oids(&read))
 	{
-		List *aggregates = mill_aggregates_of_base(mill_base_of(lfirst_oid(lc)));
+		Oid relid = lfirst_oid(lc);
+		ListCell *cell;
 
-		if (aggregates)
-			ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-							errmsg("cannot drop a trigger that continuous aggregate \"%s\" needs",
-								   get_rel_name(((MillAggregate *) linitial(aggregates))->view)),
-							errhint("Make it a plain view with mill.dematerialize, or drop it.")));
+		foreach (cell, mill_aggregates_of_base(mill_base_of(relid)))
+		{
+			MillAggregate *a = lfirst(cell);
+
+			if (!a->resting && list_member_oid(a->relations, relid) &&
+				OidIsValid(mill_find_uncaptured(list_make1_oid(relid), true)))
+				ereport(ERROR,
+						(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+						 errmsg("cannot drop a trigger that continuous aggregate \"%s\" needs",
+								get_rel_name(a->view)),
+						 errhint("Make it a plain view with mill.dematerialize, or drop it.")));
+		}
 	}
 }
 
@@ -171,7 +178,7 @@ follow_detached(const MillAggregate *a)
 
 		if (relid == a->base || get_rel_name(relid) == NULL || is_partition_of(relid, a->base))
 			continue;
-		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		if (!a->resting && get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 			mill_capture_relation(a, relid, false);
 		mill_triggers_drop_on(relid);
 	}
@@ -189,31 +196,42 @@ follow_attached(const MillAggregate *a, List *relations)
 
 		if (list_member_oid(a->relations, relid))
 			continue;
-		mill_triggers_create_on(relid, false);
-		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		mill_triggers_create_on(relid);
+		if (!a->resting && get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
 			mill_capture_relation(a, relid, true);
 	}
 }
 
 /*
- * Handle what the command did to the partitions of a base table.  If the table
- * has no trigger of ours, a dump is being restored: the state table is
- * complete, because triggers come last in a dump, and nothing is added.
+ * Somebody who may do so has switched triggers off: what is written is not captured
+ * any more.  Or on again, and then perhaps not as they were.
  */
 static void
-follow_partitions(const MillAggregate *a)
+follow_triggers(MillAggregate *a)
+{
+	Oid relid;
+	ListCell *lc;
+
+	foreach (lc, a->relations)
+	{
+		if (get_rel_name(lfirst_oid(lc)))
+			mill_triggers_create_on(lfirst_oid(lc));
+	}
+	relid = mill_find_uncaptured(a->relations, true);
+	if (!a->resting && OidIsValid(relid))
+		mill_aggregate_rest(a, psprintf("its triggers on \"%s\" were switched off",
+										get_rel_name(relid)));
+	/* the worker waits for them */
+	mill_wake_workers_at_commit(mill_room_named("fold"));
+}
+
+/* Handle what the command did to the partitions of a base table. */
+static void
+follow_partitions(MillAggregate *a)
 {
 	List *relations = find_all_inheritors(a->base, NoLock, NULL);
 	ListCell *lc;
 
-	if (!mill_has_trigger(a->base, "mill_insert"))
-		return;
-	/* restored from a dump: the oids are of another database, the rows are counted already */
-	if (!list_member_oid(a->relations, a->base))
-	{
-		mill_aggregate_set_relations(a->id, relations);
-		return;
-	}
 	follow_detached(a);
 	follow_attached(a, relations);
 	foreach (lc, a->relations)
@@ -259,6 +277,7 @@ mill_follow_ddl(PG_FUNCTION_ARGS)
 			mill_check_base(a->base);
 			follow_owner(a);
 			follow_partitions(a);
+			follow_triggers(a);
 		}
 	}
 	SPI_finish();

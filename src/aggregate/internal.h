@@ -16,20 +16,23 @@ extern void mill_aggregate_set_progress(MillAggregate *a, bool live, const char 
 extern void mill_aggregate_rest(MillAggregate *a, const char *reason);
 extern void mill_aggregate_begin_fill(MillAggregate *a);
 
-/* objects.c: tables, views and triggers of an aggregate, as the extension's owner */
+/* objects.c: tables and views of an aggregate, as the extension's owner */
 extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_complete(const MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);
 extern void mill_view_replace(Oid view, const char *query);
 extern void mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d);
-extern bool mill_has_trigger(Oid relid, const char *name);
-extern void mill_triggers_create(Oid base);
-extern void mill_triggers_create_on(Oid relid, bool root);
-extern void mill_triggers_drop(Oid base);
-extern void mill_triggers_drop_on(Oid relid);
 extern void mill_invalidate_base(Oid base);
 extern void mill_lock_base_and_view(Oid base, Oid view);
 extern bool mill_try_lock_base(Oid base);
+
+/* triggers.c */
+extern Oid mill_trigger_function(void);
+extern void mill_triggers_create(Oid base);
+extern void mill_triggers_create_on(Oid relid);
+extern Oid mill_find_uncaptured(List *relations, bool or_missing);
+extern void mill_triggers_drop(Oid base);
+extern void mill_triggers_drop_on(Oid relid);
 
 /* fold.c: in a transaction, holding the aggregate's lock */
 extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more);

@@ -92,6 +92,7 @@ mill_aggregate_begin_fill(MillAggregate *a)
 		 .nargs = 1,
 		 .types = {INT8OID}};
 	Datum values[1] = {Int64GetDatum(a->id)};
+	Oid switched_off;
 
 	Assert(mill_aggregate_is_locked(a->id));
 	Assert(CheckRelationOidLockedByMe(a->base, ShareRowExclusiveLock, true));
@@ -100,6 +101,12 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	a->backfill_until = NULL;
 	mill_aggregate_set_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
 	mill_triggers_create(a->base);
+	switched_off = mill_find_uncaptured(find_all_inheritors(a->base, NoLock, NULL), false);
+	if (OidIsValid(switched_off))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the triggers of \"%s\" are switched off", get_rel_name(switched_off)),
+				 errhint("Use ALTER TABLE ... ENABLE TRIGGER ALL.")));
 	mill_invalidate_base(a->base);
 }
 

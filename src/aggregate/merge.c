@@ -12,9 +12,22 @@
 #include "executor/executor.h"
 #include "utils/rel.h"
 
-#include "aggregate/aggregate.h"
+#include "aggregate/internal.h"
 
 static ExecutorStart_hook_type previous_executor_start = NULL;
+
+static bool
+has_our_triggers(const TriggerDesc *triggers)
+{
+	Oid function = triggers ? mill_trigger_function() : InvalidOid;
+
+	for (int i = 0; OidIsValid(function) && i < triggers->numtriggers; i++)
+	{
+		if (triggers->triggers[i].tgfoid == function)
+			return true;
+	}
+	return false;
+}
 
 static void
 fire_all_triggers_of_merge(PlanState *plan)
@@ -26,8 +39,7 @@ fire_all_triggers_of_merge(PlanState *plan)
 		return;
 	target = merge->rootResultRelInfo->ri_RelationDesc;
 	if ((merge->mt_merge_subcommands & MERGE_UPDATE) == 0 ||
-		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || target->trigdesc == NULL ||
-		!OidIsValid(get_trigger_oid(RelationGetRelid(target), "mill_insert", true)))
+		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || !has_our_triggers(target->trigdesc))
 		return;
 	merge->mt_merge_subcommands |= MERGE_INSERT | MERGE_DELETE;
 }

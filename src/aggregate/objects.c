@@ -1,18 +1,16 @@
 /*
  * objects.c
- *		The relations and triggers that make a view live.
+ *		The relations that make a view live.
  *
  *	mill_data."v$def"		definition: the user's query as a real view, so that Postgres
  *							tracks what it depends on, and a dump has its text
  *	mill_data."v$state"		state table: merged partial results, one row for each group
  *	mill_data."v$delta"		delta table: partial results of single statements, not folded yet
- *	triggers of the base table and its partitions, shared by all its aggregates
  *	v itself, whose query is replaced by one over state and delta table or, while
  *	the aggregate is not live, over the definition
  *
  * They are ordinary objects of the view's owner, not members of the extension:
- * pg_dump dumps them, data first and triggers last, so that a restore counts
- * nothing twice.  They are created as the extension's owner, who has CREATE on
+ * pg_dump dumps them.  They are created as the extension's owner, who has CREATE on
  * mill_data, after the user's rights were checked.
  */
 #include "postgres.h"
@@ -24,8 +22,6 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "catalog/pg_trigger.h"
-#include "commands/trigger.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -236,95 +232,6 @@ mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d)
 
 	mill_as_owner(a->owner, write_view_query, &texts);
 	mill_view_replace(view, texts.query);
-}
-
-/* Does the relation have this trigger with our function, not just one of that name? */
-bool
-mill_has_trigger(Oid relid, const char *name)
-{
-	static MillStatement find =
-		{.sql = "SELECT FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2 AND tgfoid = 'mill.maintain_aggregates()'::regprocedure",
-		 .nargs = 2,
-		 .types = {OIDOID, TEXTOID}};
-	Datum values[2] = {ObjectIdGetDatum(relid), CStringGetTextDatum(name)};
-
-	return mill_run(&find, SPI_OK_SELECT, values, NULL) > 0;
-}
-
-static void
-create_trigger(Oid relid, const char *name, const char *when, const char *tables)
-{
-	if (!mill_has_trigger(relid, name))
-		mill_execute_ddl(
-			psprintf("CREATE TRIGGER %s %s ON %s %s EXECUTE FUNCTION mill.maintain_aggregates()",
-					 name, when, mill_relation_name(relid), tables));
-}
-
-static void
-alter_trigger(Oid relid, const char *name, const char *when)
-{
-	mill_execute_ddl(
-		psprintf("ALTER TABLE %s ENABLE %s TRIGGER %s", mill_relation_name(relid), when, name));
-}
-
-/*
- * Create the triggers of one relation: the base table (root) or a partition.
- *
- * Statement triggers fire in all sessions except logical replication's apply
- * workers and those with session_replication_role = replica, where the row
- * trigger mill_replica fires instead; partitions inherit that one.  The
- * TRUNCATE trigger fires in all sessions; on a partition it fires before, to
- * subtract the rows.
- */
-void
-mill_triggers_create_on(Oid relid, bool root)
-{
-	create_trigger(relid, "mill_insert", "AFTER INSERT",
-				   "REFERENCING NEW TABLE AS mill_new FOR EACH STATEMENT");
-	create_trigger(relid, "mill_update", "AFTER UPDATE",
-				   "REFERENCING OLD TABLE AS mill_old NEW TABLE AS mill_new FOR EACH STATEMENT");
-	create_trigger(relid, "mill_delete", "AFTER DELETE",
-				   "REFERENCING OLD TABLE AS mill_old FOR EACH STATEMENT");
-	create_trigger(relid, "mill_truncate", root ? "AFTER TRUNCATE" : "BEFORE TRUNCATE",
-				   "FOR EACH STATEMENT");
-	alter_trigger(relid, "mill_truncate", "ALWAYS");
-	if (root)
-	{
-		create_trigger(relid, "mill_replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW");
-		alter_trigger(relid, "mill_replica", "REPLICA");
-	}
-}
-
-void
-mill_triggers_create(Oid base)
-{
-	ListCell *lc;
-
-	foreach (lc, find_all_inheritors(base, NoLock, NULL))
-		mill_triggers_create_on(lfirst_oid(lc), lfirst_oid(lc) == base);
-}
-
-/* Drop the triggers of one relation; a partition's mill_replica goes with the root's. */
-void
-mill_triggers_drop_on(Oid relid)
-{
-	static const char *const names[] = {"mill_insert", "mill_update", "mill_delete",
-										"mill_truncate", "mill_replica"};
-
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		if (mill_has_trigger(relid, names[i]) && (i < 4 || !get_rel_relispartition(relid)))
-			mill_execute_ddl(psprintf("DROP TRIGGER %s ON %s", names[i], mill_relation_name(relid)));
-	}
-}
-
-void
-mill_triggers_drop(Oid base)
-{
-	ListCell *lc;
-
-	foreach (lc, find_all_inheritors(base, NoLock, NULL))
-		mill_triggers_drop_on(lfirst_oid(lc));
 }
 
 /* Invalidate what all sessions have cached about the aggregates of a table. */
