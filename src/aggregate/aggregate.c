@@ -108,7 +108,8 @@ mill_aggregate_of_view(Oid view, bool missing_ok)
 	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
 										" WHERE a.view = $1",
 								 .nargs = 1,
-								 .types = {OIDOID}};
+								 .types = {OIDOID},
+								 .latest_snapshot = true};
 	List *rows = read_rows(&read, ObjectIdGetDatum(view));
 
 	if (rows == NIL && !missing_ok)

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -335,7 +336,7 @@ read_figures(void *arg)
  * SQL: mill_catalog.aggregate_figures(state, delta): how much is in the delta
  * table, and what keeps its dead rows from being vacuumed.  Used by the view
  * mill.aggregates only, which shows users their own: nobody has USAGE on the
- * schema.
+ * schema.  No row if somebody has the delta table locked.
  */
 Datum
 mill_aggregate_figures(PG_FUNCTION_ARGS)
@@ -344,7 +345,8 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 	Oid delta = PG_GETARG_OID(0);
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (get_rel_name(delta) == NULL)
+	/* a view that tells of trouble must not wait for it: TRUNCATE has the table locked until it commits */
+	if (!ConditionalLockRelationOid(delta, AccessShareLock) || get_rel_name(delta) == NULL)
 		return (Datum) 0;
 	SPI_connect();
 	mill_as_extension(read_figures, &delta);

@@ -453,11 +453,19 @@ sub after
 	}
 	elsif ($kind eq 'savepoint' && !$state)
 	{
-		$session->{savepoints}{ $step->{name} } = 1;
+		$session->{savepoints}{ $step->{name} } = { %{ $self->{live} } };
 	}
 	elsif ($kind eq 'rollback_to')
 	{
 		$session->{aborted} = undef;
+		# what this session has made live, or plain, since
+		foreach my $view (map { $_->{name} } @{ $self->{case}{views} })
+		{
+			my $then = $session->{savepoints}{ $step->{name} }{$view};
+
+			next unless ($self->{live}{$view} // $session->{name}) eq $session->{name};
+			$then ? ($self->{live}{$view} = $then) : delete $self->{live}{$view};
+		}
 	}
 	elsif ($kind eq 'release' && !$state)
 	{
@@ -467,7 +475,7 @@ sub after
 	# a view that a transaction made live may go back when it ends: asked then
 	$self->{live}{ $step->{name} } = $session->{in_transaction} ? $session->{name} : 'all' if $kind eq 'materialize' && !$state;
 	delete $self->{live}{ $step->{name} } if $kind eq 'dematerialize' && !$state;
-	$self->ask_what_is_live if $self->{mode} eq 'live' && $kind =~ /^(?:rollback|commit|prepare|rollback_to)/;
+	$self->ask_what_is_live if $self->{mode} eq 'live' && $kind =~ /^(?:rollback|commit|prepare|commit_prepared|rollback_prepared)$/;
 }
 
 sub ask_what_is_live
