@@ -573,6 +573,9 @@ CREATE TABLE mill_catalog.aggregate (
     backfill_until text,
     -- the base table and its partitions as they are followed, to notice what comes and goes
     relations oid[] NOT NULL DEFAULT '{}',
+    -- the last transaction that truncated, attached, detached or dropped what every snapshot sees at
+    -- once, but the state table's rows only those that see this transaction
+    exact_since xid8,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     armed_system bigint NOT NULL DEFAULT mill_catalog.system_identifier(),
     armed_database oid NOT NULL DEFAULT mill_catalog.database_oid()
@@ -682,8 +685,9 @@ CREATE EVENT TRIGGER mill_follow_ddl ON ddl_command_end
 ALTER EVENT TRIGGER mill_follow_drop ENABLE ALWAYS;
 ALTER EVENT TRIGGER mill_follow_ddl ENABLE ALWAYS;
 
+-- asked by the leader of a parallel query alone: its workers might get another answer
 CREATE FUNCTION mill.is_live(state_table regclass) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_is_live';
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_is_live';
 COMMENT ON FUNCTION mill.is_live(regclass) IS 'part of the views of continuous aggregates: does the query read this state table, or the definition?';
 
 CREATE VIEW mill_catalog.aggregate_view AS

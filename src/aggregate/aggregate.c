@@ -161,10 +161,14 @@ List *
 mill_aggregates_using(List *relations)
 {
 	static MillStatement read =
-		{.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
-				" WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
-				/* a table with aggregates of its own may have become a partition of one of them */
-				" OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
+		{.sql =
+			 "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
+			 " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
+			 /* tables that are looked up */
+			 " OR EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
+			 "  WHERE r.ev_class = a.definition AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1))"
+			 /* a table with aggregates of its own may have become a partition of one of them */
+			 " OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
 		 .nargs = 1,
 		 .types = {OIDARRAYOID}};
 
@@ -216,12 +220,12 @@ mill_aggregates_of_base(Oid base)
 	return rows;
 }
 
-/* Store the base table and the partitions whose rows are counted. */
+/* Store the base table and the partitions whose rows are counted; they changed in this transaction. */
 void
 mill_aggregate_set_relations(int64 id, List *relations)
 {
 	static MillStatement note =
-		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2 WHERE id = $1",
+		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2, exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 2,
 		 .types = {INT8OID, OIDARRAYOID}};
 	Datum values[2] = {Int64GetDatum(id), oid_array(relations)};

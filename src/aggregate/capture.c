@@ -15,12 +15,16 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/partition.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -37,6 +41,11 @@
 #include "aggregate/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
+
+/* A state table of at most this many pages is emptied by TRUNCATE of the base table. */
+#define SMALL_STATE 256
+/* Rows of a partition that comes or goes, collected for one statement. */
+#define ROWS_AT_ONCE 100000
 
 typedef enum Change
 {
@@ -193,9 +202,17 @@ captured_relation(Oid relid)
 		foreach (lc, mill_aggregates_of_base(mill_base_of(relid)))
 		{
 			NewCapture capture = {lfirst(lc), captured};
+			char *obstacle;
 
 			if (capture.aggregate->resting)
 				continue;
+			/* rights and row security are changed without a word to us */
+			obstacle = mill_aggregate_obstacle(capture.aggregate);
+			if (obstacle)
+			{
+				mill_aggregate_rest(capture.aggregate, obstacle);
+				continue;
+			}
 			mill_as_owner(capture.aggregate->owner, add_capture, &capture);
 		}
 	}
@@ -350,23 +367,21 @@ capture_row(TriggerData *trigger)
 		tuplestore_end(new_rows);
 }
 
-/* All rows of a relation as one change; argument of capture_whole. */
-typedef struct WholeRelation
+/* Rows of a relation as one change; argument of capture_rows. */
+typedef struct RowsOfRelation
 {
 	const MillAggregate *aggregate;
-	Oid relid;
 	bool add;
-} WholeRelation;
+} RowsOfRelation;
 
 static void
-capture_whole(void *arg)
+capture_rows(void *arg)
 {
-	const WholeRelation *whole = arg;
-	const MillAggregate *a = whole->aggregate;
+	const RowsOfRelation *rows = arg;
+	const MillAggregate *a = rows->aggregate;
 	MillDefinition *d = mill_definition(a->definition);
-	const char *statement = (whole->add ? mill_sql_insert
-										: mill_sql_delete)(d, mill_aggregate_tables(a),
-														   mill_relation_name(whole->relid));
+	const char *statement = rows->add ? mill_sql_insert(d, mill_aggregate_tables(a), "mill_new")
+									  : mill_sql_delete(d, mill_aggregate_tables(a), "mill_old");
 	SPIPlanPtr plan = SPI_prepare(statement, 0, NULL);
 
 	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
@@ -374,19 +389,61 @@ capture_whole(void *arg)
 		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(SPI_result));
 }
 
+/* Capture what was collected, as if one statement had inserted or deleted it. */
+static void
+capture_collected(const MillAggregate *a, Oid relid, Tuplestorestate *store, bool add)
+{
+	const char *name = add ? "mill_new" : "mill_old";
+	RowsOfRelation rows = {a, add};
+
+	register_rows(name, relid, store);
+	mill_as_owner(a->owner, capture_rows, &rows);
+	SPI_unregister_relation(name);
+	tuplestore_clear(store);
+}
+
 /*
- * Add or subtract all rows of a relation at once: a partition that was
- * attached, was detached, or is about to be truncated.  Reads with the latest
- * snapshot; the lock that the caller holds guarantees that all other writers
- * have finished.  SPI must be connected.
+ * Add or subtract all rows of a relation: a partition that was attached, was
+ * detached, or is about to be truncated.  They are read as the table's content, as
+ * triggers get it: the aggregate's owner needs no rights on the partition's name.
+ * Reads with the latest snapshot; the lock that the caller holds guarantees that
+ * all other writers have finished.  SPI must be connected.
  */
 void
 mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 {
-	WholeRelation whole = {a, relid, add};
+	Relation rel = table_open(relid, NoLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
 
-	mill_as_owner(a->owner, capture_whole, &whole);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_puttupleslot(store, slot);
+		if (tuplestore_tuple_count(store) >= ROWS_AT_ONCE)
+			capture_collected(a, relid, store, add);
+	}
+	if (tuplestore_tuple_count(store) > 0)
+		capture_collected(a, relid, store, add);
+	tuplestore_end(store);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
 	mill_wake_workers_at_commit(mill_room_named("fold"));
+}
+
+static void
+delete_all(Oid relid)
+{
+	SPIPlanPtr plan = SPI_prepare(psprintf("DELETE FROM %s", mill_relation_name(relid)), 0, NULL);
+
+	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
+											 false, true, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not empty \"%s\": %s", get_rel_name(relid),
+			 SPI_result_code_string(SPI_result));
 }
 
 static void
@@ -394,31 +451,57 @@ empty_aggregate(void *arg)
 {
 	const MillAggregate *a = arg;
 
-	mill_execute(psprintf("TRUNCATE %s, %s", mill_relation_name(a->delta),
-						  mill_relation_name(a->state)),
-				 SPI_OK_UTILITY);
+	delete_all(a->delta);
+	delete_all(a->state);
+}
+
+/*
+ * The whole base table is empty, for all snapshots.  TRUNCATE of state and delta
+ * table would lock them against readers, who may have them locked and wait for
+ * the base table: a deadlock.  Deleting many rows takes long, so let the worker do it.
+ */
+static void
+capture_empty_base(MillAggregate *a)
+{
+	Relation rel = table_open(a->state, AccessShareLock);
+	bool small = RelationGetNumberOfBlocks(rel) <= SMALL_STATE;
+
+	table_close(rel, NoLock);
+	if (small)
+	{
+		mill_aggregate_note_truncate(a->id);
+		mill_as_owner(a->owner, empty_aggregate, a);
+	}
+	else
+		mill_aggregate_rest(a, "the table was truncated");
 }
 
 static void
 capture_truncate(Relation rel)
 {
+	Oid base = mill_base_of(RelationGetRelid(rel));
 	ListCell *lc;
 
 	/* its leaf partitions have triggers of their own, which capture all rows */
 	if (rel->rd_rel->relispartition && rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		return;
 	SPI_connect();
-	foreach (lc, mill_aggregates_of_base(mill_base_of(RelationGetRelid(rel))))
+	foreach (lc, mill_aggregates_of_base(base))
 	{
 		MillAggregate *a = lfirst(lc);
 
 		if (a->resting)
 			continue;
-		if (rel->rd_rel->relispartition)
+		/* who has the base table locked may wait for this partition, which TRUNCATE has locked first */
+		if (rel->rd_rel->relispartition && !ConditionalLockRelationOid(base, AccessShareLock))
+			mill_aggregate_rest(a, "a partition was truncated while the table was locked");
+		else if (rel->rd_rel->relispartition)
+		{
+			mill_aggregate_note_truncate(a->id);
 			mill_capture_relation(a, RelationGetRelid(rel), false);
+		}
 		else
-			/* The whole base table is empty, for all snapshots. */
-			mill_as_owner(a->owner, empty_aggregate, a);
+			capture_empty_base(a);
 	}
 	SPI_finish();
 }

@@ -360,6 +360,14 @@ check_joins(const MillDefinition *d)
 	if (mill_is_nullable((Node *) d->base_level->jointree, d->base_rti, false))
 		mill_refuse("an outer join whose optional side is the base table",
 					"Put the base table on the left of LEFT JOIN.");
+	if (d->window == MILL_WINDOW_TUMBLE || d->window == MILL_WINDOW_HOP)
+	{
+		if (mill_is_nullable((Node *) d->query->jointree, d->window_rti, false))
+			mill_refuse("an outer join whose optional side is the window",
+						"A row without a time is in no window: write FROM table, mill.tumble(...).");
+		if (rt_fetch(d->window_rti, d->query->rtable)->funcordinality)
+			mill_refuse("a window WITH ORDINALITY", "Leave it out.");
+	}
 	foreach (lc, d->base_level->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);

@@ -229,13 +229,14 @@ typedef enum Action
 	BEGIN_FILL
 } Action;
 
-/* Does it rest, and may it be filled: are the triggers on, so that writers will capture? */
+/* Does it rest, and may it be filled: has what laid it to rest passed? */
 static bool
 may_begin_fill(int64 id)
 {
 	MillAggregate *a = mill_aggregate_by_id(id);
 
-	return a && a->resting && !OidIsValid(mill_find_uncaptured(a->relations, false));
+	return a && a->resting && mill_aggregate_obstacle(a) == NULL &&
+		   !OidIsValid(mill_find_uncaptured(a->relations, false));
 }
 
 /*

@@ -9,7 +9,8 @@
  *	partition attached			-> create its triggers, add its rows
  *	partition detached			-> subtract its rows, drop its triggers
  *	partition dropped			-> its rows cannot be read any more: the aggregate rests
- *	base table made unsuitable	-> refused
+ *	base table made unsuitable	-> refused, if it cannot be the base table of any aggregate;
+ *								   otherwise (row security, triggers off) the aggregate rests
  *
  * They run in the session and transaction of the command, after it, whoever
  * the user is.  So they look only at aggregates that the command's objects
@@ -203,12 +204,14 @@ follow_attached(const MillAggregate *a, List *relations)
 }
 
 /*
- * Somebody who may do so has switched triggers off: what is written is not captured
- * any more.  Or on again, and then perhaps not as they were.
+ * If the aggregate cannot be live any more let the command pass, and lay it to rest.
+ * Somebody may have switched triggers off: what is written is not captured any more.
+ * Or on again, and then perhaps not as they were.
  */
 static void
-follow_triggers(MillAggregate *a)
+follow_obstacles(MillAggregate *a)
 {
+	char *obstacle = mill_aggregate_obstacle(a);
 	Oid relid;
 	ListCell *lc;
 
@@ -218,7 +221,9 @@ follow_triggers(MillAggregate *a)
 			mill_triggers_create_on(lfirst_oid(lc));
 	}
 	relid = mill_find_uncaptured(a->relations, true);
-	if (!a->resting && OidIsValid(relid))
+	if (!a->resting && obstacle)
+		mill_aggregate_rest(a, obstacle);
+	else if (!a->resting && OidIsValid(relid))
 		mill_aggregate_rest(a, psprintf("its triggers on \"%s\" were switched off",
 										get_rel_name(relid)));
 	/* the worker waits for them */
@@ -277,7 +282,7 @@ mill_follow_ddl(PG_FUNCTION_ARGS)
 			mill_check_base(a->base);
 			follow_owner(a);
 			follow_partitions(a);
-			follow_triggers(a);
+			follow_obstacles(a);
 		}
 	}
 	SPI_finish();

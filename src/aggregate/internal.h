@@ -14,6 +14,8 @@ extern MillTables *mill_aggregate_tables(const MillAggregate *a);
 /* live.c */
 extern void mill_aggregate_set_progress(MillAggregate *a, bool live, const char *backfill_until);
 extern void mill_aggregate_rest(MillAggregate *a, const char *reason);
+extern void mill_aggregate_note_truncate(int64 id);
+extern char *mill_aggregate_obstacle(const MillAggregate *a);
 extern void mill_aggregate_begin_fill(MillAggregate *a);
 
 /* objects.c: tables and views of an aggregate, as the extension's owner */

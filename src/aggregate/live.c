@@ -16,15 +16,20 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -66,7 +71,7 @@ void
 mill_aggregate_rest(MillAggregate *a, const char *reason)
 {
 	static MillStatement rest =
-		{.sql = "UPDATE mill_catalog.aggregate SET live = false, backfill_until = NULL, resting = $2 WHERE id = $1",
+		{.sql = "UPDATE mill_catalog.aggregate SET live = false, backfill_until = NULL, resting = $2, exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID},
 		 .latest_snapshot = true};
@@ -78,6 +83,55 @@ mill_aggregate_rest(MillAggregate *a, const char *reason)
 	a->resting = true;
 	mill_invalidate_base(a->base);
 	mill_wake_workers_at_commit(mill_room_named("fold"));
+}
+
+/*
+ * Rows went without a trace for older snapshots: TRUNCATE.  These do not read the
+ * state table any more.
+ */
+void
+mill_aggregate_note_truncate(int64 id)
+{
+	static MillStatement note =
+		{.sql = "UPDATE mill_catalog.aggregate SET exact_since = pg_current_xact_id() WHERE id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID},
+		 .latest_snapshot = true};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	mill_run(&note, SPI_OK_UPDATE, values, NULL);
+}
+
+/*
+ * What keeps an aggregate from being live, as text, or NULL: something about its
+ * tables that was otherwise when it was made.  Locks and opens none of them; for
+ * event triggers and writers.
+ */
+char *
+mill_aggregate_obstacle(const MillAggregate *a)
+{
+	static MillStatement find =
+		{.sql =
+			 "WITH RECURSIVE part (relid) AS (SELECT $1 UNION SELECT i.inhrelid FROM pg_inherits i JOIN part p ON p.relid = i.inhparent),"
+			 " used (relid) AS (SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid"
+			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass WHERE r.ev_class = $2 AND d.refobjid <> $2)"
+			 " SELECT coalesce("
+			 "  (SELECT format('row security of %s is switched on', c.oid::regclass) FROM used u JOIN pg_class c ON c.oid = u.relid"
+			 "    WHERE c.relrowsecurity LIMIT 1),"
+			 "  (SELECT format('DETACH PARTITION ... CONCURRENTLY of %s is not finished', i.inhrelid::regclass) FROM part p"
+			 "    JOIN pg_inherits i ON i.inhrelid = p.relid WHERE i.inhdetachpending LIMIT 1),"
+			 "  (SELECT format('%s is unlogged', c.oid::regclass) FROM part p JOIN pg_class c ON c.oid = p.relid"
+			 "    WHERE c.relpersistence = 'u' LIMIT 1),"
+			 "  (SELECT format('its owner may not read %s', c.oid::regclass) FROM used u JOIN pg_class c ON c.oid = u.relid"
+			 "    WHERE NOT has_any_column_privilege($3, c.oid, 'SELECT') AND c.relkind <> 'S' LIMIT 1))",
+		 .nargs = 3,
+		 .types = {OIDOID, OIDOID, OIDOID},
+		 .latest_snapshot = true};
+	Datum values[3] = {ObjectIdGetDatum(a->base), ObjectIdGetDatum(a->definition),
+					   ObjectIdGetDatum(a->owner)};
+
+	mill_run(&find, SPI_OK_SELECT, values, NULL);
+	return mill_text(0, 1);
 }
 
 /*
@@ -93,6 +147,7 @@ mill_aggregate_begin_fill(MillAggregate *a)
 		 .types = {INT8OID}};
 	Datum values[1] = {Int64GetDatum(a->id)};
 	Oid switched_off;
+	char *obstacle;
 
 	Assert(mill_aggregate_is_locked(a->id));
 	Assert(CheckRelationOidLockedByMe(a->base, ShareRowExclusiveLock, true));
@@ -101,6 +156,10 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	a->backfill_until = NULL;
 	mill_aggregate_set_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
 	mill_triggers_create(a->base);
+	obstacle = mill_aggregate_obstacle(a);
+	if (obstacle)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("\"%s\" cannot be live: %s", get_rel_name(a->view), obstacle)));
 	switched_off = mill_find_uncaptured(find_all_inheritors(a->base, NoLock, NULL), false);
 	if (OidIsValid(switched_off))
 		ereport(ERROR,
@@ -110,42 +169,158 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	mill_invalidate_base(a->base);
 }
 
+/*
+ * Has the table, or one of its partitions, a partition whose DETACH CONCURRENTLY is
+ * not finished?  Nobody tells us when that begins, and a query leaves it out.
+ */
+static bool
+has_pending_detach(Oid relid)
+{
+	bool pending = false;
+	PartitionDesc partitions;
+	Relation rel;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return false;
+	rel = table_open(relid, AccessShareLock);
+	partitions = RelationGetPartitionDesc(rel, false);
+	pending = partitions->detached_exist;
+	for (int i = 0; i < partitions->nparts && !pending; i++)
+	{
+		if (!partitions->is_leaf[i])
+			pending = has_pending_detach(partitions->oids[i]);
+	}
+	table_close(rel, NoLock);
+	return pending;
+}
+
+/* A column of an aggregate's row, 0 if it is null. */
 static Datum
-column_of(Relation rel, HeapTuple tuple, const char *name)
+column_of(Relation rel, HeapTuple row, const char *name)
 {
 	bool isnull;
+	Datum value = heap_getattr(row, get_attnum(RelationGetRelid(rel), name), RelationGetDescr(rel),
+							   &isnull);
 
-	return heap_getattr(tuple, get_attnum(RelationGetRelid(rel), name), RelationGetDescr(rel),
-						&isnull);
+	return isnull ? (Datum) 0 : value;
+}
+
+/* The row of a state table's aggregate in a snapshot, if it is live in this database; or NULL. */
+static HeapTuple
+live_row(Relation rel, Oid state, Snapshot snapshot)
+{
+	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
+	HeapTuple row = NULL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	ScanKeyInit(&key, get_attnum(RelationGetRelid(rel), "state_table"), BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(state));
+	scan = systable_beginscan(rel, index, OidIsValid(index), snapshot, 1, &key);
+	while (row == NULL && (tuple = systable_getnext(scan)) != NULL)
+	{
+		if (DatumGetBool(column_of(rel, tuple, "live")) &&
+			DatumGetInt64(column_of(rel, tuple, "armed_system")) == (int64) GetSystemIdentifier() &&
+			DatumGetObjectId(column_of(rel, tuple, "armed_database")) == MyDatabaseId)
+			row = heap_copytuple(tuple);
+	}
+	systable_endscan(scan);
+	return row;
+}
+
+/* Does a snapshot see a transaction?  It is committed, and stored as xid8; 0: there is none. */
+static bool
+sees_transaction(Snapshot snapshot, uint64 stored)
+{
+	FullTransactionId xid = FullTransactionIdFromU64(stored);
+
+	/* so long ago that its number may mean another one */
+	if (stored == 0 || U64FromFullTransactionId(ReadNextFullTransactionId()) - stored > INT_MAX / 2)
+		return true;
+	return !XidInMVCCSnapshot(XidFromFullTransactionId(xid), snapshot);
 }
 
 /*
- * SQL: mill.is_live(state): is the aggregate live in the query's own snapshot?  A
- * query that is older than the filling of the state table must not read it.  In a copy of the
- * database no aggregate is, until mill.arm().
+ * What a query was answered.  It asks several times, at any time while it runs, and
+ * must get one answer, though partitions may be attached meanwhile.
+ */
+typedef struct Answer
+{
+	Oid state; /* hash key */
+	TimestampTz statement;
+	TransactionId xmin, xmax;
+	uint32 running;
+	CommandId command;
+	bool live;
+} Answer;
+
+static HTAB *answers = NULL;
+
+/* The last answer about a state table; is it for this query? */
+static Answer *
+find_answer(Oid state, Snapshot snapshot, bool *is_ours)
+{
+	HASHCTL control = {.keysize = sizeof(Oid),
+					   .entrysize = sizeof(Answer),
+					   .hcxt = TopMemoryContext};
+	Answer *answer;
+	bool found;
+
+	if (answers == NULL)
+		answers = hash_create("pg_mill live aggregates", 32, &control,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	answer = hash_search(answers, &state, HASH_ENTER, &found);
+	*is_ours = found && answer->statement == GetCurrentStatementStartTimestamp() &&
+			   answer->xmin == snapshot->xmin && answer->xmax == snapshot->xmax &&
+			   answer->running == snapshot->xcnt && answer->command == snapshot->curcid;
+	/* in case of an error before there is an answer */
+	if (!*is_ours)
+		answer->statement = 0;
+	return answer;
+}
+
+static bool
+find_live(Oid state, Snapshot snapshot)
+{
+	Relation rel = table_open(get_relname_relid("aggregate",
+												get_namespace_oid("mill_catalog", false)),
+							  AccessShareLock);
+	HeapTuple latest;
+	bool live = false;
+
+	/* the latest row is found by the snapshot of catalogs, which is always the newest */
+	if (live_row(rel, state, snapshot) && (latest = live_row(rel, state, NULL)) != NULL)
+		live = sees_transaction(snapshot, DatumGetUInt64(column_of(rel, latest, "exact_since"))) &&
+			   !has_pending_detach(DatumGetObjectId(column_of(rel, latest, "base_table")));
+	table_close(rel, AccessShareLock);
+	return live;
+}
+
+/*
+ * SQL: mill.is_live(state): may the query read the state table, in its own snapshot?
+ * One that is older than its filling must not, nor one that is older than something
+ * that the base table's rows do not remember, such as TRUNCATE.  In a copy of the
+ * database no aggregate is live, until mill.arm().
  */
 Datum
 mill_is_live(PG_FUNCTION_ARGS)
 {
 	Oid state = PG_GETARG_OID(0);
-	Relation rel = table_open(get_relname_relid("aggregate",
-												get_namespace_oid("mill_catalog", false)),
-							  AccessShareLock);
-	AttrNumber state_column = get_attnum(RelationGetRelid(rel), "state_table");
-	Oid index = get_relname_relid("aggregate_state_table_key", RelationGetNamespace(rel));
-	bool live = false;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple tuple;
+	Snapshot snapshot = GetActiveSnapshot();
+	bool is_ours;
+	Answer *answer = find_answer(state, snapshot, &is_ours);
 
-	ScanKeyInit(&key, state_column, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(state));
-	scan = systable_beginscan(rel, index, OidIsValid(index), GetActiveSnapshot(), 1, &key);
-	while ((tuple = systable_getnext(scan)) != NULL)
-		live |= DatumGetBool(column_of(rel, tuple, "live")) &&
-				DatumGetInt64(column_of(rel, tuple, "armed_system")) ==
-					(int64) GetSystemIdentifier() &&
-				DatumGetObjectId(column_of(rel, tuple, "armed_database")) == MyDatabaseId;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	PG_RETURN_BOOL(live);
+	if (!is_ours)
+	{
+		bool live = find_live(state, snapshot);
+
+		answer->live = live;
+		answer->xmin = snapshot->xmin;
+		answer->xmax = snapshot->xmax;
+		answer->running = snapshot->xcnt;
+		answer->command = snapshot->curcid;
+		answer->statement = GetCurrentStatementStartTimestamp();
+	}
+	PG_RETURN_BOOL(answer->live);
 }

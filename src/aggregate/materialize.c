@@ -88,7 +88,7 @@ insert_row(MillAggregate *a, Datum fold_interval)
 	static MillStatement insert =
 		{.sql =
 			 "WITH of_copy AS (UPDATE mill_catalog.aggregate c SET view = $1, base_table = $2, definition = $3, state_table = $4,"
-			 "   delta_table = $5, with_indexes = $6, fold_interval = $7, backfill = $8, live = false, resting = NULL,"
+			 "   delta_table = $5, with_indexes = $6, fold_interval = $7, backfill = $8, live = false, resting = NULL, exact_since = NULL,"
 			 "   armed_system = mill_catalog.system_identifier(), armed_database = mill_catalog.database_oid()"
 			 "  WHERE c.id = " OF_COPY
 			 "(SELECT relname FROM pg_class WHERE oid = $4) ORDER BY o.id DESC LIMIT 1) RETURNING id),"
@@ -159,6 +159,30 @@ start_fill(MillAggregate *a, const MillDefinition *d)
 				(errmsg("\"%s\" stays a plain view until it is filled", get_rel_name(a->view)),
 				 errhint("Call mill.refresh('%s').", get_rel_name(a->view))));
 	mill_wake_workers_at_commit(mill_room_named("fold"));
+}
+
+/* A joined view or table must not have rows of the base table in it, which would arrive on both sides. */
+static void
+refuse_base_in_lookups(const MillAggregate *a)
+{
+	static MillStatement find =
+		{.sql =
+			 "WITH RECURSIVE family (relid) AS (SELECT $2 UNION SELECT i.inhrelid FROM pg_inherits i JOIN family f ON f.relid = i.inhparent),"
+			 " used (view, relid) AS (SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid"
+			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class"
+			 "   WHERE r.ev_class = $1"
+			 "  UNION SELECT r.ev_class, d.refobjid FROM used u JOIN pg_rewrite r ON r.ev_class = u.relid JOIN pg_depend d ON d.objid = r.oid"
+			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class)"
+			 " SELECT CASE WHEN u.view = $1 THEN u.relid ELSE u.view END::regclass::text FROM used u JOIN family f USING (relid)"
+			 " WHERE u.view <> $1 OR u.relid <> $2 LIMIT 1",
+		 .nargs = 2,
+		 .types = {OIDOID, OIDOID}};
+	Datum values[2] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base)};
+
+	if (mill_run(&find, SPI_OK_SELECT, values, NULL) > 0)
+		mill_refuse(psprintf("a join with \"%s\", which has rows of the base table in it",
+							 mill_text(0, 1)),
+					"Only rows of one side arrive at a time.");
 }
 
 /* ---- views that came with a copy of the database ---- */
@@ -313,6 +337,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	/* read it again: with these locks it cannot change any more */
 	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);
+	refuse_base_in_lookups(&a);
 	if (d->has_lookups)
 		ereport(NOTICE,
 				(errmsg("the base table of \"%s\" is \"%s\"; other tables are looked up when its rows arrive",
@@ -463,6 +488,16 @@ bound_argument(FunctionCallInfo fcinfo, int number)
 	return OidOutputFunctionCall(output, PG_GETARG_DATUM(number));
 }
 
+static void
+require_no_obstacle(const MillAggregate *a)
+{
+	char *obstacle = mill_aggregate_obstacle(a);
+
+	if (obstacle)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("\"%s\" cannot be refreshed: %s", get_rel_name(a->view), obstacle)));
+}
+
 /* SQL: mill.refresh(view [, from, until]) returns the number of groups */
 Datum
 mill_refresh(PG_FUNCTION_ARGS)
@@ -478,13 +513,19 @@ mill_refresh(PG_FUNCTION_ARGS)
 	SPI_connect();
 	resting = mill_aggregate_of_view(PG_GETARG_OID(0), false)->resting;
 	a = lock_aggregate(PG_GETARG_OID(0), resting ? WRITERS : NOBODY);
-	if (a->resting && (!resting || from || until))
+	if (a->resting && (from || until))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"%s\" rests, and can be refreshed as a whole only", get_rel_name(a->view)),
 				 errhint("Refresh all of it: mill.refresh('%s').", get_rel_name(a->view))));
+	if (a->resting && !resting)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+						errmsg("\"%s\" was laid to rest just now", get_rel_name(a->view)),
+						errhint("Try again.")));
 	if (a->resting)
 		mill_aggregate_begin_fill(a);
+	else
+		require_no_obstacle(a);
 	d = mill_definition_of(a->definition);
 	if ((from || until) && d->window != MILL_WINDOW_TUMBLE && d->window != MILL_WINDOW_HOP)
 		ereport(ERROR,

@@ -102,7 +102,7 @@ insert_row_event(void *arg)
 		"  LEFT JOIN LATERAL (SELECT e.object, e.owner FROM mill_catalog.event e WHERE e.object_kind = $2"
 		"   AND e.object_id = (r.j->>'id')::bigint ORDER BY e.id DESC LIMIT 1) l ON true,"
 		"  LATERAL (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') AS j FROM jsonb_each(n.j) x"
-		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until,relations,base_table,state_table,delta_table}')"
+		"   WHERE x.value IS DISTINCT FROM o.j->x.key AND x.key <> ALL ('{version,state_at,mark,fetch_bytes,topic,server,backfill,backfill_until,relations,base_table,state_table,delta_table,exact_since}')"
 		/* a start position that became offsets is no event */
 		"   AND NOT (x.key = 'start_resolved' AND x.value = 'true')) d"
 		" WHERE o.j IS NULL OR n.j IS NULL OR d.j <> '{}'";

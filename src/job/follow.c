@@ -81,13 +81,18 @@ make_run_after(int64 run_id, int64 job_id)
 	mill_run(&insert, SPI_OK_INSERT, values, NULL);
 }
 
-/* Follow one run; false if one of the jobs is locked, and then nothing is done. */
+/*
+ * Follow one run; false if one of the jobs is locked, and then nothing is done.  The
+ * jobs that those which follow come after, too, are locked: none of their runs ends
+ * while we look at what is done.
+ */
 static bool
 follow(int64 run_id, int64 job_id)
 {
 	static MillStatement find =
-		{.sql = "SELECT id FROM mill_catalog.job WHERE $1 = ANY (run_after) AND run_after <> '{}'"
-				" ORDER BY id",
+		{.sql = "SELECT d.id, true FROM mill_catalog.job d WHERE $1 = ANY (d.run_after) AND d.run_after <> '{}'"
+				" UNION SELECT j.id, false FROM mill_catalog.job d JOIN mill_catalog.job j ON j.id = ANY (d.run_after)"
+				"  WHERE $1 = ANY (d.run_after) AND d.run_after <> '{}' ORDER BY 1, 2",
 		 .nargs = 1,
 		 .types = {INT8OID}};
 	/* unless it was deleted by one who had the job locked */
@@ -98,24 +103,25 @@ follow(int64 run_id, int64 job_id)
 		 .latest_snapshot = true};
 	Datum values[1] = {Int64GetDatum(job_id)};
 	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
-	int64 *jobs = palloc(sizeof(int64) * (rows + 1));
+	SPITupleTable *table = SPI_tuptable;
 
-	for (uint64 row = 0; row < rows; row++)
-		jobs[row] = DatumGetInt64(mill_value(row, 1, NULL));
 	if (!mill_job_lock(job_id, false))
 		return false;
 	for (uint64 row = 0; row < rows; row++)
 	{
-		if (!mill_job_lock(jobs[row], false))
+		SPI_tuptable = table;
+		if (!mill_job_lock(DatumGetInt64(mill_value(row, 1, NULL)), false))
 			return false;
 	}
 	values[0] = Int64GetDatum(run_id);
-	if (mill_run(&followed, SPI_OK_UPDATE, values, NULL) > 0)
+	if (mill_run(&followed, SPI_OK_UPDATE, values, NULL) == 0)
+		return true;
+	for (uint64 row = 0; row < rows; row++)
 	{
-		for (uint64 row = 0; row < rows; row++)
-			make_run_after(run_id, jobs[row]);
+		SPI_tuptable = table;
+		if (DatumGetBool(mill_value(row, 2, NULL)))
+			make_run_after(run_id, DatumGetInt64(mill_value(row, 1, NULL)));
 	}
-	pfree(jobs);
 	return true;
 }
 

@@ -1,0 +1,165 @@
+# Room: aggregate.
+#
+# What happens around continuous aggregates: rights, row security, partitions of
+# other owners, detached and truncated ones, everybody against everybody. The views
+# are always what their queries give; where that takes the plain query, mill.aggregates
+# says why, and they are live again by themselves. CASES 62, 64, 68.
+
+use strict;
+use warnings;
+
+use MillTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes;
+
+my $node = new_cluster('around', conf => "log_min_messages = error\n");
+my $pgbench = $node->installed_command('pgbench');
+
+sub sql { return $node->safe_psql('postgres', join('', @_)); }
+sub state_of { return sql("SELECT concat_ws(': ', state, reason) FROM mill.aggregates WHERE aggregate = '$_[0]'::regclass"); }
+sub becomes_live { return wait_for_sql($node, "SELECT state = 'live' FROM mill.aggregates WHERE aggregate = '$_[0]'::regclass"); }
+
+# The rows in which a view and its query differ, both ways, in one snapshot.
+sub differences
+{
+	my ($view, $query) = @_;
+
+	return sql("SELECT 'missing ' || d::text FROM ($query EXCEPT ALL TABLE $view) d UNION ALL SELECT 'too much ' || d::text FROM (TABLE $view EXCEPT ALL $query) d");
+}
+
+sql(q[CREATE EXTENSION pg_mill; CREATE ROLE owner_of_table; CREATE ROLE analyst LOGIN; GRANT mill_user TO analyst;
+	CREATE SCHEMA a AUTHORIZATION analyst; CREATE SCHEMA t AUTHORIZATION owner_of_table; GRANT USAGE ON SCHEMA t TO analyst, PUBLIC]);
+
+# ---- CASES 62: partitions of somebody else ----
+
+my $query = 'SELECT k, count(*) AS n, max(v) AS v FROM t.b GROUP BY k';
+sql("SET ROLE owner_of_table; CREATE TABLE t.b (k int, v int) PARTITION BY LIST (k); GRANT SELECT, TRIGGER ON t.b TO analyst;
+	SET ROLE analyst; CREATE VIEW a.v AS $query; SELECT mill.materialize('a.v', fold_interval => '100 milliseconds')");
+my $check = sub { is(differences('a.v', $query), '', "CASES 62: $_[0]") };
+my $do = sub { my ($what, $statement) = @_; sql("SET ROLE owner_of_table; $statement"); $check->($what) };
+
+$do->('the table\'s owner adds a partition that the view\'s owner may not read', 'CREATE TABLE t.b2 PARTITION OF t.b FOR VALUES IN (2); INSERT INTO t.b VALUES (2, 1), (2, 2)');
+$do->('attaches one with rows, and columns in another order', 'CREATE TABLE t.b3 (v int, x text, k int); ALTER TABLE t.b3 DROP COLUMN x; INSERT INTO t.b3 VALUES (7, 3), (8, 3); ALTER TABLE t.b ATTACH PARTITION t.b3 FOR VALUES IN (3)');
+is(sql('SELECT n, v FROM a.v WHERE k = 3'), '2|8', 'CASES 62: its rows are counted');
+$do->('writes to it directly', 'INSERT INTO t.b3 VALUES (9, 3); UPDATE t.b3 SET v = 1 WHERE v = 9');
+$do->('truncates it', 'TRUNCATE t.b2');
+$do->('detaches it', 'ALTER TABLE t.b DETACH PARTITION t.b3');
+$do->('truncates the whole table', 'INSERT INTO t.b VALUES (2, 5); TRUNCATE t.b');
+is(state_of('a.v'), 'live', 'CASES 62: and it stays live');
+$do->('partitions of partitions', 'CREATE TABLE t.b4 PARTITION OF t.b FOR VALUES IN (4) PARTITION BY RANGE (v); CREATE TABLE t.b41 PARTITION OF t.b4 FOR VALUES FROM (0) TO (10);
+	CREATE TABLE t.b42 PARTITION OF t.b4 FOR VALUES FROM (10) TO (20); INSERT INTO t.b SELECT 4, i FROM generate_series(0, 19) i');
+$do->('TRUNCATE of the middle level', 'TRUNCATE t.b4');
+$do->('and rows after it', 'INSERT INTO t.b VALUES (4, 1), (4, 1), (4, 11)');
+is(sql('SELECT n FROM a.v WHERE k = 4'), 3, 'CASES 62: which are counted once');
+$do->('TRUNCATE of the lowest level', 'TRUNCATE t.b42');
+$do->('DETACH of the middle level', 'ALTER TABLE t.b DETACH PARTITION t.b4');
+$do->('it comes back', 'ALTER TABLE t.b ATTACH PARTITION t.b4 FOR VALUES IN (4)');
+$do->('a partition is dropped', 'INSERT INTO t.b VALUES (2, 3); DROP TABLE t.b41');
+is(sql(q[SELECT detail->>'resting' FROM mill.events WHERE event = 'laid to rest' ORDER BY at DESC LIMIT 1]), 'a partition was dropped', 'CASES 62: then the view is the plain query');
+ok(becomes_live('a.v'), 'CASES 62: until it is filled anew');
+$do->('rows after that', 'INSERT INTO t.b VALUES (2, 9)');
+$do->('an unlogged partition', 'ALTER TABLE t.b2 SET UNLOGGED; INSERT INTO t.b VALUES (2, 2)');
+is(state_of('a.v'), 'resting: t.b2 is unlogged', 'CASES 62: is told');
+$do->('logged again', 'ALTER TABLE t.b2 SET LOGGED');
+ok(becomes_live('a.v'), 'CASES 62: it is filled anew');
+
+# DETACH ... CONCURRENTLY that waits, is canceled, is finished
+my $reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM t.b');
+my ($code, $out, $err) = try_psql($node, q[SET statement_timeout = '500ms'; ALTER TABLE t.b DETACH PARTITION t.b2 CONCURRENTLY]);
+like($err, qr/canceling statement/, 'CASES 62: DETACH CONCURRENTLY is canceled while it waits');
+$check->('while it is pending');
+sql('INSERT INTO t.b2 VALUES (2, 77)');
+$check->('written to directly meanwhile');
+sql('CREATE TABLE public.other ()');
+$reader->query_safe('COMMIT');
+$reader->quit;
+$do->('finished', 'ALTER TABLE t.b DETACH PARTITION t.b2 FINALIZE');
+ok(becomes_live('a.v'), 'CASES 62: live in the end');
+$check->('after it');
+is(sql(q[SELECT count(*) FROM mill.verify('a.v')]), 0, 'CASES 62: mill.verify agrees');
+
+# replica role, also for DDL
+sql(q[SET session_replication_role = replica; CREATE TABLE t.b5 PARTITION OF t.b FOR VALUES IN (5); INSERT INTO t.b VALUES (5, 5); RESET session_replication_role; INSERT INTO t.b VALUES (5, 6)]);
+$check->('CREATE and INSERT in replica role');
+sql(q[CREATE TABLE t.gone (k int); CREATE VIEW a.gone AS SELECT k, count(*) FROM t.gone GROUP BY k; SELECT mill.materialize('a.gone');
+	SET session_replication_role = replica; DROP TABLE t.gone CASCADE; RESET session_replication_role; CREATE TABLE t.next ()]);
+is(sql(q[SELECT count(*) FROM mill_catalog.aggregate WHERE state_name = 'gone$state']), 0, 'CASES 62: DROP in replica role leaves nothing behind');
+
+# ---- CASES 64: rights and row security ----
+
+sql(q[ALTER TABLE t.b ENABLE ROW LEVEL SECURITY]);
+is(state_of('a.v'), 'resting: row security of t.b is switched on', 'CASES 64: row security switched on');
+sql('INSERT INTO t.b VALUES (5, 7)');
+is(sql('SELECT count(*) FROM a.v'), 0, 'CASES 64: shows no rows that its owner may not see');
+sql(q[ALTER TABLE t.b DISABLE ROW LEVEL SECURITY]);
+ok(becomes_live('a.v'), 'CASES 64: off again: live again');
+$check->('and right');
+sql('REVOKE SELECT ON t.b FROM analyst; INSERT INTO t.b VALUES (5, 8)');
+is(state_of('a.v'), 'resting: its owner may not read t.b', 'CASES 64: rights taken away: no INSERT fails');
+sql('GRANT SELECT ON t.b TO analyst');
+ok(becomes_live('a.v'), 'CASES 64: given back: live again');
+$check->('and right');
+# a table that is looked up
+sql(q[SET ROLE owner_of_table; CREATE TABLE t.name (k int, name text); INSERT INTO t.name VALUES (5, 'five'); GRANT SELECT ON t.name TO analyst; SET ROLE analyst;
+	CREATE VIEW a.j AS SELECT name, count(*) AS n FROM t.b JOIN t.name USING (k) GROUP BY name; SELECT mill.materialize('a.j')]);
+sql('ALTER TABLE t.name ENABLE ROW LEVEL SECURITY; INSERT INTO t.b VALUES (5, 9)');
+is(state_of('a.j'), 'resting: row security of t.name is switched on', 'CASES 64: of a joined table');
+sql('ALTER TABLE t.name DISABLE ROW LEVEL SECURITY');
+ok(becomes_live('a.j'), 'CASES 64: off again');
+is(sql('SELECT n FROM a.j'), sql('SELECT count(*) FROM t.b WHERE k = 5'), 'CASES 64: nothing is missing');
+sql('DROP VIEW a.j');
+
+sub refused
+{
+	my ($what, $view, $message) = @_;
+	my ($code, $out, $err) = try_psql($node, "CREATE VIEW a.no AS $view; SELECT mill.materialize('a.no')");
+
+	like($err, $message, "CASES 64: $what");
+	return sql('DROP VIEW IF EXISTS a.no');
+}
+
+sql('CREATE VIEW t.of_b AS SELECT k, max(v) AS most FROM t.b GROUP BY k; CREATE VIEW t.over AS SELECT k FROM t.of_b UNION ALL SELECT k FROM t.name; CREATE TABLE t.times (at timestamptz)');
+refused('a joined view over the base table', 'SELECT b.k, count(*) FROM t.b JOIN t.of_b USING (k) GROUP BY 1', qr/a join with "t\.of_b", which has rows of the base table/);
+refused('a view over a view over it', 'SELECT b.k, count(*) FROM t.b JOIN t.over USING (k) GROUP BY 1', qr/rows of the base table/);
+refused('a join with a partition of it', 'SELECT b.k, count(*) FROM t.b JOIN t.b5 USING (k) GROUP BY 1', qr/a join with "t\.b5"/);
+refused('a window made optional', q[SELECT window_start, count(*) FROM t.times LEFT JOIN LATERAL mill.tumble(at, '1 hour') ON true GROUP BY 1], qr/an outer join whose optional side is the window/);
+refused('a window with ordinality', q[SELECT window_start, ordinality, count(*) FROM t.times, mill.tumble(at, '1 hour') WITH ORDINALITY w(window_start, window_end, ordinality) GROUP BY 1, 2], qr/WITH ORDINALITY/);
+
+# ---- CASES 68: everybody against everybody ----
+
+my $many = 'SELECT k, count(*) AS n, max(v) AS v, sum(v) AS s FROM t.m GROUP BY k';
+my $hours = q[SELECT window_start, count(*) AS n, min(v) AS v FROM t.m, mill.tumble(at, '1 hour') GROUP BY window_start];
+sql("CREATE TABLE t.m (id bigserial, k int, v int, at timestamptz DEFAULT now()) PARTITION BY LIST (k);
+	CREATE TABLE t.m1 PARTITION OF t.m FOR VALUES IN (1); CREATE TABLE t.m2 PARTITION OF t.m FOR VALUES IN (2); CREATE TABLE t.md PARTITION OF t.m DEFAULT; CREATE INDEX ON t.m (at);
+	CREATE VIEW a.many AS $many; CREATE VIEW a.hours AS $hours; SELECT mill.materialize('a.many', fold_interval => '10 milliseconds'), mill.materialize('a.hours', fold_interval => '10 milliseconds')");
+my %scripts = (
+	insert => [ 8, 'INSERT INTO t.m (k, v) SELECT :k, i FROM generate_series(1, 5) i;' ],
+	delete => [ 2, 'DELETE FROM t.m WHERE ctid IN (SELECT ctid FROM t.m WHERE k = :k LIMIT 3);' ],
+	read => [ 6, 'SELECT count(*) FROM a.many; SELECT count(*) FROM a.hours; SELECT count(*) FROM mill.aggregates;' ],
+	truncate => [ 1, 'TRUNCATE t.m;' ],
+	truncate_one => [ 1, 'TRUNCATE t.m1;' ],
+	refresh => [ 1, q[DO $$BEGIN PERFORM mill.refresh('a.many'); EXCEPTION WHEN object_in_use THEN NULL; END$$;] ],
+	fold => [ 2, q[SELECT mill.fold('a.hours');] ]);
+my @files;
+
+foreach my $name (sort keys %scripts)
+{
+	append_to_file("$test_dir/$name.sql", "\\set k random(1, 4)\n$scripts{$name}[1]\n");
+	push @files, '-f', "$test_dir/$name.sql\@$scripts{$name}[0]";
+}
+# one alone changes partitions
+append_to_file("$test_dir/partitions.sql", "CREATE TABLE t.new (LIKE t.m); INSERT INTO t.new (id, k, v) SELECT i, 7, i FROM generate_series(1, 50) i;\nALTER TABLE t.m ATTACH PARTITION t.new FOR VALUES IN (7);\n"
+	. "\\sleep 50 ms\nALTER TABLE t.m DETACH PARTITION t.new;\nDROP TABLE t.new;\nCREATE TABLE t.new PARTITION OF t.m FOR VALUES IN (7);\nDROP TABLE t.new;\n");
+my ($errors, $errors2) = ('', '');
+my $two = IPC::Run::start([ $pgbench, '-n', '-c', 1, '-T', 12, '-f', "$test_dir/partitions.sql", $node->connstr('postgres') ], '<', \undef, '>', '/dev/null', '2>', \$errors2);
+IPC::Run::run([ $pgbench, '-n', '-c', 6, '-j', 2, '-T', 12, @files, $node->connstr('postgres') ], '<', \undef, '>', '/dev/null', '2>', \$errors);
+$two->finish;
+is(join("\n", grep { /ERROR/ } split /\n/, "$errors\n$errors2"), '', 'CASES 68: nobody gets an error');
+is(join("\n", grep { /deadlock/ } split /\n/, slurp_file($node->logfile)), '', 'CASES 68: there is no deadlock');
+ok(becomes_live($_), "CASES 68: $_ is live in the end") foreach qw(a.many a.hours);
+is(differences('a.many', $many) . differences('a.hours', $hours), '', 'CASES 68: and right');
+
+$node->stop;
+done_testing();
