@@ -102,7 +102,7 @@ bench: $(BENCHES)
 $(BENCHES): bench-%:
 	@bash bench/$*
 
-# The tests with random faults, for hours: make test-long KILLS=2000
+# The tests with random faults, for hours: make test-long KILLS=2000 MILL_CASES=20000
 .PHONY: test-long
 test-long:
-	@KILLS=$(or $(KILLS),2000) bash test/run test/t/100_chaos_kafka.pl
+	@KILLS=$(or $(KILLS),2000) MILL_CASES=$(or $(MILL_CASES),20000) bash test/run test/t/100_chaos_kafka.pl test/t/300_aggregate_property.pl test/t/310_aggregate_crash.pl

@@ -18,6 +18,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -146,6 +147,36 @@ with_specials(Measuring *w, const char *value)
 }
 
 /*
+ * A sum of numerics has the largest scale of its inputs, and averages and variances
+ * their digits by it; subtracting leaves the scale of what is gone.  So inputs are
+ * counted by their scale, in one number: 10^(18 * scale) for each, as the scales of
+ * one column are few.  It can be subtracted as any sum.  Returns the largest scale
+ * as an expression, or NULL where the type fixes it.
+ */
+static const char *
+add_scale(Measuring *w, Oid type)
+{
+	const TargetEntry *entry = linitial(w->m->call->args);
+	const char *a = argument(w, 0);
+	char *partial;
+
+	if (type != NUMERICOID || exprTypmod((Node *) entry->expr) >= 0)
+		return NULL;
+	partial = psprintf("coalesce(sum(('1e' || 18 * least(scale(%s), 7000))::numeric)%s, 0)", a,
+					   filter_and(w, psprintf(FINITE, a, a)));
+	return psprintf("((length(%s::text) - 1) / 18)",
+					add_accumulator(w, "scales", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
+						->column.name);
+}
+
+/* A sum, or a sum of squares, with the scale of its inputs. */
+static char *
+with_scale(const char *sum, const char *scale, int factor)
+{
+	return scale ? psprintf("round(%s, %s * %d)", sum, scale, factor) : pstrdup(sum);
+}
+
+/*
  * Add the sum of inputs of a type.  Returns its accumulator's name, or NULL if
  * the sum of that type cannot be kept.
  */
@@ -199,8 +230,12 @@ measure_sum(Measuring *w, Oid type)
 	const char *sum = add_sum(w, type, false);
 
 	if (sum)
+	{
+		const char *value = with_scale(sum, add_scale(w, type), 1);
+
 		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w),
-							   type == NUMERICOID ? with_specials(w, sum) : sum);
+							   type == NUMERICOID ? with_specials(w, value) : value);
+	}
 	return sum != NULL;
 }
 
@@ -217,7 +252,8 @@ measure_avg(Measuring *w, Oid type)
 		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s / %s::float8 END", count, sum, count);
 	else
 	{
-		char *value = psprintf("%s::numeric / %s::numeric", sum, count);
+		char *value = psprintf("%s::numeric / %s::numeric", with_scale(sum, add_scale(w, type), 1),
+							   count);
 
 		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", count,
 							   type == NUMERICOID ? with_specials(w, value) : value);
@@ -228,15 +264,16 @@ measure_avg(Measuring *w, Oid type)
 /*
  * Variance and standard deviation of integers and numerics, by count, sum and
  * sum of squares: (n * q - s * s) / (n * (n - 1)), or / (n * n) for the
- * population, as core's numeric_stddev_internal does; the root is rounded to
- * the scale of the quotient, once: it is taken with digits to spare.
+ * population, and 0 without digits where there is none, as core's
+ * numeric_stddev_internal does; the root is rounded to the scale of the quotient,
+ * once: it is taken with digits to spare.
  */
 static bool
 measure_variance(Measuring *w, Oid type, const char *name)
 {
 	bool population = strstr(name, "_pop") != NULL;
 	bool root = strncmp(name, "stddev", 6) == 0;
-	const char *a, *s, *q, *n;
+	const char *a, *s, *q, *n, *scale;
 	char *quotient;
 
 	if (type != INT2OID && type != INT4OID && type != INT8OID && type != NUMERICOID)
@@ -250,8 +287,12 @@ measure_variance(Measuring *w, Oid type, const char *name)
 													: w->filter),
 						"sum(%s)", "0")
 			->column.name;
-	quotient = psprintf("greatest(%s * %s - %s::numeric * %s, 0) / (%s::numeric * %s)", n, q, s, s,
-						n, population ? n : psprintf("(%s - 1)", n));
+	scale = add_scale(w, type);
+	s = with_scale(s, scale, 1);
+	q = with_scale(q, scale, 2);
+	quotient =
+		psprintf("CASE WHEN %s * %s > %s::numeric * %s THEN (%s * %s - %s::numeric * %s) / (%s::numeric * %s) ELSE 0 END",
+				 n, q, s, s, n, q, s, s, n, population ? n : psprintf("(%s - 1)", n));
 	if (root)
 		quotient =
 			psprintf("(SELECT round(sqrt(v + 0e-40), coalesce(scale(v), 0)) FROM (SELECT %s) AS x(v))",

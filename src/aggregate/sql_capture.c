@@ -8,7 +8,9 @@
  */
 #include "postgres.h"
 
+#include "access/nbtree.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
 #include "aggregate/sql.h"
@@ -31,6 +33,48 @@ is_comparable(List *columns)
 	return true;
 }
 
+/* Are values of a type that are equal also the same, as core asks for deduplication? */
+static bool
+equal_is_same(Oid type, Oid collation)
+{
+	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
+	Oid function = OidIsValid(entry->btree_opf)
+					   ? get_opfamily_proc(entry->btree_opf, entry->btree_opintype,
+										   entry->btree_opintype, BTEQUALIMAGE_PROC)
+					   : InvalidOid;
+
+	return OidIsValid(function) &&
+		   DatumGetBool(
+			   OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(entry->btree_opintype)));
+}
+
+/*
+ * Add to a select list the binary form of columns whose values may be equal and not
+ * the same: 1.0 and 1.00, '1 mon' and '30 days', -0.  What an UPDATE changes in this
+ * way shows in results.
+ */
+static void
+add_images(StringInfo list, List *columns)
+{
+	ListCell *lc;
+
+	foreach (lc, columns)
+	{
+		MillTypedExpr *column = lfirst(lc);
+		const char *name = quote_identifier(column->name);
+		Oid output;
+		bool varlena;
+
+		if (equal_is_same(column->type, column->collation))
+			continue;
+		getTypeBinaryOutputInfo(column->type, &output, &varlena);
+		appendStringInfo(list, ", %s(%s)",
+						 quote_qualified_identifier(get_namespace_name(get_func_namespace(output)),
+													get_func_name(output)),
+						 name);
+	}
+}
+
 /* Keys and aggregate inputs of the old or the new rows. */
 static char *
 changed_rows(const MillDefinition *d, const char *from)
@@ -44,6 +88,8 @@ changed_rows(const MillDefinition *d, const char *from)
 		appendStringInfoString(&text, ", event_time");
 	foreach (lc, d->arguments)
 		appendStringInfo(&text, ", %s", ((MillTypedExpr *) lfirst(lc))->name);
+	add_images(&text, d->keys);
+	add_images(&text, d->arguments);
 	appendStringInfo(&text, " FROM (%s) r)", mill_rows(d));
 	return text.data;
 }

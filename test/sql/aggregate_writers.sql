@@ -297,5 +297,39 @@ SELECT count(*) FROM by_text;
 INSERT INTO events VALUES (1, 'back', 'back', 1, 1, 1, true, '2026-01-01');
 SELECT * FROM wrong();
 \pset tuples_only off
+---- CASES 63: the same value and scale; equal is not the same ----
+
+SET extra_float_digits = 1;
+CREATE TABLE exact (k int, v numeric, iv interval, t text, j jsonb, f float8);
+CREATE VIEW scales AS SELECT avg(v), var_samp(v), stddev_pop(v), sum(v), sum(v) / 3 AS third, sum(v * v) AS squares FROM exact;
+CREATE VIEW images AS SELECT extract(day FROM sum(iv)) AS days, max(k) AS k, max(v) AS v, array_agg(f) AS f, jsonb_agg(j) AS j, min(t) AS t FROM exact;
+SELECT mill.materialize('scales', fold_interval => '1 hour'), mill.materialize('images', fold_interval => '1 hour');
+INSERT INTO exact (k, v) VALUES (1, 1), (1, 2), (1, 2), (2, 0.00000000000000000001), (3, 'NaN'), (3, 'Infinity');
+TABLE scales;
+DELETE FROM exact WHERE k = 3;
+TABLE scales;
+DELETE FROM exact WHERE k = 2;
+TABLE scales;
+SELECT avg(v), var_samp(v), stddev_pop(v), sum(v), sum(v) / 3 AS third, sum(v * v) AS squares FROM exact;
+UPDATE exact SET v = 1.000 WHERE v = 1;
+TABLE scales;
+SELECT mill.fold('scales') >= 0 AS folded;
+TABLE scales;
+-- no variance: a zero without digits, as core has it
+DELETE FROM exact WHERE v = 1;
+TABLE scales;
+INSERT INTO exact VALUES (1, 2);
+DELETE FROM exact;
+INSERT INTO exact VALUES (1, 1.0, '30 days', 'a', '1.0', 0);
+TABLE images;
+UPDATE exact SET iv = '1 mon', v = 1.00, j = '1.00', f = '-0', t = 'a';
+TABLE images;
+SELECT mill.fold('images') >= 0 AS folded;
+TABLE images;
+-- nothing changes: nothing is to be computed anew
+UPDATE exact SET iv = iv, v = v, j = j, f = f, t = t;
+SELECT delta_rows FROM mill.aggregates WHERE aggregate = 'images'::regclass;
+DROP TABLE exact CASCADE;
+
 DROP SCHEMA writers CASCADE;
 SELECT count(*) FROM mill.aggregates;

@@ -5,8 +5,8 @@
 # is compared with the query that this test has kept, both ways, and mill.verify
 # must return nothing.
 #
-# SEED or MILL_SEED is the seed of the first case, the others follow; MILL_SEED
-# alone plays that one case. MILL_CASES: how many (300). MILL_REDUCE=1 makes a
+# Seeds that ever failed are always played. SEED or MILL_SEED is the seed of the first
+# of the others, which follow each other; MILL_SEED alone plays that one case. MILL_CASES: how many (300). MILL_REDUCE=1 makes a
 # failing case smaller before it is shown.
 
 use strict;
@@ -313,7 +313,7 @@ sub random_aggregate
 	return { sql => pick('sum(i4 * 2 + 1)', 'sum(abs(i8))', 'sum(CASE WHEN b THEN n END)', 'max(length(s))', 'avg(i4 * n)', 'min(coalesce(i4, 99))',
 			'count(nullif(i4, 2))', 'sum(1)', 'sum(i2 + i8)', 'max(lower(s))', 'min(d + i4)') . $filter } if $kind eq 'expression';
 	return { sql => pick('sum(i4) + count(*)', 'round(avg(n), 3)', "sum(i8)::numeric / nullif(count(*)$filter, 0)", 'max(i4) - min(i4)', 'coalesce(sum(n), 0)', 'sum(i4) > 3',
-			"min(s) || '-' || max(s)", 'CASE WHEN count(*) > 2 THEN max(i2) ELSE -1 END', 'greatest(max(d), min(d))', 'count(*) FILTER (WHERE b) * 100 / count(*)',
+			"min(s) || '-' || max(s)", 'CASE WHEN count(*) > 2 THEN max(i2) ELSE -1 END', 'greatest(max(d), min(d))', 'count(*) FILTER (WHERE b) * 100 / nullif(count(*), 0)',
 			'sum(i4) FILTER (WHERE b) - sum(i4) FILTER (WHERE NOT b)', 'abs(sum(i2)) + count(DISTINCT i4)') };
 }
 
@@ -768,7 +768,8 @@ if ($cases > 1)
 	cmp_ok($wrong->{failed}, '>=', 6, "the test finds views that hear of inserts alone ($wrong->{failed} of 16)");
 }
 my $began = Time::HiRes::time();
-my $sum = play_all($node, $ENV{MILL_MODE} || 'live', map { $first + $_ } 0 .. $cases - 1);
+my @once_failed = (5080, 910182, 910313, 910883, 301446313, 1444775882, 1444775884, 1444775929, 1444775992, 1444776000, 1444776099, 1444776108);
+my $sum = play_all($node, $ENV{MILL_MODE} || 'live', ($cases > 1 ? @once_failed : ()), map { $first + $_ } 0 .. $cases - 1);
 my $seconds = sprintf('%.0f', Time::HiRes::time() - $began);
 diag($sum->{text}) if $sum->{text};
 note("$cases cases, $sum->{compared} comparisons in $seconds s: " . join(', ', map { "$_ $sum->{done}{$_}" } sort keys %{ $sum->{done} }));
