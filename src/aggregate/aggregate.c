@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -268,6 +269,30 @@ mill_aggregate_is_locked(int64 id)
 	LOCKTAG tag = lock_of(id);
 
 	return mill_holds_lock(&tag, ExclusiveLock);
+}
+
+/* Does an index of the relation begin with one of these columns, and hold all rows? */
+bool
+mill_has_index_on(Oid relid, List *columns)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+	ListCell *lc;
+	bool found = false;
+
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		found |= index->indisvalid && list_member_int(columns, index->indkey.values[0]) &&
+				 heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+		ReleaseSysCache(tuple);
+	}
+	table_close(rel, NoLock);
+	return found;
 }
 
 bool

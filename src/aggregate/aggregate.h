@@ -46,6 +46,7 @@ extern bool mill_aggregate_lock(int64 id, bool wait);
 extern bool mill_aggregate_is_locked(int64 id);
 extern char *mill_relation_name(Oid relid);
 extern bool mill_has_unique_index(Oid relid);
+extern bool mill_has_index_on(Oid relid, List *columns);
 extern Oid mill_base_of(Oid relid);
 extern void mill_execute_ddl(char *sql);
 extern uint64 mill_execute(const char *sql, int expected);

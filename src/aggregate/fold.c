@@ -24,8 +24,9 @@
 
 /* Deltas that one transaction merges, at most. */
 #define FOLD_LIMIT 20000
-/* Stale groups that one transaction recomputes, at most. */
-#define RECOMPUTE_LIMIT 100
+/* Stale groups that one transaction recomputes, at most: one by one; in one pass over the table. */
+#define RECOMPUTE_LIMIT 1000
+#define RECOMPUTE_IN_ONE_PASS 50000
 
 /* Run a statement with $1 = limit; its only row is SPI's result. */
 static void
@@ -78,6 +79,7 @@ typedef struct FoldWork
 	const char *from, *until; /* of a fill */
 	int64 result;
 	bool more;
+	char *negative; /* a group with fewer than no rows */
 } FoldWork;
 
 static void
@@ -99,15 +101,18 @@ fold(void *arg)
 		work->result = DatumGetInt64(mill_value(0, 1, NULL));
 		work->more = work->result == FOLD_LIMIT;
 		ctids = mill_value(0, 2, &isnull);
+		work->negative = mill_text(0, 3);
 		if (!isnull)
 			delete_groups(t, ctids);
 	}
 	if (d->class != MILL_INVERTIBLE &&
 		has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
 	{
-		execute_limited(mill_sql_recompute(d, t, ready), RECOMPUTE_LIMIT);
+		int64 limit = mill_finds_groups(d) ? RECOMPUTE_LIMIT : RECOMPUTE_IN_ONE_PASS;
+
+		execute_limited(mill_sql_recompute(d, t, ready), limit);
 		work->result += DatumGetInt64(mill_value(0, 1, NULL));
-		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == RECOMPUTE_LIMIT;
+		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == limit;
 	}
 }
 
@@ -127,6 +132,19 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 	Assert(mill_aggregate_is_locked(a->id));
 	if (!a->resting && mill_has_unique_index(a->state))
 		mill_as_owner(a->owner, fold, &work);
+	if (work.negative)
+	{
+		MillAggregate wrong = *a;
+
+		/* more rows were taken away than there were: something changed its tables besides us */
+		mill_aggregate_rest(&wrong, psprintf("group %s had fewer than no rows", work.negative));
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("continuous aggregate \"%s\" is wrong: group %s has fewer than no rows",
+						get_rel_name(a->view), work.negative),
+				 errdetail("The view is the plain query until it has been filled anew.")));
+		work.more = false;
+	}
 	*more = work.more;
 	return work.result;
 }

@@ -20,10 +20,8 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -35,7 +33,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "core/catalog.h"
@@ -116,36 +113,6 @@ note_fill(int64 id, int64 groups)
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
 }
 
-/*
- * Can the rows of a range of time be found without reading the whole table:
- * does an index begin with the event time?
- */
-static bool
-finds_by_time(const MillDefinition *d)
-{
-	Relation rel;
-	ListCell *lc;
-	bool found = false;
-	AttrNumber column;
-
-	if (d->time_column == NULL || d->window == MILL_WINDOW_SESSION)
-		return false;
-	column = get_attnum(d->base, d->time_column);
-	rel = table_open(d->base, AccessShareLock);
-	foreach (lc, RelationGetIndexList(rel))
-	{
-		HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(lc)));
-		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
-
-		if (index->indisvalid && index->indkey.values[0] == column &&
-			heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
-			found = true;
-		ReleaseSysCache(tuple);
-	}
-	table_close(rel, NoLock);
-	return found;
-}
-
 static double
 pages_of(Oid base)
 {
@@ -190,7 +157,8 @@ next_bound(const MillAggregate *a, const MillDefinition *d)
 	int steps = (int) (pages_of(a->base) / FILL_PAGES) + 1;
 	NextBound next = {0};
 
-	if (!finds_by_time(d) || steps == 1)
+	if (d->time_column == NULL || d->window == MILL_WINDOW_SESSION || steps == 1 ||
+		!mill_has_index_on(a->base, list_make1_int(get_attnum(a->base, d->time_column))))
 		return NULL;
 	column = quote_identifier(d->time_column);
 	type = format_type_be(d->time_type);

@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
 
+#include "aggregate/aggregate.h"
 #include "aggregate/sql.h"
 
 static void
@@ -204,12 +205,26 @@ mill_sql_source(const MillDefinition *d, const char *from)
 	return psprintf("WITH mill_rows AS NOT MATERIALIZED (SELECT %s FROM %s)", list.data, from);
 }
 
+/* The row count and the accumulators of rows, as a select list's end. */
+static void
+add_partials(StringInfo text, const MillDefinition *d)
+{
+	ListCell *lc;
+
+	appendStringInfoString(text, ", count(*) AS row_count");
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+
+		appendStringInfo(text, ", %s AS %s", a->partial, quote_identifier(a->column.name));
+	}
+}
+
 /* Partial results of mill_rows by group; where is a condition on the rows, r. */
 char *
 mill_sql_partial(const MillDefinition *d, const char *where)
 {
 	StringInfoData text;
-	ListCell *lc;
 	const char *group = mill_sql_group(d, "");
 
 	initStringInfo(&text);
@@ -224,13 +239,7 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 	}
 	else
 		appendStringInfoString(&text, group);
-	appendStringInfoString(&text, ", count(*) AS row_count");
-	foreach (lc, d->accumulators)
-	{
-		MillAccumulator *a = lfirst(lc);
-
-		appendStringInfo(&text, ", %s AS %s", a->partial, quote_identifier(a->column.name));
-	}
+	add_partials(&text, d);
 	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", mill_rows(d),
 					 where ? " WHERE " : "", where ? where : "", group);
 	return text.data;
@@ -251,6 +260,55 @@ mill_sql_combined(const MillDefinition *d)
 
 		appendStringInfo(&text, ", %s AS %s", a->combine, quote_identifier(a->column.name));
 	}
+	return text.data;
+}
+
+/*
+ * Are the rows of a group found without reading the whole base table?  Then stale
+ * groups are computed one by one; otherwise all in one pass.
+ */
+bool
+mill_finds_groups(const MillDefinition *d)
+{
+	List *columns = d->time_column && d->window != MILL_WINDOW_SESSION
+						? list_make1_int(get_attnum(d->base, d->time_column))
+						: NIL;
+	ListCell *lc;
+
+	/* the keys of sessions are columns of an inner query, where they find rows before these are sorted */
+	if (d->window == MILL_WINDOW_SESSION)
+		return true;
+	foreach (lc, d->keys)
+	{
+		Var *key = (Var *) ((MillTypedExpr *) lfirst(lc))->expr;
+
+		if (key && IsA(key, Var) && key->varno == d->base_rti)
+			columns = lappend_int(columns, key->varattno);
+	}
+	return mill_has_index_on(d->base, columns);
+}
+
+/*
+ * The partial results of stale groups, computed from the base table; stale is a
+ * query of their columns and hashes.
+ */
+char *
+mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale)
+{
+	StringInfoData text;
+
+	if (mill_finds_groups(d))
+		return mill_sql(d, t, "SELECT $b.stored FROM ($stale) k, LATERAL ($computed) b", "stale",
+						stale, "computed", mill_sql_from_base(d, t, "k"), MILL_END);
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s\n SELECT %s", mill_sql_source(d, t->base), mill_sql_group(d, "r."));
+	add_partials(&text, d);
+	appendStringInfoString(&text,
+						   mill_sql(d, t,
+									"\n FROM ($rows) r JOIN ($stale) k ON mill.key_hash($r.group) = k.key_hash AND $same\n"
+									" GROUP BY $r.group",
+									"rows", mill_rows(d), "stale", stale, "same",
+									mill_sql_same_group(d, "r", "k"), MILL_END));
 	return text.data;
 }
 

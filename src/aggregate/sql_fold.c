@@ -42,7 +42,8 @@ not_stale(const MillDefinition *d, const MillTables *t)
 
 /*
  * Merge up to $1 deltas of groups that are not stale.  Returns one row: the
- * number of deltas merged, and the ctids of groups that have no rows left.
+ * number of deltas merged, the ctids of groups that have no rows left, and a group
+ * that has less than none, which cannot be; NULL: there is none.
  */
 char *
 mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
@@ -56,8 +57,9 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 		"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
 		"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
 		"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
-		"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count)\n"
-		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0) FROM put",
+		"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count,\n"
+		"  CASE WHEN s.row_count < 0 THEN ROW($s.group)::text END AS negative)\n"
+		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0), min(negative) FROM put",
 		"ready", ready ? ready : "true", "fresh",
 		d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t), "replacement", replacement(d),
 		MILL_END);
@@ -85,11 +87,11 @@ mill_sql_recompute(const MillDefinition *d, const MillTables *t, const char *rea
 	return mill_sql(d, t,
 					"WITH stale AS MATERIALIZED (SELECT DISTINCT $group, key_hash FROM $delta WHERE stale AND $ready LIMIT $1),\n"
 					"taken AS (DELETE FROM $delta d USING stale k WHERE d.key_hash = k.key_hash AND $d_is_k RETURNING 1),\n"
-					"fresh AS MATERIALIZED (SELECT $b.stored FROM stale k, LATERAL ($computed) b),\n"
+					"fresh AS MATERIALIZED ($computed),\n"
 					"$put"
 					"SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)",
 					"ready", ready ? ready : "true", "d_is_k", mill_sql_same_group(d, "d", "k"),
-					"computed", mill_sql_from_base(d, t, "k"), "put",
+					"computed", mill_sql_recomputed(d, t, "TABLE stale"), "put",
 					mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k",
 							 mill_sql_same_group(d, "f", "k"), "replacement", replacement(d),
 							 MILL_END),

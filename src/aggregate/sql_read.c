@@ -71,10 +71,11 @@ with_deltas(const MillDefinition *d, const MillTables *t)
 static char *
 stale_groups(const MillDefinition *d, const MillTables *t)
 {
-	return mill_sql(d, t,
-					"SELECT $b.stored\n FROM (SELECT DISTINCT $d.group FROM $delta d WHERE d.stale AND d.stale::integer = 1) k,"
-					" LATERAL ($computed) b",
-					"computed", mill_sql_from_base(d, t, "k"), MILL_END);
+	return mill_sql_recomputed(d, t,
+							   mill_sql(d, t,
+										"SELECT DISTINCT $d.group, d.key_hash FROM $delta d"
+										" WHERE d.stale AND d.stale::integer = 1",
+										MILL_END));
 }
 
 /* All groups: partial results, one row for each. */
@@ -87,7 +88,7 @@ groups(const MillDefinition *d, const MillTables *t)
 	appendStringInfoString(&text, without_deltas(d, t));
 	appendStringInfo(&text, "\n UNION ALL\n %s", with_deltas(d, t));
 	if (d->class != MILL_INVERTIBLE)
-		appendStringInfo(&text, "\n UNION ALL\n %s", stale_groups(d, t));
+		appendStringInfo(&text, "\n UNION ALL\n (%s)", stale_groups(d, t));
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
 		return mill_sql(d, t,
 						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",

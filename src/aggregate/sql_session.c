@@ -39,7 +39,7 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
 
 /*
  * Merge up to $1 fragments of keys that are not stale.  Returns one row: the
- * number of fragments merged, and NULL.  Sessions that no fragment reaches are
+ * number of fragments merged, and NULLs.  Sessions that no fragment reaches are
  * left alone: the gaps between them stay.
  */
 char *
@@ -58,6 +58,6 @@ mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 		"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
 		"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
 		"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
-		"SELECT (SELECT count(*) FROM taken), NULL::tid[], (SELECT count(*) FROM put)",
+		"SELECT (SELECT count(*) FROM taken), NULL::tid[], NULL::text, (SELECT count(*) FROM put)",
 		"gap", d->gap, "islands", mill_sql_islands(d, fragments, false), MILL_END);
 }

@@ -127,6 +127,30 @@ refused('a join with a partition of it', 'SELECT b.k, count(*) FROM t.b JOIN t.b
 refused('a window made optional', q[SELECT window_start, count(*) FROM t.times LEFT JOIN LATERAL mill.tumble(at, '1 hour') ON true GROUP BY 1], qr/an outer join whose optional side is the window/);
 refused('a window with ordinality', q[SELECT window_start, ordinality, count(*) FROM t.times, mill.tumble(at, '1 hour') WITH ORDINALITY w(window_start, window_end, ordinality) GROUP BY 1, 2], qr/WITH ORDINALITY/);
 
+# ---- CASES 65: a group that comes out negative ----
+
+sql(q[CREATE TABLE t.n (k int); INSERT INTO t.n VALUES (1), (1), (2); CREATE VIEW a.n AS SELECT k, count(*) AS n FROM t.n GROUP BY k; SELECT mill.materialize('a.n', fold_interval => '1 hour')]);
+# what nobody does: forge a delta
+sql(q[INSERT INTO mill_data."n$delta" (k, row_count) VALUES (2, -5)]);
+(undef, undef, $err) = try_psql($node, q[SELECT mill.fold('a.n')]);
+like($err, qr/"n" is wrong: group \(2\) has fewer than no rows/, 'CASES 65: is told by its name');
+is(sql(q[SELECT detail->>'resting' FROM mill.events WHERE event = 'laid to rest' ORDER BY at DESC LIMIT 1]), 'group (2) had fewer than no rows', 'CASES 65: and lays the aggregate to rest');
+is(sql('SELECT n FROM a.n WHERE k = 2'), 1, 'CASES 65: the view is right');
+ok(becomes_live('a.n'), 'CASES 65: it is filled anew');
+is(differences('a.n', 'SELECT k, count(*) AS n FROM t.n GROUP BY k'), '', 'CASES 65: and right');
+
+# ---- CASES 67: many stale groups without an index ----
+
+sql(q[CREATE TABLE t.w AS SELECT i, i % 5000 AS k, i AS v FROM generate_series(1, 100000) i; ANALYZE t.w;
+	CREATE VIEW a.w AS SELECT k, count(*) AS n, max(v) AS v FROM t.w GROUP BY k; SELECT mill.materialize('a.w', fold_interval => '1 hour')]);
+ok(becomes_live('a.w'), 'CASES 67: a table without an index');
+sql('DELETE FROM t.w WHERE i <= 2000');
+my $began = Time::HiRes::time();
+is(differences('a.w', 'SELECT k, count(*) AS n, max(v) AS v FROM t.w GROUP BY k'), '', 'CASES 67: 2,000 stale groups');
+cmp_ok(Time::HiRes::time() - $began, '<', 10, 'CASES 67: are computed in one pass');
+sql(q[SELECT mill.fold('a.w')]);
+is(differences('a.w', 'SELECT k, count(*) AS n, max(v) AS v FROM t.w GROUP BY k') . sql(q[SELECT count(*) FROM mill_data."w$delta"]), '0', 'CASES 67: and folded');
+
 # ---- CASES 68: everybody against everybody ----
 
 my $many = 'SELECT k, count(*) AS n, max(v) AS v, sum(v) AS s FROM t.m GROUP BY k';
