@@ -22,6 +22,7 @@ use Time::HiRes;
 my $cases = $ENV{MILL_CASES} || ($ENV{MILL_SEED} ? 1 : 300);
 my $first = $ENV{MILL_SEED} || random_seed();
 my $drivers = $cases > 1 ? 2 : 1;
+my $major;			# of the server
 my $collations;		# the nondeterministic one, if this server has ICU
 
 # ---------------------------------------------------------------------------
@@ -507,6 +508,9 @@ sub upsert
 sub merge
 {
 	my ($t) = @_;
+
+	# core crashes in AfterTriggerSaveEvent, with any trigger that has transition tables
+	return upsert($t) if $major >= 18 && $t->{partitions} ne 'none';
 	my $cast = join(', ', map { "x.$_" } @columns);
 	my @when = ('WHEN MATCHED AND x.i4 > 3 THEN DELETE', 'WHEN MATCHED AND x.i4 = 1 THEN DO NOTHING', 'WHEN MATCHED THEN UPDATE SET ' . random_set($t, id => 1) =~ s/= (-?|NOT )(at|i4|n|f8|b|iv)\b/= $1t.$2/gr,
 		'WHEN NOT MATCHED AND x.i4 IS NULL THEN DO NOTHING', 'WHEN NOT MATCHED THEN INSERT (' . column_list() . ") VALUES ($cast)");
@@ -760,6 +764,8 @@ foreach my $number (0 .. $drivers - 1)
 	  if $node->safe_psql('postgres', "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'");
 }
 $collations = 'public.nocase' if $node->safe_psql('cases0', "SELECT count(*) FROM pg_collation WHERE collname = 'nocase'");
+
+$major = int($node->safe_psql('postgres', 'SHOW server_version_num') / 10000);
 
 # A test that cannot fail is a defect: views that hear of inserts alone.
 if ($cases > 1)
