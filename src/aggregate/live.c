@@ -134,6 +134,17 @@ mill_aggregate_obstacle(const MillAggregate *a)
 	return mill_text(0, 1);
 }
 
+#ifdef USE_ASSERT_CHECKING
+static bool
+keeps_writers_off(Oid relid)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	return mill_holds_lock(&tag, ShareRowExclusiveLock);
+}
+#endif
+
 /*
  * From now on writers capture, and the state table can be filled.  The caller has
  * the lock that keeps writers off the base table, and the aggregate's lock.
@@ -150,7 +161,7 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	char *obstacle;
 
 	Assert(mill_aggregate_is_locked(a->id));
-	Assert(CheckRelationOidLockedByMe(a->base, ShareRowExclusiveLock, true));
+	Assert(keeps_writers_off(a->base));
 	mill_run(&begin, SPI_OK_UPDATE, values, NULL);
 	a->live = a->resting = false;
 	a->backfill_until = NULL;
