@@ -223,15 +223,16 @@ mill_aggregates_of_base(Oid base)
 
 /* Store the base table and the partitions whose rows are counted; they changed in this transaction. */
 void
-mill_aggregate_set_relations(int64 id, List *relations)
+mill_aggregate_set_relations(MillAggregate *a, List *relations)
 {
 	static MillStatement note =
 		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2, exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 2,
 		 .types = {INT8OID, OIDARRAYOID}};
-	Datum values[2] = {Int64GetDatum(id), oid_array(relations)};
+	Datum values[2] = {Int64GetDatum(a->id), oid_array(relations)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
+	a->relations = relations;
 }
 
 void

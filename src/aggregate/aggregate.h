@@ -40,7 +40,7 @@ extern List *mill_aggregates_of_base(Oid base);
 extern List *mill_aggregates_among(List *relations);
 extern List *mill_aggregates_using(List *relations);
 extern List *mill_aggregates_of_partitions(List *relations);
-extern void mill_aggregate_set_relations(int64 id, List *relations);
+extern void mill_aggregate_set_relations(MillAggregate *a, List *relations);
 extern void mill_aggregate_require_owner(const MillAggregate *a);
 extern bool mill_aggregate_lock(int64 id, bool wait);
 extern bool mill_aggregate_is_locked(int64 id);

@@ -367,6 +367,17 @@ capture_row(TriggerData *trigger)
 		tuplestore_end(new_rows);
 }
 
+/* Run a statement with the latest snapshot, whatever the transaction's isolation level. */
+static void
+execute_latest(const char *sql, int expected)
+{
+	SPIPlanPtr plan = SPI_prepare(sql, 0, NULL);
+
+	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
+											 false, true, 0) != expected)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+}
+
 /* Rows of a relation as one change; argument of capture_rows. */
 typedef struct RowsOfRelation
 {
@@ -382,11 +393,8 @@ capture_rows(void *arg)
 	MillDefinition *d = mill_definition(a->definition);
 	const char *statement = rows->add ? mill_sql_insert(d, mill_aggregate_tables(a), "mill_new")
 									  : mill_sql_delete(d, mill_aggregate_tables(a), "mill_old");
-	SPIPlanPtr plan = SPI_prepare(statement, 0, NULL);
 
-	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
-											 false, true, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(SPI_result));
+	execute_latest(statement, SPI_OK_INSERT);
 }
 
 /* Capture what was collected, as if one statement had inserted or deleted it. */
@@ -436,23 +444,12 @@ mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 }
 
 static void
-delete_all(Oid relid)
-{
-	SPIPlanPtr plan = SPI_prepare(psprintf("DELETE FROM %s", mill_relation_name(relid)), 0, NULL);
-
-	if (plan == NULL || SPI_execute_snapshot(plan, NULL, NULL, GetLatestSnapshot(), InvalidSnapshot,
-											 false, true, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not empty \"%s\": %s", get_rel_name(relid),
-			 SPI_result_code_string(SPI_result));
-}
-
-static void
 empty_aggregate(void *arg)
 {
 	const MillAggregate *a = arg;
 
-	delete_all(a->delta);
-	delete_all(a->state);
+	execute_latest(psprintf("DELETE FROM %s", mill_relation_name(a->delta)), SPI_OK_DELETE);
+	execute_latest(psprintf("DELETE FROM %s", mill_relation_name(a->state)), SPI_OK_DELETE);
 }
 
 /*

@@ -213,13 +213,8 @@ follow_obstacles(MillAggregate *a)
 {
 	char *obstacle = mill_aggregate_obstacle(a);
 	Oid relid;
-	ListCell *lc;
 
-	foreach (lc, a->relations)
-	{
-		if (get_rel_name(lfirst_oid(lc)))
-			mill_triggers_create_on(lfirst_oid(lc));
-	}
+	mill_triggers_create(a->relations);
 	relid = mill_find_uncaptured(a->relations, true);
 	if (!a->resting && obstacle)
 		mill_aggregate_rest(a, obstacle);
@@ -246,7 +241,7 @@ follow_partitions(MillAggregate *a)
 	}
 	if (list_length(relations) != list_length(a->relations) ||
 		list_difference_oid(relations, a->relations) != NIL)
-		mill_aggregate_set_relations(a->id, relations);
+		mill_aggregate_set_relations(a, relations);
 }
 
 /* SQL: mill_catalog.follow_ddl(), on ddl_command_end of commands for tables and views */

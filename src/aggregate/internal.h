@@ -30,7 +30,7 @@ extern bool mill_try_lock_base(Oid base);
 
 /* triggers.c */
 extern Oid mill_trigger_function(void);
-extern void mill_triggers_create(Oid base);
+extern void mill_triggers_create(List *relations);
 extern void mill_triggers_create_on(Oid relid);
 extern Oid mill_find_uncaptured(List *relations, bool or_missing);
 extern void mill_triggers_drop(Oid base);

@@ -165,13 +165,13 @@ mill_aggregate_begin_fill(MillAggregate *a)
 	mill_run(&begin, SPI_OK_UPDATE, values, NULL);
 	a->live = a->resting = false;
 	a->backfill_until = NULL;
-	mill_aggregate_set_relations(a->id, find_all_inheritors(a->base, NoLock, NULL));
-	mill_triggers_create(a->base);
+	mill_aggregate_set_relations(a, find_all_inheritors(a->base, NoLock, NULL));
+	mill_triggers_create(a->relations);
 	obstacle = mill_aggregate_obstacle(a);
 	if (obstacle)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("\"%s\" cannot be live: %s", get_rel_name(a->view), obstacle)));
-	switched_off = mill_find_uncaptured(find_all_inheritors(a->base, NoLock, NULL), false);
+	switched_off = mill_find_uncaptured(a->relations, false);
 	if (OidIsValid(switched_off))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

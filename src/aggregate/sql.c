@@ -264,6 +264,26 @@ mill_sql_combined(const MillDefinition *d)
 }
 
 /*
+ * The partial results of the group(s) that an outer row identifies, computed
+ * from the base table; for LATERAL.
+ */
+static char *
+from_base(const MillDefinition *d, const MillTables *t, const char *key)
+{
+	const char *from = t->base;
+
+	if (d->time_column && d->window != MILL_WINDOW_SESSION)
+	{
+		const char *column = quote_identifier(d->time_column);
+
+		from = psprintf("%s WHERE %s >= %s.pane AND %s < mill.window_end(%s.pane%s)", t->base,
+						column, key, column, key, d->pane_args);
+	}
+	return psprintf("%s\n %s", mill_sql_source(d, from),
+					mill_sql_partial(d, mill_sql_same_group(d, "r", key)));
+}
+
+/*
  * Are the rows of a group found without reading the whole base table?  Then stale
  * groups are computed one by one; otherwise all in one pass.
  */
@@ -299,7 +319,7 @@ mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *st
 
 	if (mill_finds_groups(d))
 		return mill_sql(d, t, "SELECT $b.stored FROM ($stale) k, LATERAL ($computed) b", "stale",
-						stale, "computed", mill_sql_from_base(d, t, "k"), MILL_END);
+						stale, "computed", from_base(d, t, "k"), MILL_END);
 	initStringInfo(&text);
 	appendStringInfo(&text, "%s\n SELECT %s", mill_sql_source(d, t->base), mill_sql_group(d, "r."));
 	add_partials(&text, d);
@@ -310,26 +330,6 @@ mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *st
 									"rows", mill_rows(d), "stale", stale, "same",
 									mill_sql_same_group(d, "r", "k"), MILL_END));
 	return text.data;
-}
-
-/*
- * The partial results of the group(s) that an outer row identifies, computed
- * from the base table; for LATERAL.
- */
-char *
-mill_sql_from_base(const MillDefinition *d, const MillTables *t, const char *key)
-{
-	const char *from = t->base;
-
-	if (d->time_column && d->window != MILL_WINDOW_SESSION)
-	{
-		const char *column = quote_identifier(d->time_column);
-
-		from = psprintf("%s WHERE %s >= %s.pane AND %s < mill.window_end(%s.pane%s)", t->base,
-						column, key, column, key, d->pane_args);
-	}
-	return psprintf("%s\n %s", mill_sql_source(d, from),
-					mill_sql_partial(d, mill_sql_same_group(d, "r", key)));
 }
 
 static void

@@ -38,7 +38,6 @@ extern char *mill_sql_same_group(const MillDefinition *d, const char *left, cons
 extern char *mill_sql_partial(const MillDefinition *d, const char *where);
 extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
-extern char *mill_sql_from_base(const MillDefinition *d, const MillTables *t, const char *key);
 extern char *mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale);
 extern bool mill_finds_groups(const MillDefinition *d);
 extern char *mill_sql_columns(const MillDefinition *d);

@@ -149,6 +149,15 @@ set_firing(Relation catalog, HeapTuple tuple, char fires)
 	CommandCounterIncrement();
 }
 
+/* Does a trigger fire when one of its kind should? */
+static bool
+fires_rightly(const TriggerKind *kind, HeapTuple tuple)
+{
+	char fires = ((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled;
+
+	return fires == kind->fires || fires == kind->also;
+}
+
 /*
  * Create the triggers that one relation lacks, a base table or a partition, and let
  * them fire when they should, but for those that somebody switched off.  The caller
@@ -169,22 +178,26 @@ mill_triggers_create_on(Oid relid)
 		else if (type)
 		{
 			HeapTuple tuple = linitial(found);
-			char fires = ((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled;
 
-			if (fires != TRIGGER_DISABLED && fires != kinds[i].fires && fires != kinds[i].also)
+			if (((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled != TRIGGER_DISABLED &&
+				!fires_rightly(&kinds[i], tuple))
 				set_firing(catalog, tuple, kinds[i].fires);
 		}
 	}
 	table_close(catalog, RowExclusiveLock);
 }
 
+/* The same for those of some relations that exist. */
 void
-mill_triggers_create(Oid base)
+mill_triggers_create(List *relations)
 {
 	ListCell *lc;
 
-	foreach (lc, find_all_inheritors(base, NoLock, NULL))
-		mill_triggers_create_on(lfirst_oid(lc));
+	foreach (lc, relations)
+	{
+		if (get_rel_name(lfirst_oid(lc)))
+			mill_triggers_create_on(lfirst_oid(lc));
+	}
 }
 
 /* Does a relation lack a trigger, or one that fires when it should? */
@@ -195,14 +208,8 @@ is_uncaptured(Relation catalog, Oid relid, bool or_missing)
 	{
 		int16 type = type_of(&kinds[i], relid);
 		List *found = type ? triggers_of(catalog, relid, type) : NIL;
-		char fires;
 
-		if (type == 0 || (found == NIL && !or_missing))
-			continue;
-		if (found == NIL)
-			return true;
-		fires = ((Form_pg_trigger) GETSTRUCT((HeapTuple) linitial(found)))->tgenabled;
-		if (fires != kinds[i].fires && fires != kinds[i].also)
+		if (type != 0 && (found ? !fires_rightly(&kinds[i], linitial(found)) : or_missing))
 			return true;
 	}
 	return false;

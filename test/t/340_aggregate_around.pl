@@ -45,6 +45,7 @@ is(sql('SELECT n, v FROM a.v WHERE k = 3'), '2|8', 'CASES 62: its rows are count
 $do->('writes to it directly', 'INSERT INTO t.b3 VALUES (9, 3); UPDATE t.b3 SET v = 1 WHERE v = 9');
 $do->('truncates it', 'TRUNCATE t.b2');
 $do->('detaches it', 'ALTER TABLE t.b DETACH PARTITION t.b3');
+is(sql(q[SELECT count(*) FROM pg_trigger WHERE tgrelid = 't.b3'::regclass]), 0, 'CASES 62: which has none of our triggers then');
 $do->('truncates the whole table', 'INSERT INTO t.b VALUES (2, 5); TRUNCATE t.b');
 is(state_of('a.v'), 'live', 'CASES 62: and it stays live');
 $do->('partitions of partitions', 'CREATE TABLE t.b4 PARTITION OF t.b FOR VALUES IN (4) PARTITION BY RANGE (v); CREATE TABLE t.b41 PARTITION OF t.b4 FOR VALUES FROM (0) TO (10);
