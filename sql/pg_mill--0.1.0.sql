@@ -337,6 +337,19 @@ CREATE FUNCTION mill_catalog.is_finite(ts date) RETURNS boolean
     AS 'MODULE_PATHNAME', 'mill_is_finite_date';
 COMMENT ON FUNCTION mill_catalog.is_finite(date) IS 'whether a time can be in a window';
 
+-- What sums of numerics that can be subtracted are made of.
+CREATE FUNCTION mill.finite_part(value numeric) RETURNS numeric
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_finite_part';
+COMMENT ON FUNCTION mill.finite_part(numeric) IS 'the value; null when it is NaN or infinite';
+
+CREATE FUNCTION mill.special_part(value numeric) RETURNS numeric
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_special_part';
+COMMENT ON FUNCTION mill.special_part(numeric) IS '1 for NaN, 1e18 for Infinity, 1e36 for -Infinity; null when the value is finite';
+
+CREATE FUNCTION mill.scale_part(value numeric) RETURNS numeric
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_scale_part';
+COMMENT ON FUNCTION mill.scale_part(numeric) IS '10 to the power of 18 times the scale of the value; null when it is NaN or infinite';
+
 CREATE FUNCTION mill.window_start(ts timestamptz, size interval, origin timestamptz DEFAULT NULL, time_zone text DEFAULT NULL) RETURNS timestamptz
     LANGUAGE c STABLE PARALLEL SAFE SUPPORT mill_catalog.window_start_support
     AS 'MODULE_PATHNAME', 'mill_window_start_timestamptz';

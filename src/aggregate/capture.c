@@ -11,7 +11,8 @@
  *
  * One trigger serves all aggregates of a table.  Each session caches the
  * planned statements of the tables that it writes to, until a relation or
- * other object that they name changes.  Nothing else is in memory.
+ * other object that they name changes.  Most of them run directly (direct.c), the
+ * others by SPI.  Nothing else is in memory.
  */
 #include "postgres.h"
 
@@ -37,7 +38,9 @@
 
 #include "core/catalog.h"
 #include "core/compat.h"
+#include "core/settings.h"
 
+#include "aggregate/direct.h"
 #include "aggregate/internal.h"
 
 PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
@@ -46,6 +49,10 @@ PG_FUNCTION_INFO_V1(mill_maintain_aggregates);
 #define SMALL_STATE 256
 /* Rows of a partition that comes or goes, collected for one statement. */
 #define ROWS_AT_ONCE 100000
+
+/* Values of mill.capture_path. */
+#define CAPTURE_DIRECTLY 1
+#define CAPTURE_BY_STATEMENT 2
 
 typedef enum Change
 {
@@ -60,7 +67,10 @@ typedef struct Capture
 {
 	MillAggregate *aggregate;
 	char *statements[CHANGES];
-	SPIPlanPtr plans[CHANGES];
+	MillDirect *direct[CHANGES]; /* how a statement is run, if it can be run so ... */
+	bool direct_tried[CHANGES];
+	SPIPlanPtr plans[CHANGES]; /* ... or else */
+	MemoryContext context;
 } Capture;
 
 /* A cache entry: a relation with our triggers, that is, a base table or a partition. */
@@ -111,6 +121,8 @@ create_capture_cache(void)
 	CacheRegisterSyscacheCallback(PROCOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, forget_all, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, forget_all, (Datum) 0);
+	CacheRegisterSyscacheCallback(AMOPOPID, forget_all, (Datum) 0);
 }
 
 static void
@@ -149,15 +161,16 @@ add_capture(void *arg)
 	CapturedRelation *captured = ((NewCapture *) arg)->captured;
 	MillTables *tables = mill_aggregate_tables(aggregate);
 	MillDefinition *d = mill_definition(aggregate->definition);
-	char *insert = mill_sql_insert(d, tables, "mill_new");
+	char *insert = mill_sql_insert(d, tables, MILL_NEW_ROWS);
 	char *update = mill_sql_update(d, tables);
-	char *delete = mill_sql_delete(d, tables, "mill_old");
+	char *delete = mill_sql_delete(d, tables, MILL_OLD_ROWS);
 	MemoryContext before = MemoryContextSwitchTo(captured->context);
 	Capture *capture = palloc0(sizeof(Capture));
 	ListCell *lc;
 
 	capture->aggregate = palloc(sizeof(MillAggregate));
 	*capture->aggregate = *aggregate;
+	capture->context = captured->context;
 	capture->statements[CHANGE_INSERT] = pstrdup(insert);
 	capture->statements[CHANGE_UPDATE] = pstrdup(update);
 	capture->statements[CHANGE_DELETE] = pstrdup(delete);
@@ -197,6 +210,7 @@ captured_relation(Oid relid)
 											  ALLOCSET_SMALL_SIZES);
 	/* Set before the lookup: an invalidation that arrives meanwhile clears it again. */
 	captured->valid = true;
+	SPI_connect();
 	PG_TRY();
 	{
 		foreach (lc, mill_aggregates_of_base(mill_base_of(relid)))
@@ -222,6 +236,7 @@ captured_relation(Oid relid)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	SPI_finish();
 	return captured;
 }
 
@@ -233,13 +248,52 @@ add_context(void *arg)
 	errcontext("maintaining continuous aggregate \"%s\"", name ? name : "?");
 }
 
-/* One kind of change that an aggregate is to capture; argument of append_deltas. */
+/* One change of a relation that an aggregate is to capture; a side without rows is NULL. */
 typedef struct CapturedChange
 {
 	Capture *capture;
 	Change change;
+	Relation rel;
+	Tuplestorestate *old, *new;
 } CapturedChange;
 
+static void
+start_direct(void *arg)
+{
+	CapturedChange *c = arg;
+	Capture *capture = c->capture;
+
+	capture->direct[c->change] = mill_direct_start(capture->statements[c->change],
+												   capture->aggregate->delta,
+												   RelationGetDescr(c->rel), c->old, c->new,
+												   capture->context);
+	capture->direct_tried[c->change] = true;
+}
+
+/* Append the deltas without a new executor; false if that cannot be done. */
+static bool
+capture_directly(CapturedChange *c)
+{
+	MillDirect **direct = &c->capture->direct[c->change];
+
+	if (mill_capture_path == CAPTURE_BY_STATEMENT)
+		return false;
+	if (*direct && mill_direct_is_broken(*direct))
+	{
+		mill_direct_end(*direct);
+		*direct = NULL;
+		c->capture->direct_tried[c->change] = false;
+	}
+	if (!c->capture->direct_tried[c->change])
+		mill_as_owner(c->capture->aggregate->owner, start_direct, c);
+	if (*direct && mill_direct_run(*direct, c->old, c->new))
+		return true;
+	if (mill_capture_path == CAPTURE_DIRECTLY)
+		elog(ERROR, "cannot be captured directly: %s", c->capture->statements[c->change]);
+	return false;
+}
+
+/* Run the statement by SPI, to which the transition tables are registered. */
 static void
 append_deltas(void *arg)
 {
@@ -262,20 +316,6 @@ append_deltas(void *arg)
 			 SPI_result_code_string(code));
 }
 
-/* Append one aggregate's deltas of the registered transition tables, as its owner. */
-static void
-run_capture(Capture *capture, Change change)
-{
-	ErrorContextCallback context = {.previous = error_context_stack,
-									.callback = add_context,
-									.arg = capture->aggregate};
-	CapturedChange captured_change = {capture, change};
-
-	error_context_stack = &context;
-	mill_as_owner(capture->aggregate->owner, append_deltas, &captured_change);
-	error_context_stack = context.previous;
-}
-
 static void
 register_rows(const char *name, Oid relid, Tuplestorestate *rows)
 {
@@ -292,35 +332,57 @@ register_rows(const char *name, Oid relid, Tuplestorestate *rows)
 		elog(ERROR, "could not register \"%s\": %s", name, SPI_result_code_string(code));
 }
 
+static void
+capture_by_statement(CapturedChange *c)
+{
+	SPI_connect();
+	if (c->old)
+		register_rows(MILL_OLD_ROWS, RelationGetRelid(c->rel), c->old);
+	if (c->new)
+		register_rows(MILL_NEW_ROWS, RelationGetRelid(c->rel), c->new);
+	mill_as_owner(c->capture->aggregate->owner, append_deltas, c);
+	SPI_finish();
+}
+
+/* Append one aggregate's deltas of a change. */
+static void
+run_capture(CapturedChange *c)
+{
+	ErrorContextCallback context = {.previous = error_context_stack,
+									.callback = add_context,
+									.arg = c->capture->aggregate};
+
+	error_context_stack = &context;
+	if (!capture_directly(c))
+		capture_by_statement(c);
+	error_context_stack = context.previous;
+}
+
 /* Append the deltas of all aggregates of a relation; a side without rows is NULL. */
 static void
 capture_change(Relation rel, Change change, Tuplestorestate *old, Tuplestorestate *new)
 {
-	CapturedRelation *captured;
+	CapturedRelation *captured = captured_relation(RelationGetRelid(rel));
 	ListCell *lc;
 
-	SPI_connect();
-	captured = captured_relation(RelationGetRelid(rel));
-	if (captured->captures)
+	if (captured->captures == NIL)
+		return;
+	captured->depth++;
+	PG_TRY();
 	{
-		if (old)
-			register_rows("mill_old", RelationGetRelid(rel), old);
-		if (new)
-			register_rows("mill_new", RelationGetRelid(rel), new);
-		captured->depth++;
-		PG_TRY();
+		foreach (lc, captured->captures)
 		{
-			foreach (lc, captured->captures)
-				run_capture(lfirst(lc), change);
+			CapturedChange c = {lfirst(lc), change, rel, old, new};
+
+			run_capture(&c);
 		}
-		PG_FINALLY();
-		{
-			captured->depth--;
-		}
-		PG_END_TRY();
-		mill_wake_workers_at_commit(mill_room_named("fold"));
 	}
-	SPI_finish();
+	PG_FINALLY();
+	{
+		captured->depth--;
+	}
+	PG_END_TRY();
+	mill_wake_workers_at_commit(mill_room_named("fold"));
 }
 
 static void
@@ -391,8 +453,8 @@ capture_rows(void *arg)
 	const RowsOfRelation *rows = arg;
 	const MillAggregate *a = rows->aggregate;
 	MillDefinition *d = mill_definition(a->definition);
-	const char *statement = rows->add ? mill_sql_insert(d, mill_aggregate_tables(a), "mill_new")
-									  : mill_sql_delete(d, mill_aggregate_tables(a), "mill_old");
+	const char *statement = rows->add ? mill_sql_insert(d, mill_aggregate_tables(a), MILL_NEW_ROWS)
+									  : mill_sql_delete(d, mill_aggregate_tables(a), MILL_OLD_ROWS);
 
 	execute_latest(statement, SPI_OK_INSERT);
 }
@@ -401,7 +463,7 @@ capture_rows(void *arg)
 static void
 capture_collected(const MillAggregate *a, Oid relid, Tuplestorestate *store, bool add)
 {
-	const char *name = add ? "mill_new" : "mill_old";
+	const char *name = add ? MILL_NEW_ROWS : MILL_OLD_ROWS;
 	RowsOfRelation rows = {a, add};
 
 	register_rows(name, relid, store);

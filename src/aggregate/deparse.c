@@ -177,10 +177,14 @@ session_time(const MillDefinition *d, Query *query)
 {
 	RangeTblEntry *rte = rt_fetch(d->window_rti, query->rtable);
 	Query *inner = rte->subquery;
-	int number = list_length(inner->targetList) + 1;
+	int number = list_length(rte->eref->colnames) + 1;
+	ListCell *lc;
 
-	inner->targetList = lappend(inner->targetList, makeTargetEntry((Expr *) copyObject(d->time),
-																   number, "mill_time", false));
+	/* before what is there for PARTITION BY and ORDER BY alone, and is no column */
+	inner->targetList = list_insert_nth(inner->targetList, number - 1,
+										makeTargetEntry((Expr *) copyObject(d->time), number,
+														"mill_time", false));
+	for_each_from(lc, inner->targetList, number)((TargetEntry *) lfirst(lc))->resno++;
 	rte->eref->colnames = lappend(rte->eref->colnames, makeString("mill_time"));
 	if (rte->alias)
 		rte->alias->colnames = NIL;

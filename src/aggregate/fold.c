@@ -92,19 +92,7 @@ fold(void *arg)
 
 	if (!has_rows(t->delta, ready ? ready : "true"))
 		return;
-	if (d->class != MILL_RECOMPUTE)
-	{
-		bool isnull;
-		Datum ctids;
-
-		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
-		work->result = DatumGetInt64(mill_value(0, 1, NULL));
-		work->more = work->result == FOLD_LIMIT;
-		ctids = mill_value(0, 2, &isnull);
-		work->negative = mill_text(0, 3);
-		if (!isnull)
-			delete_groups(t, ctids);
-	}
+	/* stale groups first: deltas of others that share their hash wait for them */
 	if (d->class != MILL_INVERTIBLE &&
 		has_rows(t->delta, psprintf("stale%s%s", ready ? " AND " : "", ready ? ready : "")))
 	{
@@ -113,6 +101,21 @@ fold(void *arg)
 		execute_limited(mill_sql_recompute(d, t, ready), limit);
 		work->result += DatumGetInt64(mill_value(0, 1, NULL));
 		work->more |= DatumGetInt64(mill_value(0, 2, NULL)) == limit;
+	}
+	if (d->class != MILL_RECOMPUTE)
+	{
+		int64 merged;
+		bool isnull;
+		Datum ctids;
+
+		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
+		merged = DatumGetInt64(mill_value(0, 1, NULL));
+		work->result += merged;
+		work->more |= merged == FOLD_LIMIT;
+		ctids = mill_value(0, 2, &isnull);
+		work->negative = mill_text(0, 3);
+		if (!isnull)
+			delete_groups(t, ctids);
 	}
 }
 

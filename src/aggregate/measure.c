@@ -106,18 +106,6 @@ measure_count(Measuring *w)
 	w->m->final = w->d->ungrouped ? psprintf("coalesce(%s, 0)", count) : pstrdup(count);
 }
 
-#define FINITE "%s > '-Infinity' AND %s < 'Infinity'"
-
-/* The filter with one more condition, as " FILTER (WHERE ...)". */
-static char *
-filter_and(Measuring *w, const char *condition)
-{
-	if (w->filter[0] == '\0')
-		return psprintf(" FILTER (WHERE %s)", condition);
-	return psprintf(" FILTER (WHERE %s AND %s)",
-					mill_add_argument(w->d, (Node *) w->m->call->aggfilter)->name, condition);
-}
-
 /*
  * Subtracting cannot take NaN and infinities out of a sum, so they are counted
  * apart from it, in one number: 1 for each NaN, 1e18 for Infinity, 1e36 for
@@ -126,10 +114,7 @@ filter_and(Measuring *w, const char *condition)
 static const char *
 add_specials(Measuring *w)
 {
-	const char *a = argument(w, 0);
-	char *partial =
-		psprintf("coalesce(sum(CASE WHEN %s = 'NaN' THEN 1::numeric WHEN %s > 0 THEN 1e18 ELSE 1e36 END)%s, 0)",
-				 a, a, filter_and(w, psprintf("NOT (" FINITE ")", a, a)));
+	char *partial = psprintf("coalesce(sum(mill.special_part(%s))%s, 0)", argument(w, 0), w->filter);
 
 	return add_accumulator(w, "specials", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
 		->column.name;
@@ -162,8 +147,7 @@ add_scale(Measuring *w, Oid type)
 
 	if (type != NUMERICOID || exprTypmod((Node *) entry->expr) >= 0)
 		return NULL;
-	partial = psprintf("coalesce(sum(('1e' || 18 * least(scale(%s), 7000))::numeric)%s, 0)", a,
-					   filter_and(w, psprintf(FINITE, a, a)));
+	partial = psprintf("coalesce(sum(mill.scale_part(%s))%s, 0)", a, w->filter);
 	return psprintf("((length(%s::text) - 1) / 18)",
 					add_accumulator(w, "scales", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
 						->column.name);
@@ -197,7 +181,7 @@ add_sum(Measuring *w, Oid type, bool average)
 			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
 				->column.name;
 		case NUMERICOID:
-			partial = psprintf("coalesce(sum(%s)%s, 0)", a, filter_and(w, psprintf(FINITE, a, a)));
+			partial = psprintf("coalesce(sum(mill.finite_part(%s))%s, 0)", a, w->filter);
 			return add_accumulator(w, "sum", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
 				->column.name;
 		case FLOAT4OID:
@@ -282,9 +266,10 @@ measure_variance(Measuring *w, Oid type, const char *name)
 	s = add_sum(w, type, false);
 	n = add_count(w);
 	q = add_accumulator(w, "squares", NUMERICOID, InvalidOid,
-						psprintf("coalesce(sum(%s::numeric * %s::numeric)%s, 0)", a, a,
-								 type == NUMERICOID ? filter_and(w, psprintf(FINITE, a, a))
-													: w->filter),
+						psprintf(type == NUMERICOID
+									 ? "coalesce(sum(mill.finite_part(%s) * %s)%s, 0)"
+									 : "coalesce(sum(%s::numeric * %s::numeric)%s, 0)",
+								 a, a, w->filter),
 						"sum(%s)", "0")
 			->column.name;
 	scale = add_scale(w, type);

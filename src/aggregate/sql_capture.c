@@ -13,10 +13,8 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
+#include "aggregate/direct.h"
 #include "aggregate/sql.h"
-
-#define NEW_ROWS "mill_new"
-#define OLD_ROWS "mill_old"
 
 /* Can values of all these columns be compared, as EXCEPT does? */
 static bool
@@ -162,8 +160,8 @@ difference(const MillDefinition *d, const MillTables *t)
 						   mill_sql(d, t,
 									"INSERT INTO $delta ($stored)\nSELECT $group, $combined\n"
 									"FROM (($old)\n UNION ALL\n ($new)) u\nGROUP BY $group\nHAVING sum(row_count) <> 0",
-									"old", negative(d, OLD_ROWS), "new", partial(d, NEW_ROWS),
-									MILL_END));
+									"old", negative(d, MILL_OLD_ROWS), "new",
+									partial(d, MILL_NEW_ROWS), MILL_END));
 	foreach (lc, d->accumulators)
 	{
 		MillAccumulator *a = lfirst(lc);
@@ -183,8 +181,8 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 
 	if (d->class == MILL_INVERTIBLE)
 		return difference(d, t);
-	old = changed_rows(d, OLD_ROWS);
-	new = changed_rows(d, NEW_ROWS);
+	old = changed_rows(d, MILL_OLD_ROWS);
+	new = changed_rows(d, MILL_NEW_ROWS);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
 		return mark_stale(d, t,
 						  mill_sql(d, t,

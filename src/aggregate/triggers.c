@@ -34,6 +34,7 @@
 
 #include "core/catalog.h"
 
+#include "aggregate/direct.h"
 #include "aggregate/internal.h"
 
 typedef struct TriggerKind
@@ -129,9 +130,10 @@ create_trigger(const TriggerKind *kind, Oid relid, int16 type)
 	statement->events = kind->events;
 	if (kind->old_rows)
 		statement->transitionRels = lappend(statement->transitionRels,
-											transition("mill_old", false));
+											transition(MILL_OLD_ROWS, false));
 	if (kind->new_rows)
-		statement->transitionRels = lappend(statement->transitionRels, transition("mill_new", true));
+		statement->transitionRels = lappend(statement->transitionRels,
+											transition(MILL_NEW_ROWS, true));
 	CreateTriggerFiringOn(statement, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
 						  mill_trigger_function(), InvalidOid, NULL, true, false, kind->fires);
 	CommandCounterIncrement();

@@ -15,6 +15,7 @@
 int mill_workers_max = 8;
 bool mill_superuser_any_target = false;
 int mill_write_path = 0;
+int mill_capture_path = 0;
 int mill_clock_offset = 0;
 
 /* Read from SQL only. */
@@ -26,6 +27,10 @@ static const struct config_enum_entry write_paths[] = {{"any", 0, false},
 													   {"bulk", 1, false},
 													   {"executor", 2, false},
 													   {NULL, 0, false}};
+static const struct config_enum_entry capture_paths[] = {{"any", 0, false},
+														 {"direct", 1, false},
+														 {"statement", 2, false},
+														 {NULL, 0, false}};
 
 /* Called once, from _PG_init. */
 void
@@ -65,6 +70,10 @@ mill_settings_init(void)
 	/* For tests, which run each case with both; hidden from users. */
 	DefineCustomEnumVariable("mill.write_path", "The way that rows take into a target.", NULL,
 							 &mill_write_path, 0, write_paths, PGC_SUSET,
+							 GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("mill.capture_path", "The way that deltas are made.", NULL,
+							 &mill_capture_path, 0, capture_paths, PGC_SUSET,
 							 GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
 
 	/* For tests, which cannot wait for what is due tomorrow. */

@@ -108,7 +108,6 @@ SELECT try('SELECT kind, count(*) FROM events GROUP BY GROUPING SETS ((kind), ()
 SELECT try('SELECT kind, count(*) FROM events GROUP BY ROLLUP (kind)');
 SELECT try('SELECT kind, n, count(*) FROM events GROUP BY CUBE (kind, n)');
 SELECT try('SELECT count(*) FROM events TABLESAMPLE SYSTEM (10)');
-SELECT try('SELECT count(*) FROM events, XMLTABLE(''/a'' PASSING ''<a/>'' COLUMNS b text) x');
 SELECT try('SELECT kind, count(*), rank() OVER (ORDER BY kind) FROM events GROUP BY kind');
 SELECT try('SELECT kind, mill.session_start(max(at), ''5 minutes'') OVER (ORDER BY max(at)) FROM events GROUP BY kind');
 SELECT try('SELECT kind, n FROM events');

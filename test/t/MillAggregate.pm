@@ -208,9 +208,10 @@ sub connect
 	{
 		$session->close;
 	}
-	# a server that has just crashed takes its time
-	wait_for(sub { eval { $self->{observer} = MillAggregate::Session->new($self->{node}, $self->{db}, 'observer'); 1; } })
+	# a server that has just crashed takes its time; one that has ended does not come back
+	wait_for(sub { eval { $self->{observer} = MillAggregate::Session->new($self->{node}, $self->{db}, 'observer'); 1; } || !-e $self->{node}->data_dir . '/postmaster.pid' })
 	  or die "cannot connect: $@";
+	BAIL_OUT("the server has ended: $@") if !-e $self->{node}->data_dir . '/postmaster.pid';
 	$self->{sessions} = [];
 }
 
@@ -273,6 +274,8 @@ sub set_up
 
 		$session->{$_} = undef foreach qw(in_transaction aborted pending blocked);
 		$session->{savepoints} = {};
+		# half of the sessions write deltas the one way, half the other
+		$session->query('SET mill.capture_path = ' . ($number % 2 ? "'any'" : 'statement'));
 	}
 	foreach my $sql (@{ $case->{setup} })
 	{
