@@ -719,7 +719,11 @@ COMMENT ON VIEW mill_catalog.aggregate_view IS 'the views that read an aggregate
 
 CREATE FUNCTION mill.verify(view regclass, OUT found_in text, OUT row_data jsonb) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_verify';
-COMMENT ON FUNCTION mill.verify(regclass) IS 'the rows in which a continuous aggregate differs from its definition run as plain SQL: none';
+COMMENT ON FUNCTION mill.verify(regclass) IS 'the rows in which a continuous aggregate differs from its definition run as plain SQL, and what else is not as it should be: none';
+
+CREATE FUNCTION mill.definition(view regclass) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_definition_text';
+COMMENT ON FUNCTION mill.definition(regclass) IS 'the query of a view as it was written, also when the view is live';
 
 CREATE FUNCTION mill.explain_aggregate(view regclass, OUT column_name text, OUT class text, OUT stored_columns text[], OUT panes text)
     RETURNS SETOF record

@@ -298,6 +298,22 @@ mill_aggregates_arm(bool refill)
 	}
 }
 
+/* Tell of the index without which recomputing groups takes the whole table. */
+static void
+advise_index(const MillAggregate *a, const MillDefinition *d)
+{
+	const char *columns = mill_wanted_index(d);
+
+	if (columns == NULL)
+		return;
+	ereport(NOTICE,
+			(errmsg("%s of \"%s\" will make \"%s\" read the whole table",
+					d->class == MILL_RECOMPUTE ? "changes" : "updates and deletes",
+					get_rel_name(a->base), get_rel_name(a->view)),
+			 errhint("With an index it reads the changed groups alone; create it, then make the view live: CREATE INDEX ON %s (%s);",
+					 mill_relation_name(a->base), columns)));
+}
+
 /*
  * SQL: mill.materialize(view, backfill, with_indexes, fold_interval)
  */
@@ -343,6 +359,8 @@ mill_materialize(PG_FUNCTION_ARGS)
 				(errmsg("the base table of \"%s\" is \"%s\"; other tables are looked up when its rows arrive",
 						get_rel_name(a.view), get_rel_name(a.base)),
 				 errhint("When they change, mill.refresh computes the aggregate anew.")));
+
+	advise_index(&a, d);
 
 	mill_objects_create(&a, d);
 	mill_view_let_read(a.view, &a, d);
@@ -544,13 +562,26 @@ mill_refresh(PG_FUNCTION_ARGS)
 static void
 swap_rows(const MillAggregate *old, const MillAggregate *new)
 {
-	static MillStatement update = {.sql = "UPDATE mill_catalog.aggregate SET view = $2 WHERE id = $1",
-								   .nargs = 2,
-								   .types = {INT8OID, OIDOID}};
-	Datum values[2] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view)};
+	static MillStatement update =
+		{.sql = "UPDATE mill_catalog.aggregate SET view = $2, state_name = $3 WHERE id = $1",
+		 .nargs = 3,
+		 .types = {INT8OID, OIDOID, NAMEOID}};
+	NameData name;
+	Datum values[3] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view), NameGetDatum(&name)};
 
+	namestrcpy(&name, get_rel_name(new->state));
 	delete_row(old->id);
 	mill_run(&update, SPI_OK_UPDATE, values, NULL);
+}
+
+static int
+columns_of_view(Oid view)
+{
+	Relation rel = table_open(view, NoLock);
+	int columns = RelationGetNumberOfAttributes(rel);
+
+	table_close(rel, NoLock);
+	return columns;
 }
 
 /* SQL: mill.replace_aggregate(view, new_view) */
@@ -575,12 +606,20 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view),
 							   get_rel_name(new->view))));
+	if (columns_of_view(old->view) != columns_of_view(new->view))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("\"%s\" and \"%s\" have different numbers of columns",
+						get_rel_name(old->view), get_rel_name(new->view)),
+				 errhint(
+					 "A new column needs a new view: materialize it, drop the old one, and rename it.")));
 	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
-	swap_rows(old, new);
 	mill_view_let_read(old->view, new, d);
 	mill_execute_ddl(psprintf("DROP VIEW %s", view));
 	mill_objects_drop(old);
+	mill_objects_rename(new, old->view);
+	swap_rows(old, new);
 	if (old->base != new->base && mill_aggregates_of_base(old->base) == NIL)
 		mill_triggers_drop(old->base);
 	mill_invalidate_base(old->base);

@@ -169,6 +169,19 @@ mill_objects_drop(const MillAggregate *a)
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->delta)));
 }
 
+/* Name an aggregate's objects after another view, which takes it over. */
+void
+mill_objects_rename(const MillAggregate *a, Oid view)
+{
+	mill_execute_ddl(psprintf("ALTER VIEW %s RENAME TO %s", mill_relation_name(a->definition),
+							  quote_identifier(choose_name(view, "def"))));
+	mill_execute_ddl(psprintf("ALTER TABLE %s RENAME TO %s", mill_relation_name(a->state),
+							  quote_identifier(choose_name(view, "state"))));
+	mill_execute_ddl(psprintf("ALTER TABLE %s RENAME TO %s", mill_relation_name(a->delta),
+							  quote_identifier(choose_name(view, "delta"))));
+	CommandCounterIncrement();
+}
+
 /* The view's WITH (...), which CREATE OR REPLACE VIEW would drop. */
 static char *
 view_options(Oid view)

@@ -33,6 +33,7 @@
 
 PG_FUNCTION_INFO_V1(mill_verify);
 PG_FUNCTION_INFO_V1(mill_explain_aggregate);
+PG_FUNCTION_INFO_V1(mill_definition_text);
 PG_FUNCTION_INFO_V1(mill_aggregate_figures);
 
 /* Relative difference allowed between sums of the same floats in different order. */
@@ -150,6 +151,28 @@ compare(void *arg)
 			 get_rel_name(((MillAggregate *) arg)->view));
 }
 
+/* Comparing the plain query with itself would find nothing. */
+static void
+compare_state(void *arg)
+{
+	mill_read_state_tables(compare, arg);
+}
+
+/* Groups of which more rows were taken away than there were. */
+static void
+find_negative(void *arg)
+{
+	const MillAggregate *a = arg;
+
+	if (SPI_execute(mill_sql(mill_definition(a->definition), mill_aggregate_tables(a),
+							 "SELECT 'state', to_jsonb(n) FROM (SELECT $group, sum(row_count) AS row_count\n"
+							 " FROM (SELECT $group, row_count FROM $state UNION ALL SELECT $group, row_count FROM $delta) u\n"
+							 " GROUP BY $group HAVING sum(row_count) < 0) n",
+							 MILL_END),
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the state of \"%s\"", get_rel_name(a->view));
+}
+
 /* Return SPI's result as the function's result. */
 static void
 return_rows(ReturnSetInfo *result)
@@ -158,7 +181,26 @@ return_rows(ReturnSetInfo *result)
 		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
 }
 
-/* SQL: mill.verify(view) returns found_in, row_data of each row that differs */
+/* A relation whose changes are not captured, as one more row. */
+static void
+report_triggers(const MillAggregate *a, ReturnSetInfo *result)
+{
+	static MillStatement row =
+		{.sql = "SELECT 'triggers'::text, jsonb_build_object('uncaptured', $1::regclass)",
+		 .nargs = 1,
+		 .types = {OIDOID}};
+	Datum values[1] = {ObjectIdGetDatum(mill_find_uncaptured(a->relations, true))};
+
+	if (!OidIsValid(DatumGetObjectId(values[0])))
+		return;
+	mill_run(&row, SPI_OK_SELECT, values, NULL);
+	return_rows(result);
+}
+
+/*
+ * SQL: mill.verify(view) returns found_in, row_data of each row that differs, and of
+ * whatever else is not as it should be
+ */
 Datum
 mill_verify(PG_FUNCTION_ARGS)
 {
@@ -169,8 +211,16 @@ mill_verify(PG_FUNCTION_ARGS)
 	SPI_connect();
 	a = mill_aggregate_of_view(PG_GETARG_OID(0), false);
 	mill_aggregate_require_owner(a);
-	mill_as_owner(a->owner, compare, a);
+	if (!a->live)
+		ereport(NOTICE, (errmsg("\"%s\" is not live: it is its definition", get_rel_name(a->view))));
+	mill_as_owner(a->owner, compare_state, a);
 	return_rows(result);
+	if (a->live)
+	{
+		mill_as_owner(a->owner, find_negative, a);
+		return_rows(result);
+		report_triggers(a, result);
+	}
 	SPI_finish();
 	return (Datum) 0;
 }
@@ -353,4 +403,29 @@ mill_aggregate_figures(PG_FUNCTION_ARGS)
 	return_rows(result);
 	SPI_finish();
 	return (Datum) 0;
+}
+
+/*
+ * SQL: mill.definition(view): the query that a continuous aggregate keeps the result
+ * of, as its author wrote it, or that of any other view.  As pg_get_viewdef, for everybody.
+ */
+Datum
+mill_definition_text(PG_FUNCTION_ARGS)
+{
+	static MillStatement find =
+		{.sql = "SELECT coalesce((SELECT definition FROM mill_catalog.aggregate_view WHERE view = $1), $1)",
+		 .nargs = 1,
+		 .types = {OIDOID}};
+	Datum values[1] = {PG_GETARG_DATUM(0)};
+	Oid definition;
+
+	if (get_rel_relkind(PG_GETARG_OID(0)) != RELKIND_VIEW)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is not a view", get_rel_name(PG_GETARG_OID(0)))));
+	SPI_connect();
+	mill_run(&find, SPI_OK_SELECT, values, NULL);
+	definition = DatumGetObjectId(mill_value(0, 1, NULL));
+	SPI_finish();
+	PG_RETURN_DATUM(
+		DirectFunctionCall2(pg_get_viewdef_ext, ObjectIdGetDatum(definition), BoolGetDatum(true)));
 }

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
@@ -284,28 +285,74 @@ from_base(const MillDefinition *d, const MillTables *t, const char *key)
 }
 
 /*
+ * The number of the base table's column that a key is; 0 if it is an expression.  The
+ * keys of sessions are columns of the inner query.
+ */
+static AttrNumber
+column_of_key(const MillDefinition *d, const MillTypedExpr *key)
+{
+	const Var *var = (const Var *) key->expr;
+	bool is_session = d->window == MILL_WINDOW_SESSION;
+
+	if (is_session && var && IsA(var, Var) && (int) var->varno == d->window_rti)
+	{
+		TargetEntry *entry = get_tle_by_resno(d->base_level->targetList, var->varattno);
+
+		var = entry ? (const Var *) entry->expr : NULL;
+	}
+	else if (is_session)
+		return 0;
+	return var && IsA(var, Var) && (int) var->varno == d->base_rti && var->varattno > 0
+			   ? var->varattno
+			   : 0;
+}
+
+/*
+ * Columns of the base table by which the rows of a group are found, those of keys first,
+ * as numbers.  The time finds a window, but not a session.
+ */
+static List *
+columns_of_groups(const MillDefinition *d, bool with_time)
+{
+	List *columns = NIL;
+	ListCell *lc;
+
+	foreach (lc, d->keys)
+	{
+		AttrNumber column = column_of_key(d, lfirst(lc));
+
+		if (column)
+			columns = list_append_unique_int(columns, column);
+	}
+	if (d->time_column && with_time)
+		columns = list_append_unique_int(columns, get_attnum(d->base, d->time_column));
+	return columns;
+}
+
+/*
  * Are the rows of a group found without reading the whole base table?  Then stale
  * groups are computed one by one; otherwise all in one pass.
  */
 bool
 mill_finds_groups(const MillDefinition *d)
 {
-	List *columns = d->time_column && d->window != MILL_WINDOW_SESSION
-						? list_make1_int(get_attnum(d->base, d->time_column))
-						: NIL;
+	return mill_has_index_on(d->base, columns_of_groups(d, d->window != MILL_WINDOW_SESSION));
+}
+
+/* The columns of the index that would find them, as a list for CREATE INDEX; NULL: none would. */
+char *
+mill_wanted_index(const MillDefinition *d)
+{
+	StringInfoData list;
 	ListCell *lc;
 
-	/* the keys of sessions are columns of an inner query, where they find rows before these are sorted */
-	if (d->window == MILL_WINDOW_SESSION)
-		return true;
-	foreach (lc, d->keys)
-	{
-		Var *key = (Var *) ((MillTypedExpr *) lfirst(lc))->expr;
-
-		if (key && IsA(key, Var) && key->varno == d->base_rti)
-			columns = lappend_int(columns, key->varattno);
-	}
-	return mill_has_index_on(d->base, columns);
+	if (d->class == MILL_INVERTIBLE || mill_finds_groups(d) ||
+		columns_of_groups(d, d->window != MILL_WINDOW_SESSION) == NIL)
+		return NULL;
+	initStringInfo(&list);
+	foreach (lc, columns_of_groups(d, true))
+		add_column(&list, "", get_attname(d->base, (AttrNumber) lfirst_int(lc), false));
+	return list.data;
 }
 
 /*
@@ -315,21 +362,16 @@ mill_finds_groups(const MillDefinition *d)
 char *
 mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale)
 {
-	StringInfoData text;
+	char *is_stale;
 
 	if (mill_finds_groups(d))
 		return mill_sql(d, t, "SELECT $b.stored FROM ($stale) k, LATERAL ($computed) b", "stale",
 						stale, "computed", from_base(d, t, "k"), MILL_END);
-	initStringInfo(&text);
-	appendStringInfo(&text, "%s\n SELECT %s", mill_sql_source(d, t->base), mill_sql_group(d, "r."));
-	add_partials(&text, d);
-	appendStringInfoString(&text,
-						   mill_sql(d, t,
-									"\n FROM ($rows) r JOIN ($stale) k ON mill.key_hash($r.group) = k.key_hash AND $same\n"
-									" GROUP BY $r.group",
-									"rows", mill_rows(d), "stale", stale, "same",
-									mill_sql_same_group(d, "r", "k"), MILL_END));
-	return text.data;
+	is_stale =
+		mill_sql(d, t,
+				 "EXISTS (SELECT FROM ($stale) k WHERE mill.key_hash($r.group) = k.key_hash AND $same)",
+				 "stale", stale, "same", mill_sql_same_group(d, "r", "k"), MILL_END);
+	return psprintf("%s\n %s", mill_sql_source(d, t->base), mill_sql_partial(d, is_stale));
 }
 
 static void

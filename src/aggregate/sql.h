@@ -40,6 +40,7 @@ extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
 extern char *mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale);
 extern bool mill_finds_groups(const MillDefinition *d);
+extern char *mill_wanted_index(const MillDefinition *d);
 extern char *mill_sql_columns(const MillDefinition *d);
 
 /* sql_capture.c: capture, over the transition tables mill_new and mill_old */

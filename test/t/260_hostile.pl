@@ -110,6 +110,7 @@ is(leaks(), '', 'S4: his pipeline and his views run as himself');
 # Each call may succeed or fail; each function of the catalog must be here.
 my %calls = (
 	'mill.materialize(regclass,boolean,boolean,interval)' => [ q[SELECT mill.materialize('at.v')], q[SELECT mill.materialize('at.v2')] ],
+	'mill.definition(regclass)' => [q[SELECT mill.definition('at.v')]],
 	'mill.explain_aggregate(regclass)' => [q[SELECT * FROM mill.explain_aggregate('at.v')]],
 	'mill.verify(regclass)' => [q[SELECT * FROM mill.verify('at.v')]],
 	'mill.fold(regclass)' => [ q[INSERT INTO at.c VALUES ('2026-01-03', 1); SELECT mill.fold('at.v')], q[UPDATE at.c SET ts = ts + interval '1 day'; SELECT mill.fold('at.v2')] ],
