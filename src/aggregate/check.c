@@ -19,6 +19,8 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/regproc.h"
@@ -158,11 +160,13 @@ check_clauses(const Query *q)
 		mill_refuse("GROUPING SETS, ROLLUP and CUBE", "Make a view for each grouping.");
 }
 
-/* For finding the first function that is more volatile than allowed. */
+/* For finding the first expression that is more volatile than allowed. */
 typedef struct VolatilitySearch
 {
 	char allowed; /* the provolatile that is accepted besides immutable */
-	Oid found;
+	Node *found;
+	Oid function; /* that it calls; InvalidOid: it calls none */
+	bool nested;  /* it is in a query below */
 } VolatilitySearch;
 
 static bool
@@ -173,7 +177,7 @@ is_too_volatile(Oid function, void *context)
 
 	if (kind == PROVOLATILE_IMMUTABLE || kind == search->allowed)
 		return false;
-	search->found = function;
+	search->function = function;
 	return true;
 }
 
@@ -184,33 +188,93 @@ find_volatile(Node *node, void *context)
 
 	if (node == NULL)
 		return false;
-	if (check_functions_in_node(node, is_too_volatile, search))
-		return true;
-	if (IsA(node, NextValueExpr) ||
+	if (check_functions_in_node(node, is_too_volatile, search) || IsA(node, NextValueExpr) ||
 		(IsA(node, SQLValueFunction) && search->allowed != PROVOLATILE_STABLE))
+	{
+		search->found = node;
 		return true;
+	}
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, find_volatile, search, 0);
+	{
+		if (query_tree_walker((Query *) node, find_volatile, search, 0))
+			return search->nested = true;
+		return false;
+	}
 	return expression_tree_walker(node, find_volatile, search);
+}
+
+/* The window that date_trunc(unit, timestamptz) cuts, as arguments of mill.tumble; NULL: none. */
+static const char *
+window_of_unit(const Const *unit)
+{
+	static const char *const windows[][2] =
+		{{"second", "'1 second'"},
+		 {"minute", "'1 minute'"},
+		 {"hour", "'1 hour'"},
+		 {"day", "'1 day', time_zone => 'UTC'"},
+		 {"week", "'7 days', origin => '2001-01-01', time_zone => 'UTC'"},
+		 {"month", "'1 month', time_zone => 'UTC'"},
+		 {"quarter", "'3 months', time_zone => 'UTC'"},
+		 {"year", "'1 year', time_zone => 'UTC'"}};
+	char *name;
+
+	if (!IsA(unit, Const) || unit->constisnull || unit->consttype != TEXTOID)
+		return NULL;
+	name = TextDatumGetCString(unit->constvalue);
+	for (size_t i = 0; i < lengthof(windows); i++)
+	{
+		if (pg_strcasecmp(name, windows[i][0]) == 0)
+			return windows[i][1];
+	}
+	return NULL;
+}
+
+/* What to write instead of an expression that is only stable; is_key: in GROUP BY. */
+static char *
+stable_hint(Query *level, const VolatilitySearch *search, bool is_key)
+{
+	const FuncExpr *call = (const FuncExpr *) search->found;
+	const char *window = NULL;
+	Node *time = NULL;
+
+	if (IsA(call, FuncExpr) && list_length(call->args) == 1 && call->funcid == F_DATE_TIMESTAMPTZ)
+	{
+		window = "'1 day', time_zone => 'UTC'";
+		time = linitial(call->args);
+	}
+	else if (IsA(call, FuncExpr) && call->funcid == F_DATE_TRUNC_TEXT_TIMESTAMPTZ)
+	{
+		window = window_of_unit(linitial(call->args));
+		time = lsecond(call->args);
+	}
+	if (window && is_key)
+		return psprintf("Use mill.tumble(%s, %s) in FROM, and GROUP BY window_start.",
+						mill_expression_text(level, time), window);
+	if (IsA(call, SQLValueFunction) || (IsA(call, FuncExpr) && call->args == NIL))
+		return pstrdup("Filter by time in the query that reads the view.");
+	return pstrdup(
+		"Its result may depend on settings, such as the time zone. Use an immutable one, for example with AT TIME ZONE.");
 }
 
 /* Expressions over rows must give the same for every writer, at any time. */
 static void
-check_immutable(Node *node, const char *where)
+check_immutable(Query *level, Node *node, const char *where)
 {
-	VolatilitySearch search = {PROVOLATILE_IMMUTABLE, InvalidOid};
+	VolatilitySearch search = {.allowed = PROVOLATILE_IMMUTABLE};
+	bool stable, with_text;
+	const char *what;
 
 	if (!find_volatile(node, &search))
 		return;
-	if (!OidIsValid(search.found))
-		mill_refuse(psprintf("CURRENT_TIMESTAMP and the like in %s", where),
-					"Filter by time in the query that reads the view.");
-	mill_refuse(psprintf("the %s function %s in %s",
-						 func_volatile(search.found) == PROVOLATILE_STABLE ? "stable" : "volatile",
-						 format_procedure(search.found), where),
-				func_volatile(search.found) == PROVOLATILE_STABLE
-					? "Its result may depend on settings, such as the time zone. Use an immutable one, for example with AT TIME ZONE."
-					: "Use functions that give the same result each time.");
+	stable = OidIsValid(search.function) ? func_volatile(search.function) == PROVOLATILE_STABLE
+										 : IsA(search.found, SQLValueFunction);
+	with_text = !search.nested && !contain_window_function(search.found);
+	what = with_text					 ? mill_expression_text(level, search.found)
+		   : OidIsValid(search.function) ? format_procedure(search.function)
+										 : "CURRENT_TIMESTAMP and the like";
+	mill_refuse(psprintf("%s in %s, which is %s", what, where, stable ? "stable" : "volatile"),
+				stable ? stable_hint(level, &search, with_text && strcmp(where, "GROUP BY") == 0)
+					   : "Use functions that give the same result each time.");
 }
 
 static void
@@ -219,7 +283,7 @@ check_expressions(const MillDefinition *d, Query *level)
 	ListCell *lc;
 	int rti = 0;
 
-	check_immutable((Node *) level->jointree, "WHERE or JOIN");
+	check_immutable(level, (Node *) level->jointree, "WHERE or JOIN");
 	foreach (lc, level->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);
@@ -227,7 +291,7 @@ check_expressions(const MillDefinition *d, Query *level)
 
 		rti++;
 		if (rte->rtekind == RTE_VALUES)
-			check_immutable((Node *) rte->values_lists, "VALUES");
+			check_immutable(level, (Node *) rte->values_lists, "VALUES");
 		if (rte->rtekind != RTE_FUNCTION)
 			continue;
 		foreach (cell, rte->functions)
@@ -237,11 +301,11 @@ check_expressions(const MillDefinition *d, Query *level)
 			/* the window's function was checked separately */
 			if (level == d->query && rti == d->window_rti && IsA(call, FuncExpr))
 				call = (Node *) ((FuncExpr *) call)->args;
-			check_immutable(call, "FROM");
+			check_immutable(level, call, "FROM");
 		}
 	}
 	foreach (lc, level->groupClause)
-		check_immutable((Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr,
+		check_immutable(level, (Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr,
 						"GROUP BY");
 }
 
@@ -255,9 +319,9 @@ check_arguments(Node *node, void *context)
 	{
 		Aggref *call = (Aggref *) node;
 
-		check_immutable((Node *) call->args, "an argument of an aggregate");
-		check_immutable((Node *) call->aggdirectargs, "an argument of an aggregate");
-		check_immutable((Node *) call->aggfilter, "FILTER");
+		check_immutable(context, (Node *) call->args, "an argument of an aggregate");
+		check_immutable(context, (Node *) call->aggdirectargs, "an argument of an aggregate");
+		check_immutable(context, (Node *) call->aggfilter, "FILTER");
 		return false;
 	}
 	return expression_tree_walker(node, check_arguments, context);
@@ -266,14 +330,14 @@ check_arguments(Node *node, void *context)
 static void
 check_output(Query *q)
 {
-	VolatilitySearch search = {PROVOLATILE_STABLE, InvalidOid};
+	VolatilitySearch search = {.allowed = PROVOLATILE_STABLE};
 
-	check_arguments((Node *) q->targetList, NULL);
-	check_arguments(q->havingQual, NULL);
+	check_arguments((Node *) q->targetList, q);
+	check_arguments(q->havingQual, q);
 	if ((find_volatile((Node *) q->targetList, &search) || find_volatile(q->havingQual, &search)) &&
-		OidIsValid(search.found))
+		OidIsValid(search.function))
 		mill_refuse(psprintf("the volatile function %s in the select list",
-							 format_procedure(search.found)),
+							 format_procedure(search.function)),
 					"Call it in the query that reads the view.");
 	if (q->constraintDeps)
 		mill_refuse("columns that are only known by a primary key", "Add each column to GROUP BY.");
@@ -305,7 +369,7 @@ check_session(const MillDefinition *d)
 		if (OidIsValid(mill_function_of_ours(expr, "session_start")))
 			sessions++;
 		else
-			check_immutable(expr, "the query that finds the sessions");
+			check_immutable(inner, expr, "the query that finds the sessions");
 		if (!IsA(expr, WindowFunc) && contain_window_function(expr))
 			mill_refuse("window functions inside expressions",
 						"Select mill.session_start(...) as a column of its own.");

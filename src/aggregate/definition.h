@@ -115,6 +115,7 @@ extern void mill_add_measures(MillDefinition *d);
 /* deparse.c */
 extern char *mill_constant(Node *node);
 extern char *mill_gap(Oid time_type, const Const *gap);
+extern char *mill_expression_text(Query *level, Node *expr);
 extern char *mill_over_columns(List *columns, Node *expr);
 extern char *mill_rows(const MillDefinition *d);
 extern char *mill_outer(const MillDefinition *d, const char *groups);

@@ -117,6 +117,26 @@ mill_over_columns(List *columns, Node *expr)
 	return text + strlen("SELECT ");
 }
 
+/* An expression of a query as text, with the names that the query has for tables and columns. */
+char *
+mill_expression_text(Query *level, Node *expr)
+{
+	Query *query = copyObject(level);
+	char *text, *end;
+
+	query->targetList = list_make1(
+		makeTargetEntry((Expr *) copyObject(expr), 1, "mill_value", false));
+	query->groupClause = query->sortClause = query->distinctClause = query->windowClause = NIL;
+	query->havingQual = NULL;
+	query->hasAggs = query->hasWindowFuncs = false;
+	text = strstr(pg_get_querydef(query, false), "SELECT ");
+	end = text ? strstr(text, " AS mill_value") : NULL;
+	if (end == NULL)
+		elog(ERROR, "could not write expression");
+	*end = '\0';
+	return text + strlen("SELECT ");
+}
+
 /* Names of a relation's columns by number; empty for dropped ones. */
 static List *
 relation_columns(Oid relid)

@@ -193,6 +193,28 @@ mill_sql_same_group(const MillDefinition *d, const char *left, const char *right
 	return text.data;
 }
 
+/*
+ * Condition: the keys fit into a row of the state table's indexes, which is 2,704 bytes
+ * long at most.  Groups of others stay in the delta table, from which they are read.
+ */
+char *
+mill_sql_fits(const MillDefinition *d, const char *prefix)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	foreach (lc, d->keys)
+	{
+		MillTypedExpr *key = lfirst(lc);
+
+		if (get_typlen(key->type) < 0)
+			appendStringInfo(&text, "%scoalesce(pg_column_size(%s%s), 0)", text.len ? " + " : "",
+							 prefix, quote_identifier(key->name));
+	}
+	return text.len ? psprintf("%s <= 2600", text.data) : pstrdup("true");
+}
+
 /* WITH mill_rows: the used columns of the base table, read from another relation. */
 char *
 mill_sql_source(const MillDefinition *d, const char *from)

@@ -39,6 +39,7 @@ extern char *mill_sql_partial(const MillDefinition *d, const char *where);
 extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
 extern char *mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale);
+extern char *mill_sql_fits(const MillDefinition *d, const char *prefix);
 extern bool mill_finds_groups(const MillDefinition *d);
 extern char *mill_wanted_index(const MillDefinition *d);
 extern char *mill_sql_columns(const MillDefinition *d);

@@ -53,7 +53,7 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 	return mill_sql(
 		d, t,
 		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(\n"
-		"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh LIMIT $1)) RETURNING $stored, key_hash),\n"
+		"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh AND $fits LIMIT $1)) RETURNING $stored, key_hash),\n"
 		"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
 		"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
 		"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
@@ -61,8 +61,8 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 		"  CASE WHEN s.row_count < 0 THEN ROW($s.group)::text END AS negative)\n"
 		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0), min(negative) FROM put",
 		"ready", ready ? ready : "true", "fresh",
-		d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t), "replacement", replacement(d),
-		MILL_END);
+		d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t), "fits", mill_sql_fits(d, "d."),
+		"replacement", replacement(d), MILL_END);
 }
 
 /*
@@ -85,13 +85,14 @@ mill_sql_recompute(const MillDefinition *d, const MillTables *t, const char *rea
 			  "put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM fresh ORDER BY $group\n"
 			  "  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING 1)\n";
 	return mill_sql(d, t,
-					"WITH stale AS MATERIALIZED (SELECT DISTINCT $group, key_hash FROM $delta WHERE stale AND $ready LIMIT $1),\n"
+					"WITH stale AS MATERIALIZED (SELECT DISTINCT $group, key_hash FROM $delta WHERE stale AND $ready AND $fits LIMIT $1),\n"
 					"taken AS (DELETE FROM $delta d USING stale k WHERE d.key_hash = k.key_hash AND $d_is_k RETURNING 1),\n"
 					"fresh AS MATERIALIZED ($computed),\n"
 					"$put"
 					"SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM stale), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)",
-					"ready", ready ? ready : "true", "d_is_k", mill_sql_same_group(d, "d", "k"),
-					"computed", mill_sql_recomputed(d, t, "TABLE stale"), "put",
+					"ready", ready ? ready : "true", "fits", mill_sql_fits(d, ""), "d_is_k",
+					mill_sql_same_group(d, "d", "k"), "computed",
+					mill_sql_recomputed(d, t, "TABLE stale"), "put",
 					mill_sql(d, t, put, "s_is_k", mill_sql_same_group(d, "s", "k"), "f_is_k",
 							 mill_sql_same_group(d, "f", "k"), "replacement", replacement(d),
 							 MILL_END),
@@ -107,18 +108,29 @@ mill_sql_clear(const MillTables *t, const char *range)
 
 /*
  * Compute some panes, or all, from the base table into a state table that has
- * none of them, and drop their deltas.  Returns one row: the number of groups.
+ * none of them, and drop their deltas.  Groups with keys too long for it become deltas.
+ * Returns one row: the number of groups.
  */
 char *
 mill_sql_fill(const MillDefinition *d, const MillTables *t, const char *range,
 			  const char *base_range)
 {
 	const char *from = base_range ? psprintf("%s WHERE %s", t->base, base_range) : t->base;
+	char *fits = mill_sql_fits(d, "");
 
 	return mill_sql(d, t,
 					"WITH taken AS (DELETE FROM $delta WHERE $range RETURNING 1),\n"
-					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($source\n$partial) f RETURNING 1)\n"
+					"filled AS ($source\n$partial),\n"
+					"put AS (INSERT INTO $state ($stored) SELECT $stored FROM filled WHERE $fits RETURNING 1)$left\n"
 					"SELECT (SELECT count(*) FROM put), (SELECT count(*) FROM taken)",
 					"range", range ? range : "true", "source", mill_sql_source(d, from), "partial",
-					mill_sql_partial(d, range), MILL_END);
+					mill_sql_partial(d, range), "fits", fits, "left",
+					strcmp(fits, "true") == 0
+						? ""
+						: mill_sql(d, t,
+								   d->class == MILL_RECOMPUTE
+									   ? ",\nlonger AS (INSERT INTO $delta ($group, stale) SELECT $group, true FROM filled WHERE NOT ($fits))"
+									   : ",\nlonger AS (INSERT INTO $delta ($stored) SELECT $stored FROM filled WHERE NOT ($fits))",
+								   "fits", fits, MILL_END),
+					MILL_END);
 }

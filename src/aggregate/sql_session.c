@@ -52,12 +52,13 @@ mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 	return mill_sql(
 		d, t,
 		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM $delta d\n"
-		"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1) LIMIT $1))\n"
-		"  RETURNING $stored, key_hash),\n"
+		"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)\n"
+		"  AND $fits LIMIT $1)) RETURNING $stored, key_hash),\n"
 		"near AS (DELETE FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
 		"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
 		"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
 		"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
 		"SELECT (SELECT count(*) FROM taken), NULL::tid[], NULL::text, (SELECT count(*) FROM put)",
-		"gap", d->gap, "islands", mill_sql_islands(d, fragments, false), MILL_END);
+		"gap", d->gap, "fits", mill_sql_fits(d, "d."), "islands",
+		mill_sql_islands(d, fragments, false), MILL_END);
 }

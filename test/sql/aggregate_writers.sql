@@ -229,6 +229,35 @@ TABLE total;
 DROP TABLE events CASCADE;
 DELETE FROM queries;
 
+---- F18: keys too long for an index ----
+CREATE TABLE events (k text, v int);
+CREATE FUNCTION long(n int) RETURNS text LANGUAGE sql AS $$SELECT string_agg(md5(i::text || n), '' ORDER BY i) FROM generate_series(1, 400) i$$;
+INSERT INTO events VALUES (long(1), 1), (long(2), 1), ('x', 1), (repeat('a', 100000), 3);
+INSERT INTO queries VALUES
+('sums', 'SELECT k, count(*) AS c, sum(v) AS s FROM events GROUP BY k'),
+('highest', 'SELECT k, max(v) AS m FROM events GROUP BY k'),
+('lists', 'SELECT k, array_agg(v ORDER BY v) AS a FROM events GROUP BY k');
+DO $$
+DECLARE q record;
+BEGIN
+    FOR q IN SELECT * FROM queries LOOP
+        EXECUTE format('CREATE VIEW %I AS %s', q.name, q.query);
+        EXECUTE format('CREATE VIEW %I AS %s', 'plain ' || q.name, q.query);
+        PERFORM mill.materialize(q.name::regclass, fold_interval => '1 hour');
+    END LOOP;
+END $$;
+SELECT left(view, 10), left(live, 9), left(plain, 9) FROM wrong();
+INSERT INTO events VALUES (long(2), 7), (long(3), 1), ('x', 1), ('y', 5), (repeat('a', 100000), 1);
+SELECT left(view, 10), left(live, 9), left(plain, 9) FROM wrong();
+UPDATE events SET v = v + 1 WHERE k <> 'y';
+DELETE FROM events WHERE k = long(1);
+SELECT left(view, 10), left(live, 9), left(plain, 9) FROM wrong();
+SELECT length(k), c, s FROM sums ORDER BY 1, 3;
+SELECT length(k), row_count FROM mill_data."sums$state" ORDER BY 1;
+DROP TABLE events CASCADE;
+DROP FUNCTION long;
+DELETE FROM queries;
+
 ---- CASES 22: keys and values ----
 
 -- a server without ICU has no collation that ignores case: then this one is as good as any

@@ -95,7 +95,8 @@ sub start
 	$self->{sent} = $sql;
 	# a backend that died shows at the read
 	my $end = $sql =~ /\\\.\z/ ? '' : ';';
-	print { $self->{in} } "$sql$end\n\\echo \x02$self->{mark}\x03\n";
+	# a COPY that failed early leaves its last lines in psql's buffer
+	print { $self->{in} } "\\r\n$sql$end\n\\echo \x02$self->{mark}\x03\n";
 	$self->{in}->flush;
 }
 
