@@ -17,6 +17,7 @@ ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
 CREATE UNLOGGED TABLE quick (id bigint, at timestamptz);
 CREATE TEMPORARY TABLE passing (id bigint, at timestamptz);
 CREATE VIEW over_events AS SELECT * FROM events;
+CREATE VIEW over_that AS SELECT id FROM over_events;
 CREATE MATERIALIZED VIEW frozen AS SELECT * FROM events;
 CREATE SEQUENCE numbers;
 CREATE SERVER refused_nowhere FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '127.0.0.1:1');
@@ -120,6 +121,8 @@ SELECT try('SELECT count(*) FROM events WHERE random() < 0.5');
 SELECT try('SELECT count(*) FROM events WHERE at > now()');
 SELECT try('SELECT count(*) FROM events WHERE at > current_timestamp');
 SELECT try('SELECT count(*) FROM events WHERE kind = current_user');
+SELECT try('SELECT current_date AS today, count(*) FROM events GROUP BY 1');
+SELECT try('SELECT count(*) FILTER (WHERE at < current_timestamp) FROM events');
 SELECT try('SELECT count(*) FROM events WHERE at > ''2026-01-01''::text::timestamptz');
 SELECT try('SELECT count(*) FROM events WHERE local < at');
 SELECT try('SELECT moody(n) AS m, count(*) FROM events GROUP BY 1');
@@ -141,6 +144,7 @@ SELECT try('SELECT kind, count(*) FROM events GROUP BY kind HAVING random() < 1'
 SELECT try('SELECT kind, nextval(''numbers''), count(*) FROM events GROUP BY kind');
 SELECT try('SELECT e.kind, count(*) FROM events e JOIN (VALUES (random())) v(r) ON e.n > v.r GROUP BY 1');
 SELECT try('SELECT kind, count(*) FROM events, moody(n) m GROUP BY kind');
+SELECT try('SELECT kind, count(*) FROM events, ROWS FROM (moody(n), generate_series(1, 2)) m GROUP BY kind');
 SELECT try('SELECT e.kind, count(*) FROM events e LEFT JOIN kinds k ON k.kind = e.kind AND k.since < now() GROUP BY 1');
 SELECT try('SELECT window_start, count(*) FROM events, mill.tumble(mill.window_start(at, ''1 day''), ''1 hour'') GROUP BY 1');
 SELECT try('SELECT window_start, count(*) FROM events, mill.tumble(local::timestamptz, ''1 hour'') GROUP BY 1');
@@ -168,6 +172,10 @@ SELECT try('SELECT window_start, count(*) FROM events, mill.hop(at, ''1 hour'', 
 SELECT try('SELECT window_start, window_end - window_start AS width, count(*) FROM events, mill.hop(at, ''1 hour'', ''2 hours'') GROUP BY 1, 2');
 SELECT try('SELECT window_start, max(window_end) FROM events, mill.hop(at, ''1 hour'', ''2 hours'') GROUP BY 1');
 SELECT try('SELECT window_start, count(*) FROM kinds k LEFT JOIN events e USING (kind), mill.tumble(e.at, ''1 hour'') GROUP BY 1');
+SELECT try('SELECT window_start, count(*) FROM events LEFT JOIN LATERAL mill.tumble(at, ''1 hour'') ON true GROUP BY 1');
+SELECT try('SELECT window_start, count(*) FROM events LEFT JOIN LATERAL mill.hop(at, ''1 hour'', ''2 hours'') ON true GROUP BY 1');
+SELECT try('SELECT window_start, count(*) FROM events, mill.tumble(at, ''1 hour'') WITH ORDINALITY w(window_start, window_end, o) GROUP BY 1');
+SELECT try('SELECT window_start, count(*) FROM events, mill.hop(at, ''1 hour'', ''2 hours'') WITH ORDINALITY w(window_start, window_end, o) GROUP BY 1');
 
 ---- CASES 27: sessions ----
 
@@ -185,6 +193,7 @@ SELECT try('SELECT s, count(*) FROM (SELECT tick, mill.session_start(tick, 5) OV
 SELECT try('SELECT r, count(*) FROM (SELECT rank() OVER (ORDER BY at) AS r FROM events) e GROUP BY r');
 SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(max(at), ''5 minutes'') OVER (ORDER BY max(at)) AS s FROM events GROUP BY kind) e GROUP BY s');
 SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(at, ''5 minutes'') OVER (ORDER BY at) AS s, random() AS r FROM events) e GROUP BY s');
+SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(at, ''5 minutes'') OVER (ORDER BY at) AS s, current_date AS r FROM events) e GROUP BY s');
 SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(at, ''5 minutes'') OVER (ORDER BY at) AS s FROM events LIMIT 3) e GROUP BY s');
 SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(tick, NULL) OVER (ORDER BY tick) AS s FROM events) e GROUP BY s');
 SELECT try('SELECT s, count(*) FROM (SELECT mill.session_start(tick, n) OVER (ORDER BY tick) AS s FROM events) e GROUP BY s');
@@ -202,6 +211,9 @@ SELECT try('SELECT k.label, count(*) FROM kinds k RIGHT JOIN events e ON true GR
 SELECT try('SELECT k.label, count(*) FROM events e RIGHT JOIN kinds k USING (kind) GROUP BY 1');
 SELECT try('SELECT k.label, count(*) FROM events e FULL JOIN kinds k USING (kind) GROUP BY 1');
 SELECT try('SELECT count(*) FROM events a JOIN events b ON a.id = b.n');
+SELECT try('SELECT count(*) FROM events JOIN over_events USING (id)');
+SELECT try('SELECT count(*) FROM events JOIN over_that USING (id)');
+SELECT try('SELECT count(*) FROM parts JOIN parts_1 USING (id)');
 SELECT try('SELECT count(e) FROM events e');
 SELECT try('SELECT max(ctid::text) FROM events');
 SELECT try('SELECT tableoid, count(*) FROM events GROUP BY 1');
@@ -252,8 +264,49 @@ ROLLBACK;
 BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT mill.refresh('v');
 ROLLBACK;
+CREATE TABLE whole (LIKE events) PARTITION BY LIST (kind);
+ALTER TABLE whole ATTACH PARTITION events DEFAULT;
 SELECT count(*) FROM mill.aggregates;
+
+---- CASES 27: a view that reads the tables of another one's aggregate ----
+
+CREATE ROLE refused_owner;
+CREATE ROLE refused_group;
+DO $$ BEGIN EXECUTE 'CREATE VIEW copy AS ' || pg_get_viewdef('v'); END $$;
+ALTER VIEW copy OWNER TO refused_owner;
+SELECT mill.materialize('copy');
+CREATE VIEW of_state AS SELECT * FROM mill_data."v$state" WHERE mill.is_live('mill_data."v$state"');
+SELECT mill.materialize('of_state');
+
+---- CASES 27: an aggregate that cannot be live, or not now ----
+
+CREATE VIEW w AS SELECT window_start, count(*) FROM parts, mill.tumble(at, '1 hour') GROUP BY 1;
+SELECT mill.materialize('w', fold_interval => '1 hour');
+ALTER TABLE parts ENABLE ROW LEVEL SECURITY;
+SELECT state, reason FROM mill.aggregates WHERE aggregate = 'w'::regclass;
+SELECT mill.refresh('w', '2026-01-01 00:00+00'::timestamptz, '2026-01-02 00:00+00'::timestamptz);
+SELECT mill.refresh('w');
+SELECT mill.replace_aggregate('v', 'w');
+-- its owner reads the table as a member of a role: no event trigger tells us of a REVOKE
+CREATE TABLE theirs (k text);
+GRANT USAGE ON SCHEMA refused TO refused_group;
+GRANT SELECT, TRIGGER ON theirs TO refused_group;
+GRANT refused_group TO refused_owner;
+CREATE VIEW o AS SELECT k, count(*) FROM theirs GROUP BY k;
+ALTER VIEW o OWNER TO refused_owner;
+SELECT mill.materialize('o', fold_interval => '1 hour');
+SELECT mill.replace_aggregate('v', 'o');
+SELECT mill.replace_aggregate('v', 'v');
+REVOKE refused_group FROM refused_owner;
+SELECT mill.refresh('o');
+INSERT INTO theirs VALUES ('a');
+SELECT state, reason FROM mill.aggregates WHERE aggregate = 'o'::regclass;
+SELECT mill.refresh('o');
+ALTER TABLE theirs DISABLE TRIGGER ALL;
+GRANT refused_group TO refused_owner;
+SELECT mill.refresh('o');
 
 DROP SERVER refused_nowhere CASCADE;
 DROP SCHEMA refused CASCADE;
+DROP ROLE refused_owner, refused_group;
 SELECT count(*) FROM mill.aggregates;
