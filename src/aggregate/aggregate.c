@@ -109,10 +109,12 @@ mill_aggregate_of_view(Oid view, bool missing_ok)
 	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
 										" WHERE a.view = $1",
 								 .nargs = 1,
-								 .types = {OIDOID},
-								 .latest_snapshot = true};
+								 .types = {OIDOID}};
 	List *rows = read_rows(&read, ObjectIdGetDatum(view));
 
+	if (rows == NIL && !missing_ok && get_rel_name(view) == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", view)));
 	if (rows == NIL && !missing_ok)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("\"%s\" is not a continuous aggregate", get_rel_name(view)),
@@ -211,14 +213,9 @@ mill_aggregates_of_base(Oid base)
 	static MillStatement read = {.sql = "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
 										" WHERE a.base_table = $1 ORDER BY a.id",
 								 .nargs = 1,
-								 .types = {OIDOID},
-								 .current_snapshot = true};
-	List *rows;
+								 .types = {OIDOID}};
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	rows = read_rows(&read, ObjectIdGetDatum(base));
-	PopActiveSnapshot();
-	return rows;
+	return read_rows(&read, ObjectIdGetDatum(base));
 }
 
 /* Store the base table and the partitions whose rows are counted; they changed in this transaction. */

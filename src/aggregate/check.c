@@ -120,6 +120,8 @@ check_entries(const MillDefinition *d, Query *level)
 		{
 			if (rte->tablesample)
 				mill_refuse("TABLESAMPLE", "Select rows by a condition.");
+			if (!rte->inh && get_rel_relkind(rte->relid) == RELKIND_PARTITIONED_TABLE)
+				mill_refuse("ONLY of a partitioned table", "It has no rows of its own.");
 			check_table(rte->relid);
 		}
 		if (rte->rtekind == RTE_SUBQUERY && rte->inFromCl &&

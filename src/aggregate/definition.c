@@ -68,6 +68,22 @@ columns_of(Query *level, Node *node)
 	return search.vars;
 }
 
+/* A window, or the query that finds sessions, is used by its columns alone. */
+static void
+refuse_whole_rows(const MillDefinition *d)
+{
+	ListCell *lc;
+
+	foreach (lc, columns_of(d->query, (Node *) d->query))
+	{
+		Var *var = lfirst(lc);
+
+		if (d->window != MILL_WINDOW_NONE && (int) var->varno == d->window_rti && var->varattno <= 0)
+			mill_refuse("a whole row of a window or of the query that finds the sessions",
+						"Name the columns that the view needs.");
+	}
+}
+
 /* The one range table entry that the event time's columns belong to. */
 static int
 base_of_time(const MillDefinition *d)
@@ -457,6 +473,7 @@ mill_definition(Oid view)
 	find_window_function(d);
 	if (d->window == MILL_WINDOW_NONE)
 		find_session(d);
+	refuse_whole_rows(d);
 	mill_check_query(d);
 	find_base(d);
 	find_base_columns(d);

@@ -207,6 +207,36 @@ may_begin_fill(int64 id)
 		   !OidIsValid(mill_find_uncaptured(a->relations, false));
 }
 
+/* Do it; the caller holds the aggregate's lock. */
+static void
+act(Action action, MillAggregate *a, bool *more)
+{
+	/* rights are taken without a word to us */
+	char *obstacle = action == BEGIN_FILL ? NULL : mill_aggregate_obstacle(a);
+	MillDefinition *d;
+	int64 taken;
+
+	if (obstacle)
+	{
+		mill_aggregate_rest(a, obstacle);
+		return;
+	}
+	d = mill_definition_of(a->definition);
+	if (action == BEGIN_FILL)
+		mill_aggregate_begin_fill(a);
+	else if (action == FILL && !a->live)
+	{
+		fill_step(a, d);
+		*more = true;
+	}
+	else if (action == FOLD)
+	{
+		taken = mill_fold(a, d, more);
+		if (taken > 0)
+			note_fold(a->id, taken, *more);
+	}
+}
+
 /*
  * Run one action in a transaction; *more says whether to repeat it at once.  The
  * base table is locked before the aggregate, as by all others.
@@ -227,24 +257,7 @@ run_action(Action action, int64 id, Oid base, const char *name, bool *more)
 	if ((action != BEGIN_FILL || (may_begin_fill(id) && mill_try_lock_base(base))) &&
 		mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL &&
 		a->base == base && a->resting == (action == BEGIN_FILL))
-	{
-		MillDefinition *d = mill_definition_of(a->definition);
-
-		if (action == BEGIN_FILL)
-			mill_aggregate_begin_fill(a);
-		else if (action == FILL && !a->live)
-		{
-			fill_step(a, d);
-			*more = true;
-		}
-		else if (action == FOLD)
-		{
-			int64 taken = mill_fold(a, d, more);
-
-			if (taken > 0)
-				note_fold(id, taken, *more);
-		}
-	}
+		act(action, a, more);
 	SPI_finish();
 	mill_xact_commit();
 }

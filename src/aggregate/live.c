@@ -80,8 +80,7 @@ mill_aggregate_rest(MillAggregate *a, const char *reason)
 	static MillStatement rest =
 		{.sql = "UPDATE mill_catalog.aggregate SET live = false, backfill_until = NULL, resting = $2, exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 2,
-		 .types = {INT8OID, TEXTOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TEXTOID}};
 	Datum values[2] = {Int64GetDatum(a->id), CStringGetTextDatum(reason)};
 
 	mill_run(&rest, SPI_OK_UPDATE, values, NULL);
@@ -102,8 +101,7 @@ mill_aggregate_note_truncate(int64 id)
 	static MillStatement note =
 		{.sql = "UPDATE mill_catalog.aggregate SET exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	Datum values[1] = {Int64GetDatum(id)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
@@ -130,10 +128,11 @@ mill_aggregate_obstacle(const MillAggregate *a)
 			 "  (SELECT format('%s is unlogged', c.oid::regclass) FROM part p JOIN pg_class c ON c.oid = p.relid"
 			 "    WHERE c.relpersistence = 'u' LIMIT 1),"
 			 "  (SELECT format('its owner may not read %s', c.oid::regclass) FROM used u JOIN pg_class c ON c.oid = u.relid"
-			 "    WHERE NOT has_any_column_privilege($3, c.oid, 'SELECT') AND c.relkind <> 'S' LIMIT 1))",
+			 "    WHERE NOT has_any_column_privilege($3, c.oid, 'SELECT') AND c.relkind <> 'S' LIMIT 1),"
+			 "  (SELECT format('its owner may not use schema %s', c.relnamespace::regnamespace) FROM used u JOIN pg_class c ON c.oid = u.relid"
+			 "    WHERE NOT has_schema_privilege($3, c.relnamespace, 'USAGE') LIMIT 1))",
 		 .nargs = 3,
-		 .types = {OIDOID, OIDOID, OIDOID},
-		 .latest_snapshot = true};
+		 .types = {OIDOID, OIDOID, OIDOID}};
 	Datum values[3] = {ObjectIdGetDatum(a->base), ObjectIdGetDatum(a->definition),
 					   ObjectIdGetDatum(a->owner)};
 
@@ -306,7 +305,7 @@ find_answer(Oid state, Snapshot snapshot, bool *is_ours)
  * which not everybody sees yet; 0 if it is not known because of somebody's lock.
  */
 static uint64
-pages_of(Oid relid, bool recent)
+pages_now(Oid relid, bool recent)
 {
 	uint64 pages = 0;
 	ListCell *lc;
@@ -340,12 +339,12 @@ pages_of(Oid relid, bool recent)
 static bool
 is_plain_faster(Oid base, Oid delta)
 {
-	uint64 waiting = pages_of(delta, true);
+	uint64 waiting = pages_now(delta, true);
 	uint64 plain;
 
 	if (waiting <= FEW_DELTA_PAGES)
 		return false;
-	plain = pages_of(base, false);
+	plain = pages_now(base, false);
 	return plain > 0 && waiting * DELTA_PAGE_COST > plain;
 }
 

@@ -192,7 +192,9 @@ static bool
 find_relations(MillAggregate *a)
 {
 	static MillStatement find =
-		{.sql = "SELECT definition, state_table, delta_table FROM mill_catalog.aggregate_view WHERE view = $1",
+		{.sql =
+			 "SELECT v.definition, v.state_table, v.delta_table, (SELECT a.view::regclass::text FROM mill_catalog.armed_aggregate a"
+			 "  WHERE a.state_table = v.state_table) FROM mill_catalog.aggregate_view v WHERE v.view = $1",
 		 .nargs = 1,
 		 .types = {OIDOID}};
 	Datum values[1] = {ObjectIdGetDatum(a->view)};
@@ -204,6 +206,12 @@ find_relations(MillAggregate *a)
 	a->state = DatumGetObjectId(mill_value(0, 2, &no_state));
 	a->delta = DatumGetObjectId(mill_value(0, 3, &no_delta));
 	a->owner = mill_relation_owner(a->view);
+	if (mill_text(0, 4))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("\"%s\" reads the tables of continuous aggregate \"%s\"",
+							   get_rel_name(a->view), mill_text(0, 4)),
+						errhint("Create it from mill.definition('%s'), and materialize that.",
+								mill_text(0, 4))));
 	if (no_definition || no_state || no_delta || mill_relation_owner(a->definition) != a->owner ||
 		mill_relation_owner(a->state) != a->owner || mill_relation_owner(a->delta) != a->owner)
 		ereport(ERROR,
@@ -377,12 +385,10 @@ mill_aggregate_deleted(PG_FUNCTION_ARGS)
 	static MillStatement deletes[] =
 		{{.sql = "DELETE FROM mill_catalog.aggregate_progress WHERE aggregate_id = $1",
 		  .nargs = 1,
-		  .types = {INT8OID},
-		  .latest_snapshot = true},
+		  .types = {INT8OID}},
 		 {.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'aggregate' AND object_id = $1",
 		  .nargs = 1,
-		  .types = {INT8OID},
-		  .latest_snapshot = true}};
+		  .types = {INT8OID}}};
 
 	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
 }
@@ -527,6 +533,7 @@ mill_refresh(PG_FUNCTION_ARGS)
 	int64 groups;
 	bool resting;
 
+	mill_require_argument(fcinfo, 0, "view");
 	require_read_committed("mill.refresh");
 	SPI_connect();
 	resting = mill_aggregate_of_view(PG_GETARG_OID(0), false)->resting;
@@ -599,9 +606,10 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));
 	if (!new->live)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("\"%s\" is still being filled", get_rel_name(new->view)),
-						errhint("Wait until mill.aggregates shows it live.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" is not live", get_rel_name(new->view)),
+				 errhint("Wait until mill.aggregates shows it live; it says there why it is not.")));
 	if (old->owner != new->owner)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("\"%s\" and \"%s\" have different owners", get_rel_name(old->view),

@@ -171,12 +171,8 @@ run_statement(void *arg)
 				 SPI_result_code_string(SPI_result));
 		statement->plan = plan;
 	}
-	if (statement->latest_snapshot)
-		code = SPI_execute_snapshot(statement->plan, (Datum *) run->values, run->nulls,
-									GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
-	else
-		code = SPI_execute_plan(statement->plan, (Datum *) run->values, run->nulls,
-								statement->current_snapshot, 0);
+	code = SPI_execute_snapshot(statement->plan, (Datum *) run->values, run->nulls,
+								GetLatestSnapshot(), InvalidSnapshot, false, true, 0);
 	if (code != run->expected)
 		elog(ERROR, "unexpected result of \"%s\": %s", statement->sql, SPI_result_code_string(code));
 }
@@ -193,8 +189,6 @@ mill_run(MillStatement *statement, int expected, const Datum *values, const char
 
 	Assert(statement->nargs >= 0 && statement->nargs <= lengthof(statement->types));
 	Assert(statement->nargs == 0 || values);
-	Assert(!statement->current_snapshot || !statement->latest_snapshot);
-	Assert(!statement->current_snapshot || ActiveSnapshotSet());
 
 	mill_as_extension(run_statement, &run);
 	return SPI_processed;

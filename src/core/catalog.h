@@ -13,15 +13,17 @@
 /* The search_path of our own SQL. */
 #define MILL_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* A fixed statement and its kept plan; declared as a static variable. */
+/*
+ * A fixed statement and its kept plan; declared as a static variable.  As core does with
+ * its catalogs it sees what is committed and what this transaction did, whatever the
+ * isolation level: what an old snapshot does not know exists all the same.
+ */
 typedef struct MillStatement
 {
 	const char *sql;
 	int nargs;
 	Oid types[16];
-	bool current_snapshot; /* run in the active snapshot, see no change of our own */
-	bool latest_snapshot;  /* see what is committed, whatever the isolation level */
-	bool generic_plan;	   /* plan once, for any parameters: they say nothing of the rows */
+	bool generic_plan; /* plan once, for any parameters: they say nothing of the rows */
 	SPIPlanPtr plan;
 } MillStatement;
 

@@ -255,16 +255,13 @@ mill_pipeline_deleted(PG_FUNCTION_ARGS)
 	static MillStatement deletes[] =
 		{{.sql = "DELETE FROM mill_catalog.pipeline_offset WHERE pipeline_id = $1",
 		  .nargs = 1,
-		  .types = {INT8OID},
-		  .latest_snapshot = true},
+		  .types = {INT8OID}},
 		 {.sql = "DELETE FROM mill_catalog.dead_letter WHERE pipeline_id = $1",
 		  .nargs = 1,
-		  .types = {INT8OID},
-		  .latest_snapshot = true},
+		  .types = {INT8OID}},
 		 {.sql = "DELETE FROM mill_catalog.error WHERE object_kind = 'pipeline' AND object_id = $1",
 		  .nargs = 1,
-		  .types = {INT8OID},
-		  .latest_snapshot = true}};
+		  .types = {INT8OID}}};
 
 	return mill_delete_dependents(fcinfo, deletes, lengthof(deletes));
 }
@@ -318,17 +315,14 @@ stored_offset(int64 pipeline, int32 partition)
 	static MillStatement read = {.sql = "SELECT next_offset FROM mill_catalog.pipeline_offset"
 										" WHERE pipeline_id = $1 AND partition = $2",
 								 .nargs = 2,
-								 .types = {INT8OID, INT4OID},
-								 .current_snapshot = true};
+								 .types = {INT8OID, INT4OID}};
 	Datum values[2] = {Int64GetDatum(pipeline), Int32GetDatum(partition)};
 	int64 offset = -1;
 
-	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	if (mill_run(&read, SPI_OK_SELECT, values, NULL) > 0)
 		offset = DatumGetInt64(mill_value(0, 1, NULL));
 	SPI_finish();
-	PopActiveSnapshot();
 	return offset;
 }
 

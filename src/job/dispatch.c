@@ -356,8 +356,7 @@ stop_late_runs(void)
 				" reason = format('it took longer than its timeout of %s', deadline - started_at)"
 				" WHERE id = $2 AND state = 'running' AND deadline <= $1 AND stop IS NULL",
 		 .nargs = 2,
-		 .types = {TIMESTAMPTZOID, INT8OID},
-		 .latest_snapshot = true};
+		 .types = {TIMESTAMPTZOID, INT8OID}};
 	Datum values[2] = {TimestampTzGetDatum(mill_now())};
 	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	SPITupleTable *table = SPI_tuptable;

@@ -36,28 +36,24 @@ make_run_after(int64 run_id, int64 job_id)
 			 " WHERE r.id = $1 AND d.id = $2 AND NOT o.followed AND o.covers AND o.job_id = ANY (d.run_after)"
 			 " AND o.interval_start = r.interval_start AND o.interval_end = r.interval_end LIMIT 1",
 		 .nargs = 2,
-		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, INT8OID}};
 	/* a run that is at it begins again at its end */
 	static MillStatement supersede =
 		{.sql = "UPDATE mill_catalog.job_run o SET superseded = true FROM mill_catalog.job_run r"
 				" WHERE r.id = $1 AND o.state = 'running' AND" OF_INTERVAL,
 		 .nargs = 2,
-		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, INT8OID}};
 	static MillStatement drop =
 		{.sql = "DELETE FROM mill_catalog.job_run o USING mill_catalog.job_run r"
 				" WHERE r.id = $1 AND o.state NOT IN ('queued', 'running') AND" OF_INTERVAL,
 		 .nargs = 2,
-		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, INT8OID}};
 	static MillStatement uncover =
 		{.sql = "UPDATE mill_catalog.job_progress p SET done = p.done - tstzmultirange(tstzrange(r.interval_start, r.interval_end))"
 				" FROM mill_catalog.job_run r WHERE r.id = $1 AND p.job_id = $2"
 				" AND p.done && tstzrange(r.interval_start, r.interval_end)",
 		 .nargs = 2,
-		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, INT8OID}};
 	/* each of the jobs that it comes after must have done the interval */
 	static MillStatement insert =
 		{.sql =
@@ -68,8 +64,7 @@ make_run_after(int64 run_id, int64 job_id)
 			 "    WHERE u <> r.job_id AND q.done @> tstzrange(r.interval_start, r.interval_end) IS NOT TRUE)"
 			 " ON CONFLICT (job_id, interval_start, interval_end) WHERE covers DO NOTHING",
 		 .nargs = 3,
-		 .types = {INT8OID, INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, INT8OID, TIMESTAMPTZOID}};
 	Datum values[3] = {Int64GetDatum(run_id), Int64GetDatum(job_id),
 					   TimestampTzGetDatum(mill_now())};
 
@@ -99,8 +94,7 @@ follow(int64 run_id, int64 job_id)
 	static MillStatement followed =
 		{.sql = "UPDATE mill_catalog.job_run SET followed = true WHERE id = $1 AND NOT followed",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	Datum values[1] = {Int64GetDatum(job_id)};
 	uint64 rows = mill_run(&find, SPI_OK_SELECT, values, NULL);
 	SPITupleTable *table = SPI_tuptable;

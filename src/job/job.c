@@ -44,15 +44,10 @@ bool
 mill_job_lock(int64 job_id, bool wait)
 {
 #define LOCK "SELECT FROM mill_catalog.job_progress WHERE job_id = $1 FOR NO KEY UPDATE"
-	static MillStatement lock = {.sql = LOCK,
-								 .nargs = 1,
-								 .types = {INT8OID},
-								 .latest_snapshot = true,
-								 .generic_plan = true};
+	static MillStatement lock = {.sql = LOCK, .nargs = 1, .types = {INT8OID}, .generic_plan = true};
 	static MillStatement try_lock = {.sql = LOCK " SKIP LOCKED",
 									 .nargs = 1,
 									 .types = {INT8OID},
-									 .latest_snapshot = true,
 									 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(job_id)};
 

@@ -158,8 +158,7 @@ change_progress(const MillJob *job, bool moved)
 	static MillStatement read =
 		{.sql = "SELECT interval_start, next_fire IS NULL FROM mill_catalog.job_progress WHERE job_id = $1",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	static MillStatement update =
 		{.sql = "UPDATE mill_catalog.job_progress SET interval_start = $2, next_fire = $3, scheduled_at = $4 WHERE job_id = $1",
 		 .nargs = 4,
@@ -469,7 +468,7 @@ mill_run_after(PG_FUNCTION_ARGS)
 
 #define DELETE_BY_ID(statement)                                                                    \
 	{                                                                                              \
-		.sql = statement, .nargs = 1, .types = {INT8OID}, .latest_snapshot = true                  \
+		.sql = statement, .nargs = 1, .types = { INT8OID }                                         \
 	}
 
 /* SQL: mill_catalog.job_deleted(), AFTER DELETE on mill_catalog.job */

@@ -169,13 +169,11 @@ was_loaded(const Load *load, bool by_checksum)
 	static MillStatement by_time =
 		{.sql = "SELECT FROM mill_catalog.file WHERE target = $1 AND path = $2 AND size = $3 AND modified_at = $4 AND state = 'loaded'",
 		 .nargs = 4,
-		 .types = {REGCLASSOID, TEXTOID, INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {REGCLASSOID, TEXTOID, INT8OID, TIMESTAMPTZOID}};
 	static MillStatement by_sum =
 		{.sql = "SELECT FROM mill_catalog.file WHERE target = $1 AND path = $2 AND size = $3 AND checksum = $4 AND state = 'loaded'",
 		 .nargs = 4,
-		 .types = {REGCLASSOID, TEXTOID, INT8OID, TEXTOID},
-		 .latest_snapshot = true};
+		 .types = {REGCLASSOID, TEXTOID, INT8OID, TEXTOID}};
 	Datum values[4] = {ObjectIdGetDatum(load->target), CStringGetTextDatum(load->path),
 					   Int64GetDatum(load->size),
 					   by_checksum ? CStringGetTextDatum(load->checksum)

@@ -56,7 +56,6 @@ tell(int64 run_id, const char *event)
 			 "  WHERE r.id = $1) t WHERE t.channel IS NOT NULL",
 		 .nargs = 2,
 		 .types = {INT8OID, TEXTOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), CStringGetTextDatum(event)};
 
@@ -76,7 +75,6 @@ log_failure(int64 run_id)
 				" WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
@@ -99,7 +97,6 @@ mill_run_note(int64 run_id, const char *event)
 				" WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
@@ -118,7 +115,6 @@ count_in_backfill(Datum backfill_id, bool success)
 				" finished_at = CASE WHEN success + failed + 1 >= total THEN $3 END WHERE id = $1",
 		 .nargs = 3,
 		 .types = {INT8OID, BOOLOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[3] = {backfill_id, BoolGetDatum(success), TimestampTzGetDatum(mill_now())};
 
@@ -141,7 +137,6 @@ note_run_end(int64 run_id, bool success)
 			 "  (SELECT o.failures FROM mill_catalog.job_progress o WHERE o.job_id = p.job_id) > 0",
 		 .nargs = 3,
 		 .types = {INT8OID, BOOLOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[3] = {Int64GetDatum(run_id), BoolGetDatum(success),
 					   TimestampTzGetDatum(mill_now())};
@@ -170,14 +165,12 @@ queue_again_if_superseded(int64 run_id)
 				" WHERE id = $1 AND superseded",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement steps =
 		{.sql = "UPDATE mill_catalog.step_run SET state = 'waiting', failures = 0, conflicts = 0, ready_at = NULL,"
 				" started_at = NULL, finished_at = NULL, rows = NULL WHERE run_id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
@@ -198,7 +191,6 @@ end_run(int64 run_id, const char *state)
 				" WHERE id = $1 RETURNING job_id, followed, backfill_id",
 		 .nargs = 3,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[3] = {Int64GetDatum(run_id), CStringGetTextDatum(state),
 					   TimestampTzGetDatum(mill_now())};
@@ -238,7 +230,6 @@ mill_run_set_aside(int64 run_id, const char *state, const char *reason)
 				" RETURNING r.backfill_id, old.state = 'queued'",
 		 .nargs = 4,
 		 .types = {INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[4] = {Int64GetDatum(run_id), CStringGetTextDatum(state),
 					   CStringGetTextDatum(reason), TimestampTzGetDatum(mill_now())};
@@ -274,7 +265,6 @@ advance_steps(int64 run_id)
 			 " WHERE w.id = n.id AND n.state IS NOT NULL RETURNING n.state = 'ready'",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 	uint64 rows = mill_run(&statement, SPI_OK_UPDATE_RETURNING, values, NULL);
@@ -305,7 +295,6 @@ stop_steps(int64 run_id)
 				" AND s.state IN ('waiting', 'ready', 'retry_wait')",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
@@ -324,7 +313,6 @@ mill_run_settle(int64 run_id)
 			 " FROM mill_catalog.job_run r LEFT JOIN mill_catalog.step_run s ON s.run_id = r.id WHERE r.id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(run_id)};
 
@@ -347,7 +335,6 @@ begin_run(int64 run_id)
 				" FROM mill_catalog.job j WHERE r.id = $1 AND j.id = r.job_id",
 		 .nargs = 2,
 		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	/* a run that is retried has its steps already */
 	static MillStatement make_steps =
@@ -358,7 +345,6 @@ begin_run(int64 run_id)
 			 " AND NOT EXISTS (SELECT FROM mill_catalog.step_run x WHERE x.run_id = r.id) ORDER BY s.id",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(run_id), TimestampTzGetDatum(mill_now())};
 
@@ -385,21 +371,18 @@ begin_first(int64 job_id, const Queue *queue)
 				" ORDER BY job_id, backfill_id, interval_end LIMIT $2",
 		 .nargs = 2,
 		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement oldest =
 		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
 				" ORDER BY job_id, backfill_id, interval_end LIMIT $2",
 		 .nargs = 3,
 		 .types = {INT8OID, INT8OID, INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement newest =
 		{.sql = "SELECT id FROM mill_catalog.job_run WHERE job_id = $1 AND state = 'queued' AND backfill_id = $3"
 				" ORDER BY job_id DESC, backfill_id DESC, interval_end DESC LIMIT $2",
 		 .nargs = 3,
 		 .types = {INT8OID, INT8OID, INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	MillStatement *statement = &besides;
 	Datum values[3] = {Int64GetDatum(job_id), Int64GetDatum(queue->room), queue->backfill_id};
@@ -427,7 +410,6 @@ mill_runs_begin(int64 job_id)
 				"  AND EXISTS (SELECT FROM mill_catalog.job_run q WHERE q.job_id = $1 AND q.state = 'queued')",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	/* runs of the schedule and by hand share the job's limit, each backfill has its own */
 	static MillStatement find =
@@ -439,7 +421,6 @@ mill_runs_begin(int64 job_id)
 				"   WHERE b.job_id = $1 AND b.finished_at IS NULL) f",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(job_id)};
 	uint64 rows;
@@ -476,7 +457,6 @@ lock_run(const MillAttempt *attempt, bool *stopped)
 		{.sql = "SELECT stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1",
 		 .nargs = 1,
 		 .types = {INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[1] = {Int64GetDatum(attempt->run_id)};
 
@@ -495,13 +475,11 @@ mill_attempt_succeed(const MillAttempt *attempt, int64 rows, const char *notices
 				" WHERE id = $1 AND attempt_id = $2 AND state = 'running'",
 		 .nargs = 4,
 		 .types = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	static MillStatement try =
 		{.sql = "UPDATE mill_catalog.attempt SET outcome = 'success', finished_at = $2, rows = $3, notices = $4 WHERE id = $1",
 		 .nargs = 4,
 		 .types = {INT8OID, TIMESTAMPTZOID, INT8OID, TEXTOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum now = TimestampTzGetDatum(mill_now());
 	Datum values[4] = {Int64GetDatum(attempt->step_run_id), Int64GetDatum(attempt->id), now,
@@ -541,7 +519,6 @@ read_policy(const MillAttempt *attempt, StepPolicy *policy)
 				" WHERE s.id = $1 AND s.attempt_id = $2 AND s.state = 'running'",
 		 .nargs = 2,
 		 .types = {INT8OID, INT8OID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	Datum values[2] = {Int64GetDatum(attempt->step_run_id), Int64GetDatum(attempt->id)};
 
@@ -630,7 +607,6 @@ record_attempt(const MillAttempt *attempt, const char *outcome, const ErrorData 
 		 .nargs = 10,
 		 .types = {INT8OID, TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
 				   TEXTOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	const char *texts[10] = {[1] = outcome,		   [3] = unpack_sql_state(error->sqlerrcode),
 							 [4] = error->message, [5] = error->detail,
@@ -663,7 +639,6 @@ mill_attempt_fail(const MillAttempt *attempt, MillOutcome outcome, const ErrorDa
 		 .nargs = 9,
 		 .types = {INT8OID, TEXTOID, INT4OID, INT4OID, INT4OID, INT4OID, BOOLOID, TIMESTAMPTZOID,
 				   TIMESTAMPTZOID},
-		 .latest_snapshot = true,
 		 .generic_plan = true};
 	bool conflict = outcome == MILL_OUTCOME_ERROR &&
 					ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK;

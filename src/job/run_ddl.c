@@ -52,19 +52,16 @@ replace_run(int64 job_id, TimestampTz from, TimestampTz to)
 		{.sql = "SELECT FROM mill_catalog.job_run WHERE job_id = $1 AND interval_start = $2 AND interval_end = $3 AND covers"
 				" AND state IN ('queued', 'running')",
 		 .nargs = 3,
-		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
 	static MillStatement drop =
 		{.sql = "DELETE FROM mill_catalog.job_run WHERE job_id = $1 AND interval_start = $2 AND interval_end = $3 AND covers",
 		 .nargs = 3,
-		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
 	static MillStatement uncover =
 		{.sql = "UPDATE mill_catalog.job_progress SET done = done - tstzmultirange(tstzrange($2, $3))"
 				" WHERE job_id = $1 AND done && tstzrange($2, $3)",
 		 .nargs = 3,
-		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
 	Datum values[3] = {Int64GetDatum(job_id), TimestampTzGetDatum(from), TimestampTzGetDatum(to)};
 
 	if (mill_run(&active, SPI_OK_SELECT, values, NULL) > 0)
@@ -293,8 +290,7 @@ run_argument(FunctionCallInfo fcinfo)
 	static MillStatement read =
 		{.sql = "SELECT state, stop IS NOT NULL FROM mill_catalog.job_run WHERE id = $1",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	Run *run = palloc0(sizeof(Run));
 	Datum values[1];
 
@@ -341,19 +337,16 @@ mill_retry(PG_FUNCTION_ARGS)
 			 "  ready_at = NULL, retry_at = NULL, started_at = NULL, finished_at = NULL, rows = NULL"
 			 " FROM again a WHERE s.run_id = $1 AND s.step_id = a.step_id",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	static MillStatement queue =
 		{.sql = "UPDATE mill_catalog.job_run SET state = 'queued', stop = NULL, stop_at = NULL, reason = NULL, finished_at = NULL,"
 				" deadline = NULL WHERE id = $1 RETURNING backfill_id",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	static MillStatement uncount =
 		{.sql = "UPDATE mill_catalog.backfill SET failed = failed - 1, finished_at = NULL WHERE id = $1",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	Datum values[1];
 	bool isnull;
 	Run *run;
@@ -383,8 +376,7 @@ mill_cancel(PG_FUNCTION_ARGS)
 	static MillStatement stop =
 		{.sql = "UPDATE mill_catalog.job_run SET stop = 'cancel', stop_at = $2, reason = 'canceled by ' || quote_ident($3) WHERE id = $1",
 		 .nargs = 3,
-		 .types = {INT8OID, TIMESTAMPTZOID, TEXTOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TIMESTAMPTZOID, TEXTOID}};
 	const char *role = GetUserNameFromId(GetUserId(), false);
 	Datum values[3];
 	Run *run;

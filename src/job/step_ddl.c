@@ -311,16 +311,14 @@ drop_from_runs(int64 job_id, int64 id)
 	static MillStatement running =
 		{.sql = "SELECT run_id FROM mill_catalog.step_run WHERE step_id = $1 AND state = 'running' LIMIT 1",
 		 .nargs = 1,
-		 .types = {INT8OID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID}};
 	static MillStatement drop =
 		{.sql =
 			 "UPDATE mill_catalog.step_run s SET state = 'skipped', finished_at = $2 FROM mill_catalog.job_run r"
 			 " WHERE s.step_id = $1 AND r.id = s.run_id AND r.state IN ('queued', 'running')"
 			 " AND s.state IN ('waiting', 'ready', 'retry_wait') RETURNING s.run_id, r.state = 'running'",
 		 .nargs = 2,
-		 .types = {INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {INT8OID, TIMESTAMPTZOID}};
 	Datum values[2] = {Int64GetDatum(id), TimestampTzGetDatum(mill_now())};
 	SPITupleTable *table;
 	uint64 rows;

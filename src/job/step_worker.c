@@ -124,8 +124,7 @@ claim_suspect(void)
 		{.sql = CLAIM(
 			 "s.suspect AND NOT EXISTS (SELECT FROM mill_catalog.step_run o WHERE o.state = 'running' AND o.suspect)"),
 		 .nargs = 4,
-		 .types = {REGROLEOID, INT4OID, INT8OID, TIMESTAMPTZOID},
-		 .latest_snapshot = true};
+		 .types = {REGROLEOID, INT4OID, INT8OID, TIMESTAMPTZOID}};
 
 	if (mill_run(&any, SPI_OK_SELECT, NULL, NULL) == 0)
 		return false;

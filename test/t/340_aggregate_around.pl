@@ -102,6 +102,16 @@ is(state_of('a.v'), 'resting: its owner may not read t.b', 'CASES 64: rights tak
 sql('GRANT SELECT ON t.b TO analyst');
 ok(becomes_live('a.v'), 'CASES 64: given back: live again');
 $check->('and right');
+# the schema's, which the fold finds out by itself
+sql(q[CREATE SCHEMA r; CREATE TABLE r.s (k int, v int); GRANT USAGE ON SCHEMA r TO analyst; GRANT SELECT, TRIGGER ON r.s TO analyst; SET ROLE analyst;
+	CREATE VIEW a.r AS SELECT k, max(v) AS v FROM r.s GROUP BY k; SELECT mill.materialize('a.r', fold_interval => '10 milliseconds')]);
+ok(becomes_live('a.r'), 'CASES 64: a schema of another role');
+sql('REVOKE USAGE ON SCHEMA r FROM analyst');
+sql('INSERT INTO r.s VALUES (1, 2), (1, 3); DELETE FROM r.s WHERE v = 3');
+ok($node->poll_query_until('postgres', q[SELECT reason = 'its owner may not use schema r' FROM mill.aggregates WHERE aggregate = 'a.r'::regclass]), 'CASES 64: that is closed');
+sql('GRANT USAGE ON SCHEMA r TO analyst');
+ok(becomes_live('a.r'), 'CASES 64: opened again: live again');
+is(sql('TABLE a.r'), '1|2', 'CASES 64: and right');
 # a table that is looked up
 sql(q[SET ROLE owner_of_table; CREATE TABLE t.name (k int, name text); INSERT INTO t.name VALUES (5, 'five'); GRANT SELECT ON t.name TO analyst; SET ROLE analyst;
 	CREATE VIEW a.j AS SELECT name, count(*) AS n FROM t.b JOIN t.name USING (k) GROUP BY name; SELECT mill.materialize('a.j')]);
