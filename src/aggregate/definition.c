@@ -324,10 +324,10 @@ is_window_column(const MillDefinition *d, Node *expr)
 static bool
 is_reserved(const char *name)
 {
-	static const char *const ours[] = {"pane",		 "row_count",	 "stale",	   "key_hash",
-									   "written_at", "first_at",	 "last_at",	   "event_time",
-									   "island",	 "window_start", "window_end", "session_start",
-									   NULL};
+	static const char *const ours[] = {"pane",			"row_count",  "stale",		  "removed",
+									   "key_hash",		"written_at", "first_at",	  "last_at",
+									   "event_time",	"island",	  "window_start", "window_end",
+									   "session_start", NULL};
 
 	for (int i = 0; ours[i]; i++)
 	{

@@ -44,6 +44,7 @@ typedef struct MillAccumulator
 	char *combine;		  /* over stored columns of the same name */
 	char *zero;			  /* neutral when added; NULL if not invertible */
 	bool comparable;	  /* "<> zero" holds if there is anything in it */
+	const char *extreme;  /* max, min, bool_and or bool_or; NULL: none of them */
 } MillAccumulator;
 
 /* An aggregate call of the view; equal calls share one measure. */
@@ -90,6 +91,7 @@ typedef struct MillDefinition
 	List *accumulators; /* MillAccumulator */
 	List *measures;		/* MillMeasure */
 	MillClass class;
+	bool by_extremes; /* all that cannot be subtracted are extremes: removals are stored too */
 } MillDefinition;
 
 /* parts.c */

@@ -111,11 +111,15 @@ fold(void *arg)
 		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
 		merged = DatumGetInt64(mill_value(0, 1, NULL));
 		work->result += merged;
-		work->more |= merged == FOLD_LIMIT;
+		work->more |= merged >= FOLD_LIMIT || DatumGetInt64(mill_value(0, 4, NULL)) > 0;
 		ctids = mill_value(0, 2, &isnull);
-		work->negative = mill_text(0, 3);
-		if (!isnull)
-			delete_groups(t, ctids);
+		/* of a part of a group's deltas even a sum of no rows says nothing */
+		if (merged < FOLD_LIMIT || d->by_extremes)
+		{
+			work->negative = mill_text(0, 3);
+			if (!isnull)
+				delete_groups(t, ctids);
+		}
 	}
 }
 

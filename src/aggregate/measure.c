@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "core/compat.h"
 
@@ -288,14 +289,33 @@ measure_variance(Measuring *w, Oid type, const char *name)
 	return true;
 }
 
+static bool
+is_one_of(const char *name, const char *const *names)
+{
+	for (int i = 0; names[i]; i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 measure_extreme(Measuring *w, const char *name)
 {
+	static const char *const removable[] = {"max", "min", "bool_and", "bool_or", NULL};
+	MillAccumulator *a;
+
+	if (strcmp(name, "every") == 0)
+		name = "bool_and";
 	w->m->class = MILL_INSERT_ONLY;
-	w->m->final = add_accumulator(w, name, w->m->column.type, w->m->column.collation,
-								  psprintf("%s(%s)%s", name, argument(w, 0), w->filter),
-								  psprintf("%s(%%s)", name), NULL)
-					  ->column.name;
+	a = add_accumulator(w, name, w->m->column.type, w->m->column.collation,
+						psprintf("%s(%s)%s", name, argument(w, 0), w->filter),
+						psprintf("%s(%%s)", name), NULL);
+	w->m->final = a->column.name;
+	if (is_one_of(name, removable) &&
+		OidIsValid(lookup_type_cache(a->column.type, TYPECACHE_EQ_OPR)->eq_opr))
+		a->extreme = pstrdup(name);
 }
 
 /* The arguments of a call that is kept as a partial state. */
@@ -409,17 +429,6 @@ measure_recompute(Measuring *w)
 					  ->column.name;
 }
 
-static bool
-is_one_of(const char *name, const char *const *names)
-{
-	for (int i = 0; names[i]; i++)
-	{
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Core's aggregates that are kept as sums and counts; false if this is none of them. */
 static bool
 measure_core(Measuring *w)
@@ -518,9 +527,15 @@ find_calls(Node *node, void *context)
 void
 mill_add_measures(MillDefinition *d)
 {
+	ListCell *lc;
+
 	find_calls((Node *) d->query->targetList, d);
 	find_calls(d->query->havingQual, d);
 	/* a session that loses a row may become two */
 	if (d->window == MILL_WINDOW_SESSION)
 		d->class = Max(d->class, MILL_INSERT_ONLY);
+	d->by_extremes = d->class == MILL_INSERT_ONLY && d->window != MILL_WINDOW_SESSION;
+	foreach (lc, d->accumulators)
+		d->by_extremes &= ((MillAccumulator *) lfirst(lc))->zero != NULL ||
+						  ((MillAccumulator *) lfirst(lc))->extreme != NULL;
 }

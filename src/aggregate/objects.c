@@ -135,7 +135,7 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)",
 							  quote_identifier(names[1]), columns));
 	mill_execute_ddl(
-		psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
+		psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, removed boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
 				 " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0,"
 				 " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
 				 quote_identifier(names[2]), columns));

@@ -7,7 +7,10 @@
  *		pane, keys, row_count, accumulators				with or without a window
  *		first_at, last_at, keys, row_count, accumulators	fragments of sessions
  *
- * A delta row may instead mark its group as stale: to be recomputed.
+ * A delta row may instead mark its group as stale: to be recomputed.  One that is
+ * "removed" has what was removed: counts and sums negated, and the extremes among the
+ * removed values.  As long as these do not reach the extremes of what is there, they do
+ * not matter; if they do the group is as if it were stale.
  */
 #include "postgres.h"
 
@@ -97,6 +100,8 @@ own_part(const MillDefinition *d, const MillTables *t, const char *alias, const 
 		return NULL;
 	if (strcmp(name, "combined") == 0)
 		return mill_sql_combined(d);
+	if (strcmp(name, "present") == 0)
+		return mill_sql_present(d);
 	if (strcmp(name, "base") == 0)
 		return t->base;
 	if (strcmp(name, "def") == 0)
@@ -243,9 +248,9 @@ add_partials(StringInfo text, const MillDefinition *d)
 	}
 }
 
-/* Partial results of mill_rows by group; where is a condition on the rows, r. */
+/* Partial results of rows, a query, by group; where is a condition on them, r. */
 char *
-mill_sql_partial(const MillDefinition *d, const char *where)
+mill_sql_partial_of(const MillDefinition *d, const char *rows, const char *where)
 {
 	StringInfoData text;
 	const char *group = mill_sql_group(d, "");
@@ -263,9 +268,16 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 	else
 		appendStringInfoString(&text, group);
 	add_partials(&text, d);
-	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", mill_rows(d),
-					 where ? " WHERE " : "", where ? where : "", group);
+	appendStringInfo(&text, "\n FROM (%s) r%s%s\n GROUP BY %s", rows, where ? " WHERE " : "",
+					 where ? where : "", group);
 	return text.data;
+}
+
+/* Partial results of mill_rows. */
+char *
+mill_sql_partial(const MillDefinition *d, const char *where)
+{
+	return mill_sql_partial_of(d, mill_rows(d), where);
 }
 
 /* Row count and accumulators of several partial results, combined. */
@@ -282,6 +294,55 @@ mill_sql_combined(const MillDefinition *d)
 		MillAccumulator *a = lfirst(lc);
 
 		appendStringInfo(&text, ", %s AS %s", a->combine, quote_identifier(a->column.name));
+	}
+	return text.data;
+}
+
+/* The same of partial results among which are removed ones. */
+char *
+mill_sql_present(const MillDefinition *d)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "sum(row_count)::bigint AS row_count");
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+
+		appendStringInfo(&text, ", %s%s AS %s", a->combine,
+						 a->extreme ? " FILTER (WHERE NOT removed)" : "",
+						 quote_identifier(a->column.name));
+	}
+	return text.data;
+}
+
+/* Condition on a group of them: a removed value was an extreme; never NULL. */
+char *
+mill_sql_reached(const MillDefinition *d)
+{
+	StringInfoData text;
+	ListCell *lc;
+
+	Assert(d->by_extremes);
+	initStringInfo(&text);
+	foreach (lc, d->accumulators)
+	{
+		MillAccumulator *a = lfirst(lc);
+		char *removed;
+
+		if (a->extreme == NULL)
+			continue;
+		removed = psprintf("%s FILTER (WHERE removed)", a->combine);
+		appendStringInfoString(&text, text.len ? " OR " : "");
+		if (strcmp(a->extreme, "bool_and") == 0)
+			appendStringInfo(&text, "%s IS FALSE", removed);
+		else if (strcmp(a->extreme, "bool_or") == 0)
+			appendStringInfo(&text, "%s IS TRUE", removed);
+		else
+			appendStringInfo(&text, "%s IS NOT NULL AND %s", removed,
+							 mill_equality(a->combine, removed, a->column.type));
 	}
 	return text.data;
 }

@@ -22,7 +22,7 @@ typedef struct MillTables
  * sql.c: expand a template into a statement.  $name in the text is replaced by
  * the part of that name, from the arguments: pairs of name and text, then
  * MILL_END.  Each aggregate has the parts $base, $def, $state and $delta, its relations,
- * and the lists $stored, $group, $keys and $combined, the first three also with
+ * and the lists $stored, $group, $keys, $combined and $present, the first three also with
  * an alias before each column, $s.stored.  $1 is left alone.  A part that does
  * not exist is an error.  t may be NULL if the text names no table.
  */
@@ -36,8 +36,11 @@ extern char *mill_sql_group(const MillDefinition *d, const char *prefix);
 extern char *mill_sql_stored(const MillDefinition *d, const char *prefix);
 extern char *mill_sql_same_group(const MillDefinition *d, const char *left, const char *right);
 extern char *mill_sql_partial(const MillDefinition *d, const char *where);
+extern char *mill_sql_partial_of(const MillDefinition *d, const char *rows, const char *where);
 extern char *mill_sql_source(const MillDefinition *d, const char *from);
 extern char *mill_sql_combined(const MillDefinition *d);
+extern char *mill_sql_present(const MillDefinition *d);
+extern char *mill_sql_reached(const MillDefinition *d);
 extern char *mill_sql_recomputed(const MillDefinition *d, const MillTables *t, const char *stale);
 extern char *mill_sql_fits(const MillDefinition *d, const char *prefix);
 extern bool mill_finds_groups(const MillDefinition *d);

@@ -3,8 +3,8 @@
  *		Statements of capture: what writers append to the delta table.
  *
  * They read the transition tables mill_new and mill_old.  New rows are
- * aggregated; old rows are subtracted where that is exact, and otherwise their
- * groups are marked stale.
+ * aggregated; old rows are subtracted where that is exact, stored as removed where
+ * they matter as extremes only, and otherwise their groups are marked stale.
  */
 #include "postgres.h"
 
@@ -108,9 +108,9 @@ partial(const MillDefinition *d, const char *from)
 	return psprintf("%s\n%s", mill_sql_source(d, from), mill_sql_partial(d, NULL));
 }
 
-/* The partial results of removed rows, negated, so that they can be added. */
+/* Partial results, negated, so that they can be added; extremes as they are. */
 static char *
-negative(const MillDefinition *d, const char *from)
+negated(const MillDefinition *d, const char *partials)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -122,10 +122,20 @@ negative(const MillDefinition *d, const char *from)
 		MillAccumulator *a = lfirst(lc);
 		const char *name = quote_identifier(a->column.name);
 
-		appendStringInfo(&text, ", %s - %s AS %s", a->zero, name, name);
+		if (a->extreme)
+			appendStringInfo(&text, ", %s", name);
+		else
+			appendStringInfo(&text, ", %s - %s AS %s", a->zero, name, name);
 	}
-	appendStringInfo(&text, " FROM (%s) p", partial(d, from));
+	appendStringInfo(&text, " FROM (%s) p", partials);
 	return text.data;
+}
+
+/* The partial results of removed rows. */
+static char *
+negative(const MillDefinition *d, const char *from)
+{
+	return negated(d, partial(d, from));
 }
 
 /* For added rows: mill_new, or a partition that is attached. */
@@ -142,6 +152,10 @@ mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from)
 char *
 mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 {
+	if (d->by_extremes)
+		return mill_sql(d, t,
+						"INSERT INTO $delta ($stored, removed)\nSELECT $stored, true FROM ($negative) n",
+						"negative", negative(d, from), MILL_END);
 	if (d->class != MILL_INVERTIBLE)
 		return mark_stale(d, t, changed_rows(d, from));
 	return mill_sql(d, t, "INSERT INTO $delta ($stored)\n$negative", "negative", negative(d, from),
@@ -174,6 +188,21 @@ difference(const MillDefinition *d, const MillTables *t)
 	return text.data;
 }
 
+/* For UPDATE: the rows that are no more, and those that are new. */
+static char *
+replaced(const MillDefinition *d, const MillTables *t, const char *old, const char *new)
+{
+	const char *except = is_comparable(d->keys) && is_comparable(d->arguments) ? "%s EXCEPT ALL %s"
+																			   : "%s";
+	char *gone = mill_sql_partial_of(d, psprintf(except, old, new), NULL);
+	char *added = mill_sql_partial_of(d, psprintf(except, new, old), NULL);
+
+	return mill_sql(d, t,
+					"INSERT INTO $delta ($stored, removed)\nSELECT $stored, true FROM ($gone) n\n"
+					"UNION ALL\nSELECT $stored, false FROM ($added) p",
+					"gone", negated(d, gone), "added", added, MILL_END);
+}
+
 char *
 mill_sql_update(const MillDefinition *d, const MillTables *t)
 {
@@ -183,6 +212,8 @@ mill_sql_update(const MillDefinition *d, const MillTables *t)
 		return difference(d, t);
 	old = changed_rows(d, MILL_OLD_ROWS);
 	new = changed_rows(d, MILL_NEW_ROWS);
+	if (d->by_extremes)
+		return replaced(d, t, old, new);
 	if (is_comparable(d->keys) && is_comparable(d->arguments))
 		return mark_stale(d, t,
 						  mill_sql(d, t,

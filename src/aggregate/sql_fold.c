@@ -41,28 +41,45 @@ not_stale(const MillDefinition *d, const MillTables *t)
 }
 
 /*
- * Merge up to $1 deltas of groups that are not stale.  Returns one row: the
- * number of deltas merged, the ctids of groups that have no rows left, and a group
- * that has less than none, which cannot be; NULL: there is none.
+ * Merge $1 deltas or so of groups that are not stale.  Returns one row: the
+ * number of deltas merged, the ctids of groups that have no rows left, a group that
+ * has less than none, which cannot be (NULL: there is none), and the number of groups
+ * that lost an extreme, which are stale now.
  */
 char *
 mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 {
+	const char *fresh = d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t);
+	const char *bounded;
+
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_fold_sessions(d, t);
+	if (ready == NULL)
+		ready = "true";
+	/* where removals are kept only all deltas of a group together say what its extremes are */
+	bounded =
+		d->by_extremes
+			? mill_sql(d, t,
+					   "AND d.key_hash IN (SELECT x.key_hash FROM (\n"
+					   "   SELECT d.key_hash FROM $delta d WHERE $ready AND $fresh AND $fits LIMIT $1) x)",
+					   "ready", ready, "fresh", fresh, "fits", mill_sql_fits(d, "d."), MILL_END)
+			: "LIMIT $1";
 	return mill_sql(
 		d, t,
 		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(\n"
-		"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh AND $fits LIMIT $1)) RETURNING $stored, key_hash),\n"
-		"merged AS (SELECT $group, $combined FROM (SELECT $stored FROM taken UNION ALL\n"
-		"  SELECT $s.stored FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
+		"  SELECT d.ctid FROM $delta d WHERE $ready AND $fresh AND $fits $bounded)) RETURNING $stored, removed, key_hash),\n"
+		"merged AS (SELECT $group, $now, $reached AS reached FROM (SELECT $stored, removed FROM taken UNION ALL\n"
+		"  SELECT $s.stored, false FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken)) u GROUP BY $group),\n"
+		"stale AS (INSERT INTO $delta ($group, stale) SELECT $group, true FROM merged WHERE reached AND row_count > 0 RETURNING 1),\n"
 		"put AS (INSERT INTO $state AS s ($stored) SELECT $stored FROM merged ORDER BY $group\n"
 		"  ON CONFLICT ($group) DO UPDATE SET $replacement RETURNING s.ctid, s.row_count,\n"
 		"  CASE WHEN s.row_count < 0 THEN ROW($s.group)::text END AS negative)\n"
-		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0), min(negative) FROM put",
-		"ready", ready ? ready : "true", "fresh",
-		d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t), "fits", mill_sql_fits(d, "d."),
-		"replacement", replacement(d), MILL_END);
+		"SELECT (SELECT count(*) FROM taken), array_agg(ctid) FILTER (WHERE row_count = 0), min(negative),\n"
+		" (SELECT count(*) FROM stale) FROM put",
+		"ready", ready, "fresh", fresh, "fits", mill_sql_fits(d, "d."), "bounded", bounded,
+		"replacement", replacement(d), "now",
+		d->by_extremes ? mill_sql_present(d) : mill_sql_combined(d), "reached",
+		d->by_extremes ? psprintf("(%s)", mill_sql_reached(d)) : "false", MILL_END);
 }
 
 /*

@@ -38,13 +38,17 @@ without_deltas(const MillDefinition *d, const MillTables *t)
 static char *
 uncombined(const MillDefinition *d, const MillTables *t)
 {
-	bool marks = d->class != MILL_INVERTIBLE;
+	const char *never = d->by_extremes				  ? ", false AS stale, false AS removed"
+						: d->class != MILL_INVERTIBLE ? ", false AS stale"
+													  : "";
+	const char *perhaps = d->by_extremes				? ", d.stale, d.removed"
+						  : d->class != MILL_INVERTIBLE ? ", d.stale"
+														: "";
 
 	return mill_sql(d, t,
 					"SELECT $s.stored$never_stale FROM $state s WHERE s.key_hash IN (SELECT d.key_hash FROM $delta d)\n"
 					"  UNION ALL\n  SELECT $d.stored$perhaps_stale FROM $delta d",
-					"never_stale", marks ? ", false AS stale" : "", "perhaps_stale",
-					marks ? ", d.stale" : "", MILL_END);
+					"never_stale", never, "perhaps_stale", perhaps, MILL_END);
 }
 
 static char *
@@ -58,6 +62,11 @@ with_deltas(const MillDefinition *d, const MillTables *t)
 						"d_is_s", mill_sql_same_group(d, "d", "s"), MILL_END);
 	if (d->window == MILL_WINDOW_SESSION)
 		return mill_sql_islands(d, uncombined(d, t), true);
+	if (d->by_extremes)
+		return mill_sql(d, t,
+						"SELECT $group, $present\n FROM ($pieces) u\n GROUP BY $group\n"
+						" HAVING sum(row_count) > 0 AND NOT bool_or(stale) AND NOT ($reached)",
+						"pieces", uncombined(d, t), "reached", mill_sql_reached(d), MILL_END);
 	return mill_sql(d, t,
 					"SELECT $group, $combined\n FROM ($pieces) u\n GROUP BY $group\n HAVING sum(row_count) > 0$sound",
 					"pieces", uncombined(d, t), "sound",
@@ -71,11 +80,23 @@ with_deltas(const MillDefinition *d, const MillTables *t)
 static char *
 stale_groups(const MillDefinition *d, const MillTables *t)
 {
-	return mill_sql_recomputed(d, t,
-							   mill_sql(d, t,
-										"SELECT DISTINCT $d.group, d.key_hash FROM $delta d"
-										" WHERE d.stale AND d.stale::integer = 1",
-										MILL_END));
+	const char *stale = mill_sql(d, t,
+								 "SELECT DISTINCT $d.group, d.key_hash FROM $delta d"
+								 " WHERE d.stale AND d.stale::integer = 1",
+								 MILL_END);
+
+	/* and those that lost an extreme */
+	if (d->by_extremes)
+		stale =
+			mill_sql(d, t,
+					 "$stale UNION\n SELECT $group, mill.key_hash($group) FROM (\n"
+					 "  SELECT $s.stored, false AS removed FROM $state s WHERE s.key_hash IN ($hashes)\n"
+					 "  UNION ALL SELECT $d.stored, d.removed FROM $delta d WHERE d.key_hash IN ($hashes)) u\n"
+					 " GROUP BY $group HAVING sum(row_count) > 0 AND ($reached)",
+					 "stale", stale, "hashes",
+					 mill_sql(d, t, "SELECT e.key_hash FROM $delta e WHERE e.removed", MILL_END),
+					 "reached", mill_sql_reached(d), MILL_END);
+	return mill_sql_recomputed(d, t, stale);
 }
 
 /* All groups: partial results, one row for each. */

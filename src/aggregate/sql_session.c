@@ -58,7 +58,7 @@ mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 		"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
 		"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
 		"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
-		"SELECT (SELECT count(*) FROM taken), NULL::tid[], NULL::text, (SELECT count(*) FROM put)",
+		"SELECT (SELECT count(*) FROM taken), NULL::tid[], NULL::text, 0::bigint, (SELECT count(*) FROM put)",
 		"gap", d->gap, "fits", mill_sql_fits(d, "d."), "islands",
 		mill_sql_islands(d, fragments, false), MILL_END);
 }

@@ -120,7 +120,7 @@ INSERT INTO switched VALUES (1, 1);
 ALTER TABLE switched ENABLE TRIGGER USER;
 INSERT INTO switched VALUES (1, 2), (2, 2);
 DROP TRIGGER mill_row ON switched;
-TABLE off;
+TABLE off ORDER BY k;
 -- all of them on, also the one for replication: nothing is counted twice
 ALTER TABLE switched ENABLE TRIGGER ALL;
 INSERT INTO switched VALUES (1, 3);
@@ -130,7 +130,7 @@ INSERT INTO switched VALUES (3, 1), (3, 2);
 UPDATE switched SET k = 4, v = 9 WHERE k = 3 AND v = 2;
 DELETE FROM switched WHERE k = 2;
 RESET session_replication_role;
-TABLE off;
+TABLE off ORDER BY k;
 SELECT wrong();
 DO $$DECLARE t name; f text; BEGIN
     FOREACH f IN ARRAY '{ENABLE ALWAYS,ENABLE REPLICA,ENABLE}'::text[] LOOP
@@ -159,7 +159,7 @@ INSERT INTO switched VALUES (6, 6);
 ALTER TABLE switched ENABLE TRIGGER ALL;
 INSERT INTO switched VALUES (6, 7);
 SELECT state_of_off();
-TABLE off;
+TABLE off ORDER BY k;
 SELECT mill.refresh('off') AS groups;
 SELECT state_of_off();
 INSERT INTO switched VALUES (6, 8);
