@@ -129,6 +129,7 @@ mill_expression_text(Query *level, Node *expr)
 	query->groupClause = query->sortClause = query->distinctClause = query->windowClause = NIL;
 	query->havingQual = NULL;
 	query->hasAggs = query->hasWindowFuncs = false;
+	mill_drop_rule_entries(query);
 	text = strstr(pg_get_querydef(query, false), "SELECT ");
 	end = text ? strstr(text, " AS mill_value") : NULL;
 	if (end == NULL)

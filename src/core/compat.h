@@ -112,6 +112,27 @@ mill_flatten_groups(Query *query)
 #define mill_flatten_groups(query) ((void) (query))
 #endif
 
+/*
+ * Take out of a copy of a view's query what 15 has in front of its range table: entries for
+ * OLD and NEW, which make it name the table before each column when it is written.
+ */
+#if PG_VERSION_NUM < 160000
+#include "rewrite/rewriteManip.h"
+
+static inline void
+mill_drop_rule_entries(Query *query)
+{
+	if (list_length(query->rtable) < 2 ||
+		strcmp(((RangeTblEntry *) linitial(query->rtable))->eref->aliasname, "old") != 0 ||
+		strcmp(((RangeTblEntry *) lsecond(query->rtable))->eref->aliasname, "new") != 0)
+		return;
+	query->rtable = list_copy_tail(query->rtable, 2);
+	OffsetVarNodes((Node *) query, -2, 0);
+}
+#else
+#define mill_drop_rule_entries(query) ((void) (query))
+#endif
+
 /* Run a query to its end, once. */
 #if PG_VERSION_NUM >= 180000
 #define mill_executor_run(query) ExecutorRun(query, ForwardScanDirection, 0)

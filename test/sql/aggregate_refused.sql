@@ -136,7 +136,6 @@ SELECT mill.fold('4294967295'::regclass);
 SELECT mill.refresh(NULL::regclass, '1'::text, '2'::text);
 SELECT try('SELECT date_trunc(''week'', e."at" + ''1 hour'') AS week, count(*) FROM events AS e GROUP BY 1');
 SELECT try('SELECT date_trunc(kind, at) AS hour, count(*) FROM events GROUP BY 1');
-SELECT try('SELECT date_trunc(''hour'', at, ''UTC'') AS hour, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT to_char(at, ''HH24'') AS hour, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT max(at::date) AS last FROM events');
 SELECT try('SELECT sum(moody(n)) FROM events');
