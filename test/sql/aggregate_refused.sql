@@ -270,7 +270,8 @@ BEGIN ISOLATION LEVEL REPEATABLE READ;
 SELECT mill.refresh('v');
 ROLLBACK;
 CREATE TABLE whole (LIKE events) PARTITION BY LIST (kind);
-ALTER TABLE whole ATTACH PARTITION events DEFAULT;
+-- by us, or by PostgreSQL's older minor versions
+DO $$BEGIN ALTER TABLE whole ATTACH PARTITION events DEFAULT; EXCEPTION WHEN feature_not_supported OR object_not_in_prerequisite_state THEN RAISE WARNING 'refused'; END$$;
 SELECT count(*) FROM mill.aggregates;
 
 ---- CASES 27: a view that reads the tables of another one's aggregate ----
