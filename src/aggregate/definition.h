@@ -44,7 +44,7 @@ typedef struct MillAccumulator
 	char *combine;		  /* over stored columns of the same name */
 	char *zero;			  /* neutral when added; NULL if not invertible */
 	bool comparable;	  /* "<> zero" holds if there is anything in it */
-	const char *extreme;  /* max, min, bool_and or bool_or; NULL: none of them */
+	bool extreme;		  /* of max or min */
 } MillAccumulator;
 
 /* An aggregate call of the view; equal calls share one measure. */

@@ -22,6 +22,7 @@
 #include "storage/lmgr.h"
 #include "access/table.h"
 #include "utils/acl.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -451,8 +452,11 @@ static void
 write_plain_query(void *arg)
 {
 	PlainQuery *query = arg;
+	Relation rel = table_open(query->definition, AccessShareLock);
 
-	query->text = pg_get_querydef(mill_definition(query->definition)->query, false);
+	/* as it is, also where it would be refused now */
+	query->text = pg_get_querydef(copyObject(get_view_query(rel)), false);
+	table_close(rel, NoLock);
 }
 
 /* Give the view its plain query again. */
@@ -485,16 +489,15 @@ Datum
 mill_fold_now(PG_FUNCTION_ARGS)
 {
 	MillAggregate *a;
-	MillDefinition *d;
 	int64 folded = 0;
 	bool more = true;
 
 	require_read_committed("mill.fold");
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), NOBODY);
-	d = mill_definition_of(a->definition);
-	while (more)
-		folded += mill_fold(a, d, &more);
+	/* while it rests there is nothing to fold, and its definition may be refused */
+	while (more && !a->resting)
+		folded += mill_fold(a, mill_definition_of(a->definition), &more);
 	SPI_finish();
 	PG_RETURN_INT64(folded);
 }

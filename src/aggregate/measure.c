@@ -303,11 +303,9 @@ is_one_of(const char *name, const char *const *names)
 static void
 measure_extreme(Measuring *w, const char *name)
 {
-	static const char *const removable[] = {"max", "min", "bool_and", "bool_or", NULL};
+	static const char *const removable[] = {"max", "min", NULL};
 	MillAccumulator *a;
 
-	if (strcmp(name, "every") == 0)
-		name = "bool_and";
 	w->m->class = MILL_INSERT_ONLY;
 	a = add_accumulator(w, name, w->m->column.type, w->m->column.collation,
 						psprintf("%s(%s)%s", name, argument(w, 0), w->filter),
@@ -315,7 +313,22 @@ measure_extreme(Measuring *w, const char *name)
 	w->m->final = a->column.name;
 	if (is_one_of(name, removable) &&
 		OidIsValid(lookup_type_cache(a->column.type, TYPECACHE_EQ_OPR)->eq_opr))
-		a->extreme = pstrdup(name);
+		a->extreme = true;
+}
+
+/* bool_and, every, bool_or: by how many are true, and how many are not null. */
+static void
+measure_bool(Measuring *w, bool any)
+{
+	const char *all = add_count(w);
+	const char *trues = add_accumulator(w, "count", INT8OID, InvalidOid,
+										psprintf("count(nullif(%s, false))%s", argument(w, 0),
+												 w->filter),
+										"sum(%s)::bigint", "0")
+							->column.name;
+
+	w->m->final = any ? psprintf("CASE WHEN %s > 0 THEN %s > 0 END", all, trues)
+					  : psprintf("CASE WHEN %s > 0 THEN %s = %s END", all, trues, all);
 }
 
 /* The arguments of a call that is kept as a partial state. */
@@ -433,8 +446,8 @@ measure_recompute(Measuring *w)
 static bool
 measure_core(Measuring *w)
 {
-	static const char *const extremes[] = {"min",	  "max",	"bool_and", "bool_or", "every",
-										   "bit_and", "bit_or", "bit_xor",	NULL};
+	static const char *const extremes[] = {"min", "max", "bit_and", "bit_or", "bit_xor", NULL};
+	static const char *const booleans[] = {"bool_and", "every", "bool_or", NULL};
 	static const char *const variances[] = {"var_pop",	   "var_samp", "variance", "stddev_pop",
 											"stddev_samp", "stddev",   NULL};
 	Aggref *call = w->m->call;
@@ -453,6 +466,11 @@ measure_core(Measuring *w)
 	if (is_one_of(name, extremes))
 	{
 		measure_extreme(w, name);
+		return true;
+	}
+	if (is_one_of(name, booleans))
+	{
+		measure_bool(w, strcmp(name, "bool_or") == 0);
 		return true;
 	}
 	if (strcmp(name, "sum") == 0)
@@ -537,5 +555,5 @@ mill_add_measures(MillDefinition *d)
 	d->by_extremes = d->class == MILL_INSERT_ONLY && d->window != MILL_WINDOW_SESSION;
 	foreach (lc, d->accumulators)
 		d->by_extremes &= ((MillAccumulator *) lfirst(lc))->zero != NULL ||
-						  ((MillAccumulator *) lfirst(lc))->extreme != NULL;
+						  ((MillAccumulator *) lfirst(lc))->extreme;
 }

@@ -151,14 +151,7 @@ compare(void *arg)
 			 get_rel_name(((MillAggregate *) arg)->view));
 }
 
-/* Comparing the plain query with itself would find nothing. */
-static void
-compare_state(void *arg)
-{
-	mill_read_state_tables(compare, arg);
-}
-
-/* Groups of which more rows were taken away than there were. */
+/* Groups of which more rows were taken away than there were, if this snapshot may read the state. */
 static void
 find_negative(void *arg)
 {
@@ -167,10 +160,23 @@ find_negative(void *arg)
 	if (SPI_execute(mill_sql(mill_definition(a->definition), mill_aggregate_tables(a),
 							 "SELECT 'state', to_jsonb(n) FROM (SELECT $group, sum(row_count) AS row_count\n"
 							 " FROM (SELECT $group, row_count FROM $state UNION ALL SELECT $group, row_count FROM $delta) u\n"
-							 " GROUP BY $group HAVING sum(row_count) < 0) n",
-							 MILL_END),
+							 " GROUP BY $group HAVING sum(row_count) < 0) n WHERE mill.is_live($table::regclass)",
+							 "table", quote_literal_cstr(mill_relation_name(a->state)), MILL_END),
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the state of \"%s\"", get_rel_name(a->view));
+}
+
+/* Comparing the plain query with itself would find nothing. */
+static void
+compare_state(void *arg)
+{
+	mill_read_state_tables(compare, arg);
+}
+
+static void
+find_negative_state(void *arg)
+{
+	mill_read_state_tables(find_negative, arg);
 }
 
 /* Return SPI's result as the function's result. */
@@ -217,7 +223,7 @@ mill_verify(PG_FUNCTION_ARGS)
 	return_rows(result);
 	if (a->live)
 	{
-		mill_as_owner(a->owner, find_negative, a);
+		mill_as_owner(a->owner, find_negative_state, a);
 		return_rows(result);
 		report_triggers(a, result);
 	}

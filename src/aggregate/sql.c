@@ -332,17 +332,11 @@ mill_sql_reached(const MillDefinition *d)
 		MillAccumulator *a = lfirst(lc);
 		char *removed;
 
-		if (a->extreme == NULL)
+		if (!a->extreme)
 			continue;
 		removed = psprintf("%s FILTER (WHERE removed)", a->combine);
-		appendStringInfoString(&text, text.len ? " OR " : "");
-		if (strcmp(a->extreme, "bool_and") == 0)
-			appendStringInfo(&text, "%s IS FALSE", removed);
-		else if (strcmp(a->extreme, "bool_or") == 0)
-			appendStringInfo(&text, "%s IS TRUE", removed);
-		else
-			appendStringInfo(&text, "%s IS NOT NULL AND %s", removed,
-							 mill_equality(a->combine, removed, a->column.type));
+		appendStringInfo(&text, "%s%s IS NOT NULL AND %s", text.len ? " OR " : "", removed,
+						 mill_equality(a->combine, removed, a->column.type));
 	}
 	return text.data;
 }

@@ -2,7 +2,7 @@
 --
 -- Direct capture writes the same deltas, to the letter, as the statements that it
 -- stands for; and where it cannot, the statements do it.
-SELECT plan(151);
+SELECT plan(159);
 SET client_min_messages = warning;
 SELECT random() AS seed \gset
 SELECT setseed(:seed);
@@ -31,6 +31,7 @@ INSERT INTO queries VALUES
 ('numerics', 'SELECT k, sum(x) AS s, avg(x) AS a, stddev(x) AS sd FROM %s GROUP BY k', true),
 ('filters', 'SELECT b, count(*) FILTER (WHERE k > 2) AS c, sum(iv) FILTER (WHERE b) AS s FROM %s WHERE k <> 5 GROUP BY b', true),
 ('extremes', 'SELECT k, min(t) AS a, max(x) AS b, bool_and(b) AS c, max(m) AS d FROM %s GROUP BY k', true),
+('booleans', 'SELECT k, bool_and(b) AS a, bool_or(b) AS o, every(b) FILTER (WHERE k > 2) AS e FROM %s GROUP BY k', true),
 ('floats', 'SELECT t, sum(f) AS s, avg(f) AS a, corr(f, k) AS c FROM %s GROUP BY t', true),
 ('again', 'SELECT k, count(DISTINCT t) AS c, string_agg(t, '','' ORDER BY id) AS l FROM %s GROUP BY k', true),
 ('enums', 'SELECT m, count(*) FROM %s GROUP BY m', true),
