@@ -4,7 +4,7 @@
  *
  * Most of what a small statement pays for an aggregate is the start of an
  * executor.  Where a capture statement reads nothing but transition tables and
- * runs nothing but core's and our own C code, its plan is started once and kept:
+ * runs nothing but core's and our own functions, its plan is started once and kept:
  * each change gives it other transition tables and reads it again, as an executor
  * does whose parameter has changed, and what it returns is written into the delta table
  * as COPY would.  The statement and its plan are the same as on the other way, SPI, and
@@ -12,19 +12,15 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
-#include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
@@ -32,7 +28,6 @@
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "core/catalog.h"
 #include "core/compat.h"
@@ -64,24 +59,15 @@ struct MillDirect
 
 /* ---------------------------------------------------------------- what may run directly */
 
-/* Can this function run code that is neither core's, nor ours, nor C? */
+/*
+ * Is this function neither core's nor ours?  One in C of another extension may well run
+ * statements, as whoever calls it.
+ */
 static bool
 is_other_function(Oid function, void *context)
 {
-	HeapTuple tuple;
-	Form_pg_proc form;
-	bool other;
-
-	if (function < FirstNormalObjectId)
-		return false;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	if (!HeapTupleIsValid(tuple))
-		return true;
-	form = (Form_pg_proc) GETSTRUCT(tuple);
-	other = form->prokind != PROKIND_FUNCTION ||
-			(form->prolang != INTERNALlanguageId && form->prolang != ClanguageId);
-	ReleaseSysCache(tuple);
-	return other && getExtensionOfObject(ProcedureRelationId, function) != mill_extension();
+	return function >= FirstNormalObjectId &&
+		   getExtensionOfObject(ProcedureRelationId, function) != mill_extension();
 }
 
 /* Can comparing or reading values of this type? Domains have conditions, rows any columns. */
@@ -212,7 +198,7 @@ add_rows(QueryEnvironment *environment, const char *name, TupleDesc columns, Tup
 	register_ENR(environment, relation);
 }
 
-/* The plan of an INSERT's rows, a copy for us; NULL if it cannot run directly. */
+/* The plan of an INSERT's rows, which may be changed; NULL if it cannot run directly. */
 static PlannedStmt *
 plan_statement(const char *statement, QueryEnvironment *environment)
 {
@@ -228,7 +214,6 @@ plan_statement(const char *statement, QueryEnvironment *environment)
 	if (planned->commandType != CMD_INSERT || planned->subplans != NIL ||
 		!IsA(planned->planTree, ModifyTable))
 		return NULL;
-	planned = copyObject(planned);
 	planned->planTree = outerPlan(planned->planTree);
 	change = list_length(planned->paramExecTypes);
 	planned->paramExecTypes = lappend_oid(planned->paramExecTypes, InvalidOid);
@@ -295,6 +280,8 @@ mill_direct_start(const char *statement, Oid delta, TupleDesc row, Tuplestoresta
 	MillDirect *d = palloc0(sizeof(MillDirect));
 	Relation rel = table_open(delta, RowExclusiveLock);
 	QueryEnvironment *environment = create_queryEnv();
+	MemoryContext scratch = AllocSetContextCreate(context, "pg_mill planning",
+												  ALLOCSET_DEFAULT_SIZES);
 	PlannedStmt *planned;
 
 	Assert(IsTransactionState() && (old || new));
@@ -304,7 +291,12 @@ mill_direct_start(const char *statement, Oid delta, TupleDesc row, Tuplestoresta
 		add_rows(environment, MILL_OLD_ROWS, row, old);
 	if (new)
 		add_rows(environment, MILL_NEW_ROWS, row, new);
+	/* parsing and planning leave much behind */
+	MemoryContextSwitchTo(scratch);
 	planned = is_plain(rel) ? plan_statement(statement, environment) : NULL;
+	MemoryContextSwitchTo(context);
+	planned = copyObject(planned);
+	MemoryContextDelete(scratch);
 	if (planned)
 	{
 		start_plan(d, planned, environment);

@@ -94,6 +94,12 @@ SELECT mill.fold('s1') >= 0 AS one, mill.fold('s2') >= 0 AS other;
 SELECT * FROM s1 ORDER BY k;
 SELECT * FROM s2 ORDER BY k;
 SELECT mill.verify(v::regclass) FROM unnest('{s1,s2}'::text[]) v;
+-- and one that nobody folds says so
+BEGIN;
+INSERT INTO split VALUES (1, 1);
+UPDATE mill_data."s1$delta" SET written_at = now() - interval '11 hours';
+SELECT regexp_replace(warning, 'since .*:', 'since ...:') AS warning FROM mill.aggregates WHERE aggregate = 's1'::regclass;
+ROLLBACK;
 ---- the index that a view wants ----
 SET client_min_messages = notice;
 CREATE TABLE bare (k int, "Odd name" int, v int, at timestamptz);
