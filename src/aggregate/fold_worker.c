@@ -48,6 +48,8 @@
 #define SWEEP 60000
 /* The worker ends when it had nothing to do for so long.  Milliseconds. */
 #define LINGER 5000
+/* Writers may wake the worker so often, at most, however many they are.  Milliseconds. */
+#define LOOK 50
 /* A step of a fill reads about so many pages of the base table. */
 #define FILL_PAGES 4096
 
@@ -397,6 +399,7 @@ fold_body(int64 object_id, int worker_no)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_mill fold round",
 												  ALLOCSET_DEFAULT_SIZES);
 	TimestampTz swept = 0;
+	TimestampTz looked = 0;
 	TimestampTz busy_at = mill_now();
 
 	/*
@@ -410,9 +413,14 @@ fold_body(int64 object_id, int worker_no)
 
 	while (!mill_worker_should_stop())
 	{
-		bool look = mill_slot_take_pending(mill_my_slot);
+		/* as long as a wake-up is not taken nobody sends another one */
+		bool look = TimestampDifferenceExceeds(looked, mill_now(), LOOK) &&
+					mill_slot_take_pending(mill_my_slot);
 		bool waiting = false;
 		long wait;
+
+		if (look)
+			looked = mill_now();
 
 		if (TimestampDifferenceExceeds(swept, mill_now(), SWEEP))
 		{
@@ -435,7 +443,8 @@ fold_body(int64 object_id, int worker_no)
 			return;
 		}
 		wait = Min(wait, LINGER);
-
+		if (!TimestampDifferenceExceeds(looked, mill_now(), LOOK))
+			wait = Min(wait, LOOK);
 		mill_worker_wait(wait);
 	}
 }
