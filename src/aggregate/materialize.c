@@ -577,9 +577,10 @@ swap_rows(const MillAggregate *old, const MillAggregate *new)
 		 .nargs = 3,
 		 .types = {INT8OID, OIDOID, NAMEOID}};
 	NameData name;
-	Datum values[3] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view), NameGetDatum(&name)};
+	Datum values[3] = {Int64GetDatum(new->id), ObjectIdGetDatum(old->view)};
 
 	namestrcpy(&name, get_rel_name(new->state));
+	values[2] = NameGetDatum(&name);
 	delete_row(old->id);
 	mill_run(&update, SPI_OK_UPDATE, values, NULL);
 }
