@@ -413,15 +413,14 @@ fold_body(int64 object_id, int worker_no)
 
 	while (!mill_worker_should_stop())
 	{
-		/* as long as a wake-up is not taken nobody sends another one */
-		bool look = TimestampDifferenceExceeds(looked, mill_now(), LOOK) &&
-					mill_slot_take_pending(mill_my_slot);
+		/* a wake-up that is not taken yet is the last one: nobody sends another */
+		bool early = !TimestampDifferenceExceeds(looked, mill_now(), LOOK);
+		bool look = !early && mill_slot_take_pending(mill_my_slot);
 		bool waiting = false;
 		long wait;
 
 		if (look)
 			looked = mill_now();
-
 		if (TimestampDifferenceExceeds(swept, mill_now(), SWEEP))
 		{
 			look = true;
@@ -435,17 +434,14 @@ fold_body(int64 object_id, int worker_no)
 		mill_slot_report(mill_my_slot, MILL_STATE_IDLE, NULL);
 
 		/* background workers are few: after a while without work give this one back */
-		if (look || waiting)
+		if (look || early || waiting)
 			busy_at = mill_now();
 		if (TimestampDifferenceExceeds(busy_at, mill_now(), LINGER))
 		{
 			mill_slot_sleep(mill_my_slot, TimestampTzPlusMilliseconds(mill_now(), wait));
 			return;
 		}
-		wait = Min(wait, LINGER);
-		if (!TimestampDifferenceExceeds(looked, mill_now(), LOOK))
-			wait = Min(wait, LOOK);
-		mill_worker_wait(wait);
+		mill_worker_wait(Min(wait, early ? LOOK : LINGER));
 	}
 }
 
