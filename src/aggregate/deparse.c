@@ -97,18 +97,20 @@ column_names(List *columns)
 	return names;
 }
 
-/* Deparse an expression whose Var (1, n) stands for the n-th of these columns. */
-char *
-mill_over_columns(List *columns, Node *expr)
+static List *
+only_target(Node *expr)
 {
-	Query *query = query_over("mill_source", column_names(columns));
-	char *text, *end;
+	return list_make1(makeTargetEntry((Expr *) expr, 1, "mill_value", false));
+}
 
-	query->targetList = list_make1(makeTargetEntry((Expr *) expr, 1, "mill_value", false));
-	query->hasAggs = true;
-	text = pg_get_querydef(query, false);
+/* The expression of a query that has only_target, as text. */
+static char *
+write_only_target(Query *query)
+{
+	char *text = pg_get_querydef(query, false);
+	char *end;
 
-	/* Cut the expression out of " SELECT ... AS mill_value FROM mill_source". */
+	/* Cut the expression out of " SELECT ... AS mill_value FROM ...". */
 	text = strstr(text, "SELECT ");
 	end = text ? strstr(text, " AS mill_value") : NULL;
 	if (end == NULL)
@@ -117,25 +119,29 @@ mill_over_columns(List *columns, Node *expr)
 	return text + strlen("SELECT ");
 }
 
+/* Deparse an expression whose Var (1, n) stands for the n-th of these columns. */
+char *
+mill_over_columns(List *columns, Node *expr)
+{
+	Query *query = query_over("mill_source", column_names(columns));
+
+	query->targetList = only_target(expr);
+	query->hasAggs = true;
+	return write_only_target(query);
+}
+
 /* An expression of a query as text, with the names that the query has for tables and columns. */
 char *
 mill_expression_text(Query *level, Node *expr)
 {
 	Query *query = copyObject(level);
-	char *text, *end;
 
-	query->targetList = list_make1(
-		makeTargetEntry((Expr *) copyObject(expr), 1, "mill_value", false));
 	query->groupClause = query->sortClause = query->distinctClause = query->windowClause = NIL;
 	query->havingQual = NULL;
 	query->hasAggs = query->hasWindowFuncs = false;
+	query->targetList = only_target(copyObject(expr));
 	mill_drop_rule_entries(query);
-	text = strstr(pg_get_querydef(query, false), "SELECT ");
-	end = text ? strstr(text, " AS mill_value") : NULL;
-	if (end == NULL)
-		elog(ERROR, "could not write expression");
-	*end = '\0';
-	return text + strlen("SELECT ");
+	return write_only_target(query);
 }
 
 /* Names of a relation's columns by number; empty for dropped ones. */

@@ -489,15 +489,18 @@ Datum
 mill_fold_now(PG_FUNCTION_ARGS)
 {
 	MillAggregate *a;
+	MillDefinition *d;
 	int64 folded = 0;
-	bool more = true;
+	bool more;
 
 	require_read_committed("mill.fold");
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), NOBODY);
 	/* while it rests there is nothing to fold, and its definition may be refused */
-	while (more && !a->resting)
-		folded += mill_fold(a, mill_definition_of(a->definition), &more);
+	more = !a->resting;
+	d = more ? mill_definition_of(a->definition) : NULL;
+	while (more)
+		folded += mill_fold(a, d, &more);
 	SPI_finish();
 	PG_RETURN_INT64(folded);
 }

@@ -280,9 +280,9 @@ mill_sql_partial(const MillDefinition *d, const char *where)
 	return mill_sql_partial_of(d, mill_rows(d), where);
 }
 
-/* Row count and accumulators of several partial results, combined. */
-char *
-mill_sql_combined(const MillDefinition *d)
+/* Row count and accumulators of several partial results, combined; a filter for extremes. */
+static char *
+combined(const MillDefinition *d, const char *filter)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -293,29 +293,23 @@ mill_sql_combined(const MillDefinition *d)
 	{
 		MillAccumulator *a = lfirst(lc);
 
-		appendStringInfo(&text, ", %s AS %s", a->combine, quote_identifier(a->column.name));
+		appendStringInfo(&text, ", %s%s AS %s", a->combine, a->extreme ? filter : "",
+						 quote_identifier(a->column.name));
 	}
 	return text.data;
+}
+
+char *
+mill_sql_combined(const MillDefinition *d)
+{
+	return combined(d, "");
 }
 
 /* The same of partial results among which are removed ones. */
 char *
 mill_sql_present(const MillDefinition *d)
 {
-	StringInfoData text;
-	ListCell *lc;
-
-	initStringInfo(&text);
-	appendStringInfoString(&text, "sum(row_count)::bigint AS row_count");
-	foreach (lc, d->accumulators)
-	{
-		MillAccumulator *a = lfirst(lc);
-
-		appendStringInfo(&text, ", %s%s AS %s", a->combine,
-						 a->extreme ? " FILTER (WHERE NOT removed)" : "",
-						 quote_identifier(a->column.name));
-	}
-	return text.data;
+	return combined(d, " FILTER (WHERE NOT removed)");
 }
 
 /* Condition on a group of them: a removed value was an extreme; never NULL. */
