@@ -12,9 +12,11 @@
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "utils/pidfile.h"
 #include "utils/timestamp.h"
 
 #include "core/task.h"
@@ -230,4 +232,20 @@ bool
 mill_incarnation_after_crash(void)
 {
 	return shared_tasks->after_crash;
+}
+
+bool
+mill_server_is_stopping(void)
+{
+	FILE *file = AllocateFile("postmaster.pid", "r");
+	char line[MAXPGPATH] = "";
+	int lines = 0;
+
+	if (file == NULL)
+		return false;
+	while (lines < LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof(line), file))
+		lines++;
+	FreeFile(file);
+	return lines == LOCK_FILE_LINE_PM_STATUS &&
+		   strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
 }

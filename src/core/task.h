@@ -43,4 +43,11 @@ extern int64 mill_incarnation(void);
 extern bool mill_incarnation_after_crash(void);
 extern bool mill_incarnation_unclean(void);
 
+/*
+ * Is the server shutting down?  Before it signals its processes it says so in its
+ * lock file; no, if that cannot be read.  Its processes end one after the other, so
+ * one may be seen to end by another that has not been signalled yet.
+ */
+extern bool mill_server_is_stopping(void);
+
 #endif

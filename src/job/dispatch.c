@@ -287,7 +287,7 @@ static MillOutcome
 outcome_of_dead(bool same_server, bool suspect)
 {
 	if (same_server)
-		return MILL_OUTCOME_CRASHED;
+		return mill_server_is_stopping() ? MILL_OUTCOME_INTERRUPTED : MILL_OUTCOME_CRASHED;
 	if (!mill_incarnation_after_crash())
 		return MILL_OUTCOME_INTERRUPTED;
 	return suspect ? MILL_OUTCOME_CRASHED_SERVER : MILL_OUTCOME_SUSPECT;
