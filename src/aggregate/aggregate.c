@@ -56,8 +56,8 @@ oid_list(Datum array)
 	return oids;
 }
 
-static Datum
-oid_array(List *oids)
+Datum
+mill_oid_array(List *oids)
 {
 	Datum *values = palloc(sizeof(Datum) * (list_length(oids) + 1));
 	ListCell *lc;
@@ -156,26 +156,35 @@ mill_aggregates_among(List *relations)
 		 .nargs = 1,
 		 .types = {OIDARRAYOID}};
 
-	return read_rows(&read, oid_array(relations));
+	return read_rows(&read, mill_oid_array(relations));
 }
 
-/* The aggregates that use one of these relations as view, definition or base table. */
+/*
+ * The aggregates that use one of these relations as view, definition or base table, or
+ * are over one that does.
+ */
 List *
 mill_aggregates_using(List *relations)
 {
 	static MillStatement read =
 		{.sql =
 			 "SELECT " AGGREGATE_COLUMNS AGGREGATE_FROM
-			 " WHERE a.view = ANY ($1) OR a.definition = ANY ($1) OR a.base_table = ANY ($1)"
+			 " WHERE a.id IN (WITH RECURSIVE uses (id, view, base_table) AS ("
+			 "  SELECT u.id, u.view, u.base_table FROM mill_catalog.armed_aggregate u"
+			 "   WHERE u.view = ANY ($1) OR u.definition = ANY ($1) OR u.base_table = ANY ($1)"
 			 /* tables that are looked up */
-			 " OR EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
-			 "  WHERE r.ev_class = a.definition AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1))"
+			 "   OR EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
+			 "    WHERE r.ev_class = u.definition AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY ($1))"
 			 /* a table with aggregates of its own may have become a partition of one of them */
-			 " OR EXISTS (SELECT FROM pg_partition_ancestors(a.base_table) x WHERE x.relid = ANY ($1)) ORDER BY a.id",
+			 "   OR EXISTS (SELECT FROM pg_partition_ancestors(u.base_table) x WHERE x.relid = ANY ($1))"
+			 "  UNION SELECT o.id, o.view, o.base_table FROM uses i JOIN mill_catalog.armed_aggregate o ON o.base_table = i.base_table"
+			 "   AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
+			 "    WHERE r.ev_class = o.definition AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.view))"
+			 " SELECT id FROM uses) ORDER BY a.id",
 		 .nargs = 1,
 		 .types = {OIDARRAYOID}};
 
-	return read_rows(&read, oid_array(relations));
+	return read_rows(&read, mill_oid_array(relations));
 }
 
 /* The aggregates that capture one of these relations as a partition; it may be dropped. */
@@ -188,7 +197,7 @@ mill_aggregates_of_partitions(List *relations)
 		 .nargs = 1,
 		 .types = {OIDARRAYOID}};
 
-	return read_rows(&read, oid_array(relations));
+	return read_rows(&read, mill_oid_array(relations));
 }
 
 /*
@@ -226,7 +235,7 @@ mill_aggregate_set_relations(MillAggregate *a, List *relations)
 		{.sql = "UPDATE mill_catalog.aggregate SET relations = $2, exact_since = pg_current_xact_id() WHERE id = $1",
 		 .nargs = 2,
 		 .types = {INT8OID, OIDARRAYOID}};
-	Datum values[2] = {Int64GetDatum(a->id), oid_array(relations)};
+	Datum values[2] = {Int64GetDatum(a->id), mill_oid_array(relations)};
 
 	mill_run(&note, SPI_OK_UPDATE, values, NULL);
 	a->relations = relations;

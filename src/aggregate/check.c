@@ -14,6 +14,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
@@ -30,6 +31,7 @@
 #include "core/query.h"
 
 #include "aggregate/definition.h"
+#include "window/window.h"
 
 /* The view must be a plain one whose query can be replaced. */
 void
@@ -71,7 +73,9 @@ mill_check_base(Oid base)
 					"Let a pipeline write the stream to a table, and aggregate that: mill.create_pipeline.");
 	if (rel->relkind == RELKIND_VIEW || rel->relkind == RELKIND_MATVIEW)
 		mill_refuse(psprintf("the view \"%s\" as base table", name),
-					"Write its query into this view, over the table itself.");
+					rel->relkind == RELKIND_VIEW
+						? "Write its query into this view, over the table itself; or materialize it first, if it aggregates."
+						: "Write its query into this view, over the table itself.");
 	if (rel->relkind != RELKIND_RELATION && rel->relkind != RELKIND_PARTITIONED_TABLE)
 		mill_refuse(psprintf("\"%s\" as base table", name), "Use an ordinary or partitioned table.");
 	if (IsCatalogRelationOid(base))
@@ -183,6 +187,32 @@ is_too_volatile(Oid function, void *context)
 	return true;
 }
 
+/*
+ * A window's bound is the same for every session if its width, origin and zone are
+ * constants, and it needs no zone that is not said.
+ */
+static bool
+is_window_bound(Node *node)
+{
+	List *args;
+	ListCell *lc;
+
+	if (!OidIsValid(mill_function_of_ours(node, "window_start")) &&
+		!OidIsValid(mill_function_of_ours(node, "window_end")))
+		return false;
+	args = mill_window_arguments((FuncExpr *) node);
+	for_each_from(lc, args, 1)
+	{
+		if (!IsA(lfirst(lc), Const))
+			return false;
+	}
+	if (exprType(node) != TIMESTAMPTZOID || !((Const *) llast(args))->constisnull)
+		return true;
+	return !((Const *) lsecond(args))->constisnull &&
+		   mill_width_kind(DatumGetIntervalP(((Const *) lsecond(args))->constvalue)) ==
+			   MILL_WIDTH_FIXED;
+}
+
 static bool
 find_volatile(Node *node, void *context)
 {
@@ -190,6 +220,8 @@ find_volatile(Node *node, void *context)
 
 	if (node == NULL)
 		return false;
+	if (is_window_bound(node))
+		return find_volatile(linitial(mill_window_arguments((FuncExpr *) node)), context);
 	if (check_functions_in_node(node, is_too_volatile, search) || IsA(node, NextValueExpr) ||
 		(IsA(node, SQLValueFunction) && search->allowed != PROVOLATILE_STABLE))
 	{
@@ -252,6 +284,9 @@ stable_hint(Query *level, const VolatilitySearch *search, bool is_key)
 	if (window && is_key)
 		return psprintf("Use mill.tumble(%s, %s) in FROM, and GROUP BY window_start.",
 						mill_expression_text(level, time), window);
+	if (OidIsValid(mill_function_of_ours(search->found, "window_start")) ||
+		OidIsValid(mill_function_of_ours(search->found, "window_end")))
+		return pstrdup("Give its width and, for days and months, its time zone as constants.");
 	if (IsA(call, SQLValueFunction) || (IsA(call, FuncExpr) && call->args == NIL))
 		return pstrdup("Filter by time in the query that reads the view.");
 	return pstrdup(
@@ -277,6 +312,16 @@ check_immutable(Query *level, Node *node, const char *where)
 	mill_refuse(psprintf("%s in %s, which is %s", what, where, stable ? "stable" : "volatile"),
 				stable ? stable_hint(level, &search, with_text && strcmp(where, "GROUP BY") == 0)
 					   : "Use functions that give the same result each time.");
+}
+
+void
+mill_check_keys(Query *level)
+{
+	ListCell *lc;
+
+	foreach (lc, level->groupClause)
+		check_immutable(level, (Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr,
+						"GROUP BY");
 }
 
 static void
@@ -306,9 +351,7 @@ check_expressions(const MillDefinition *d, Query *level)
 			check_immutable(level, call, "FROM");
 		}
 	}
-	foreach (lc, level->groupClause)
-		check_immutable(level, (Node *) get_sortgroupclause_tle(lfirst(lc), level->targetList)->expr,
-						"GROUP BY");
+	mill_check_keys(level);
 }
 
 /* Check the arguments of aggregates; expressions around them are computed by the reader. */

@@ -161,15 +161,13 @@ check_zone(const MillDefinition *d)
 }
 
 static void
-read_window_function(MillDefinition *d, FuncExpr *call)
+read_window_function(MillDefinition *d, const FuncExpr *call)
 {
 	List *args;
 	ListCell *lc;
 	int next = d->window == MILL_WINDOW_HOP ? 3 : 2;
 
-	/* resolve named and default arguments, fold constants */
-	call = (FuncExpr *) eval_const_expressions(NULL, (Node *) call);
-	args = call->args;
+	args = mill_window_arguments(call);
 	d->time = linitial(args);
 	d->time_type = exprType(d->time);
 	if (d->window == MILL_WINDOW_HOP)
@@ -192,25 +190,17 @@ find_window_function(MillDefinition *d)
 
 	foreach (lc, d->query->rtable)
 	{
-		RangeTblEntry *rte = lfirst(lc);
-		Node *call;
-		MillWindowKind kind;
+		FuncExpr *call;
+		MillWindowKind kind = mill_window_of_entry(lfirst(lc), &call);
 
 		rti++;
-		if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
-			continue;
-		call = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
-		if (OidIsValid(mill_function_of_ours(call, "tumble")))
-			kind = MILL_WINDOW_TUMBLE;
-		else if (OidIsValid(mill_function_of_ours(call, "hop")))
-			kind = MILL_WINDOW_HOP;
-		else
+		if (kind == MILL_WINDOW_NONE)
 			continue;
 		if (d->window != MILL_WINDOW_NONE)
 			mill_refuse("two windows in one view", "Make a view for each window.");
 		d->window = kind;
 		d->window_rti = rti;
-		read_window_function(d, (FuncExpr *) call);
+		read_window_function(d, call);
 	}
 }
 
@@ -461,12 +451,20 @@ mill_definition(Oid view)
 {
 	MillDefinition *d = palloc0(sizeof(MillDefinition));
 	Relation rel = table_open(view, AccessShareLock);
+	int inner_rti;
+	Oid inner;
 
 	mill_require_owner(rel->rd_rel->relowner);
 	d->view = view;
 	d->query = copyObject(get_view_query(rel));
 	mill_flatten_groups(d->query);
 	table_close(rel, NoLock);
+	inner_rti = mill_find_inner(d->query, &inner);
+	if (inner_rti)
+	{
+		mill_check_inner(d, inner_rti);
+		d->query = mill_flatten(d->query, inner_rti, mill_definition(inner));
+	}
 	AcquireRewriteLocks(d->query, true, false);
 
 	d->base_level = d->query;

@@ -59,7 +59,7 @@ typedef struct MillMeasure
 
 typedef struct MillDefinition
 {
-	Query *query; /* the user's, names resolved */
+	Query *query; /* the user's, names resolved; over the base table (see flatten.c) */
 	Oid view;	  /* what it was read from */
 
 	/* the table whose rows are aggregated */
@@ -100,9 +100,12 @@ extern Oid mill_function_of_ours(Node *node, const char *name);
 extern MillTypedExpr *mill_typed_column(const char *name, Node *expr);
 extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
 extern bool mill_is_key(const MillDefinition *d, const char *name);
+extern MillWindowKind mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call);
+extern List *mill_window_arguments(const FuncExpr *call);
 
 /* check.c */
 extern void mill_check_view(Oid view);
+extern void mill_check_keys(Query *level);
 extern void mill_check_query(const MillDefinition *d);
 extern void mill_check_definition(const MillDefinition *d);
 extern void mill_check_base(Oid base);
@@ -110,6 +113,11 @@ extern void mill_check_base(Oid base);
 /* definition.c */
 extern MillDefinition *mill_definition(Oid view);
 extern MillDefinition *mill_definition_of(Oid view);
+
+/* flatten.c */
+extern int mill_find_inner(const Query *query, Oid *definition);
+extern void mill_check_inner(const MillDefinition *d, int rti);
+extern Query *mill_flatten(Query *outer, int rti, const MillDefinition *definition);
 
 /* measure.c */
 extern void mill_add_measures(MillDefinition *d);

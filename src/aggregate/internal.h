@@ -9,6 +9,7 @@
 #include "aggregate/aggregate.h"
 #include "aggregate/sql.h"
 
+extern Datum mill_oid_array(List *oids);
 extern MillTables *mill_aggregate_tables(const MillAggregate *a);
 
 /* live.c */
@@ -17,13 +18,14 @@ extern void mill_aggregate_rest(MillAggregate *a, const char *reason);
 extern void mill_aggregate_note_truncate(int64 id);
 extern char *mill_aggregate_obstacle(const MillAggregate *a);
 extern void mill_aggregate_begin_fill(MillAggregate *a);
-extern void mill_read_state_tables(void (*function)(void *arg), void *arg);
+extern void mill_examine_state(Oid state, void (*function)(void *arg), void *arg);
 
 /* objects.c: tables and views of an aggregate, as the extension's owner */
 extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_complete(const MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);
 extern void mill_objects_rename(const MillAggregate *a, Oid view);
+extern char *mill_query_of_view(Oid view);
 extern void mill_view_replace(Oid view, const char *query);
 extern void mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d);
 extern void mill_invalidate_base(Oid base);

@@ -118,9 +118,14 @@ mill_aggregate_obstacle(const MillAggregate *a)
 	static MillStatement find =
 		{.sql =
 			 "WITH RECURSIVE part (relid) AS (SELECT $1 UNION SELECT i.inhrelid FROM pg_inherits i JOIN part p ON p.relid = i.inhparent),"
-			 " used (relid) AS (SELECT d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid"
-			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass WHERE r.ev_class = $2 AND d.refobjid <> $2)"
+			 " inner_view (view, definition) AS (SELECT view, definition FROM mill_catalog.armed_aggregate WHERE base_table = $1),"
+			 /* what its definition names, and those of the aggregates that it is over */
+			 " used (relid) AS (SELECT $2 UNION SELECT d.refobjid FROM used u LEFT JOIN inner_view i ON i.view = u.relid"
+			 "   JOIN pg_rewrite r ON r.ev_class = CASE WHEN u.relid = $2 THEN $2 ELSE i.definition END"
+			 "   JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass)"
 			 " SELECT coalesce("
+			 "  (SELECT format('%s, which it is over, has another owner', c.oid::regclass) FROM used u JOIN inner_view i ON i.view = u.relid"
+			 "    JOIN pg_class c ON c.oid = u.relid WHERE c.relowner <> $3 LIMIT 1),"
 			 "  (SELECT format('row security of %s is switched on', c.oid::regclass) FROM used u JOIN pg_class c ON c.oid = u.relid"
 			 "    WHERE c.relrowsecurity LIMIT 1),"
 			 "  (SELECT format('DETACH PARTITION ... CONCURRENTLY of %s is not finished', i.inhrelid::regclass) FROM part p"
@@ -269,12 +274,14 @@ typedef struct Answer
 	TransactionId xmin, xmax;
 	uint32 running;
 	CommandId command;
-	bool however_slow;
+	Oid examined;
 	bool live;
 } Answer;
 
 static HTAB *answers = NULL;
-static bool however_slow = false;
+
+/* The only state table that is read, even if that is slow; InvalidOid: each as it is. */
+static Oid examined = InvalidOid;
 
 /* The last answer about a state table; is it for this query? */
 static Answer *
@@ -293,7 +300,7 @@ find_answer(Oid state, Snapshot snapshot, bool *is_ours)
 	*is_ours = found && answer->statement == GetCurrentStatementStartTimestamp() &&
 			   answer->xmin == snapshot->xmin && answer->xmax == snapshot->xmax &&
 			   answer->running == snapshot->xcnt && answer->command == snapshot->curcid &&
-			   answer->however_slow == however_slow;
+			   answer->examined == examined;
 	/* in case of an error before there is an answer */
 	if (!*is_ours)
 		answer->statement = 0;
@@ -361,7 +368,7 @@ find_live(Oid state, Snapshot snapshot)
 	if (live_row(rel, state, snapshot) && (latest = live_row(rel, state, NULL)) != NULL)
 		live = sees_transaction(snapshot, DatumGetUInt64(column_of(rel, latest, "exact_since"))) &&
 			   !has_pending_detach(DatumGetObjectId(column_of(rel, latest, "base_table"))) &&
-			   (however_slow ||
+			   (examined == state ||
 				!is_plain_faster(DatumGetObjectId(column_of(rel, latest, "base_table")),
 								 DatumGetObjectId(column_of(rel, latest, "delta_table"))));
 	table_close(rel, AccessShareLock);
@@ -384,32 +391,36 @@ mill_is_live(PG_FUNCTION_ARGS)
 
 	if (!is_ours)
 	{
-		bool live = find_live(state, snapshot);
+		bool live = (!OidIsValid(examined) || examined == state) && find_live(state, snapshot);
 
 		answer->live = live;
 		answer->xmin = snapshot->xmin;
 		answer->xmax = snapshot->xmax;
 		answer->running = snapshot->xcnt;
 		answer->command = snapshot->curcid;
-		answer->however_slow = however_slow;
+		answer->examined = examined;
 		answer->statement = GetCurrentStatementStartTimestamp();
 	}
 	PG_RETURN_BOOL(answer->live);
 }
 
-/* Run a function in whose queries live aggregates are read from their state tables, even if that is slow. */
+/*
+ * Run a function in whose queries this aggregate, if it is live, is read from its state
+ * table even if that is slow, and all others are plain: what it is compared with must
+ * not come from the state of one that it is over.
+ */
 void
-mill_read_state_tables(void (*function)(void *arg), void *arg)
+mill_examine_state(Oid state, void (*function)(void *arg), void *arg)
 {
-	Assert(!however_slow);
-	however_slow = true;
+	Assert(OidIsValid(state) && !OidIsValid(examined));
+	examined = state;
 	PG_TRY();
 	{
 		function(arg);
 	}
 	PG_FINALLY();
 	{
-		however_slow = false;
+		examined = InvalidOid;
 	}
 	PG_END_TRY();
 }

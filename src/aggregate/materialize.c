@@ -22,7 +22,6 @@
 #include "storage/lmgr.h"
 #include "access/table.h"
 #include "utils/acl.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -162,28 +161,63 @@ start_fill(MillAggregate *a, const MillDefinition *d)
 	mill_wake_workers_at_commit(mill_room_named("fold"));
 }
 
+/* The relations in FROM besides the base table. */
+static List *
+lookups_of(const MillDefinition *d)
+{
+	List *relids = NIL;
+	int rti = 0;
+	ListCell *lc;
+
+	foreach (lc, d->base_level->rtable)
+	{
+		const RangeTblEntry *rte = lfirst(lc);
+
+		if (++rti != d->base_rti && rte->rtekind == RTE_RELATION && rte->inFromCl)
+			relids = lappend_oid(relids, rte->relid);
+	}
+	return relids;
+}
+
 /* A joined view or table must not have rows of the base table in it, which would arrive on both sides. */
 static void
-refuse_base_in_lookups(const MillAggregate *a)
+refuse_base_in_lookups(const MillDefinition *d)
 {
 	static MillStatement find =
 		{.sql =
 			 "WITH RECURSIVE family (relid) AS (SELECT $2 UNION SELECT i.inhrelid FROM pg_inherits i JOIN family f ON f.relid = i.inhparent),"
-			 " used (view, relid) AS (SELECT r.ev_class, d.refobjid FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid"
-			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class"
-			 "   WHERE r.ev_class = $1"
-			 "  UNION SELECT r.ev_class, d.refobjid FROM used u JOIN pg_rewrite r ON r.ev_class = u.relid JOIN pg_depend d ON d.objid = r.oid"
+			 " used (lookup, relid) AS (SELECT l, l FROM unnest($1) l"
+			 "  UNION SELECT u.lookup, d.refobjid FROM used u JOIN pg_rewrite r ON r.ev_class = u.relid JOIN pg_depend d ON d.objid = r.oid"
 			 "   AND d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class)"
-			 " SELECT CASE WHEN u.view = $1 THEN u.relid ELSE u.view END::regclass::text FROM used u JOIN family f USING (relid)"
-			 " WHERE u.view <> $1 OR u.relid <> $2 LIMIT 1",
+			 " SELECT u.lookup::regclass::text FROM used u JOIN family f USING (relid) LIMIT 1",
 		 .nargs = 2,
-		 .types = {OIDOID, OIDOID}};
-	Datum values[2] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base)};
+		 .types = {OIDARRAYOID, OIDOID}};
+	Datum values[2] = {mill_oid_array(lookups_of(d)), ObjectIdGetDatum(d->base)};
 
 	if (mill_run(&find, SPI_OK_SELECT, values, NULL) > 0)
 		mill_refuse(psprintf("a join with \"%s\", which has rows of the base table in it",
 							 mill_text(0, 1)),
 					"Only rows of one side arrive at a time.");
+}
+
+/* An aggregate over this one is kept from the rows below, by what this one's query is now. */
+static void
+require_no_outer(const MillAggregate *a)
+{
+	static MillStatement find =
+		{.sql = "SELECT o.view::regclass::text FROM mill_catalog.armed_aggregate o JOIN pg_rewrite r ON r.ev_class = o.definition"
+				" JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
+				" WHERE d.refobjid = $1 AND o.base_table = $2 ORDER BY o.id LIMIT 1",
+		 .nargs = 2,
+		 .types = {OIDOID, OIDOID}};
+	Datum values[2] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base)};
+
+	if (mill_run(&find, SPI_OK_SELECT, values, NULL) == 0)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					errmsg("continuous aggregate \"%s\" is over \"%s\"", mill_text(0, 1),
+						   get_rel_name(a->view)),
+					errhint("First call mill.dematerialize('%s').", mill_text(0, 1))));
 }
 
 /* ---- views that came with a copy of the database ---- */
@@ -362,7 +396,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	/* read it again: with these locks it cannot change any more */
 	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);
-	refuse_base_in_lookups(&a);
+	refuse_base_in_lookups(d);
 	if (d->has_lookups)
 		ereport(NOTICE,
 				(errmsg("the base table of \"%s\" is \"%s\"; other tables are looked up when its rows arrive",
@@ -442,31 +476,11 @@ lock_aggregate(Oid view, KeepOff keep_off)
 	return mill_aggregate_of_view(view, false);
 }
 
-typedef struct PlainQuery
-{
-	Oid definition;
-	char *text;
-} PlainQuery;
-
-static void
-write_plain_query(void *arg)
-{
-	PlainQuery *query = arg;
-	Relation rel = table_open(query->definition, AccessShareLock);
-
-	/* as it is, also where it would be refused now */
-	query->text = pg_get_querydef(copyObject(get_view_query(rel)), false);
-	table_close(rel, NoLock);
-}
-
 /* Give the view its plain query again. */
 static void
 make_plain(const MillAggregate *a)
 {
-	PlainQuery query = {a->definition, NULL};
-
-	mill_as_owner(mill_relation_owner(a->definition), write_plain_query, &query);
-	mill_view_replace(a->view, query.text);
+	mill_view_replace(a->view, mill_query_of_view(a->definition));
 }
 
 /* SQL: mill.dematerialize(view) */
@@ -477,6 +491,7 @@ mill_dematerialize(PG_FUNCTION_ARGS)
 
 	SPI_connect();
 	a = lock_aggregate(PG_GETARG_OID(0), WRITERS_AND_READERS);
+	require_no_outer(a);
 	make_plain(a);
 	mill_aggregate_delete(a);
 	mill_objects_drop(a);
@@ -628,6 +643,8 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 						get_rel_name(old->view), get_rel_name(new->view)),
 				 errhint(
 					 "A new column needs a new view: materialize it, drop the old one, and rename it.")));
+	require_no_outer(old);
+	require_no_outer(new);
 	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
 	mill_view_let_read(old->view, new, d);

@@ -27,6 +27,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -107,12 +108,37 @@ typedef struct Texts
 } Texts;
 
 static void
-write_texts(void *arg)
+write_columns(void *arg)
 {
 	Texts *texts = arg;
 
-	texts->query = pg_get_querydef(copyObject(texts->d->query), false);
 	texts->columns = mill_sql_columns(texts->d);
+}
+
+typedef struct ViewQuery
+{
+	Oid view;
+	char *text;
+} ViewQuery;
+
+static void
+write_query(void *arg)
+{
+	ViewQuery *query = arg;
+	Relation rel = table_open(query->view, AccessShareLock);
+
+	query->text = pg_get_querydef(copyObject(get_view_query(rel)), false);
+	table_close(rel, NoLock);
+}
+
+/* The query of a view as it is, also where it would be refused now. */
+char *
+mill_query_of_view(Oid view)
+{
+	ViewQuery query = {view, NULL};
+
+	mill_as_owner(mill_relation_owner(view), write_query, &query);
+	return query.text;
 }
 
 /*
@@ -127,10 +153,10 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	Texts texts = {.aggregate = a, .d = d};
 	const char *columns;
 
-	mill_as_owner(a->owner, write_texts, &texts);
+	mill_as_owner(a->owner, write_columns, &texts);
 	columns = texts.columns;
-	mill_execute_ddl(
-		psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]), texts.query));
+	mill_execute_ddl(psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]),
+							  mill_query_of_view(d->view)));
 	/* fillfactor: frequently updated groups get HOT updates */
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)",
 							  quote_identifier(names[1]), columns));

@@ -4,7 +4,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_proc.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "core/compat.h"
 
@@ -80,4 +85,39 @@ mill_is_key(const MillDefinition *d, const char *name)
 			return true;
 	}
 	return false;
+}
+
+/* The window of an entry of FROM, and its call of mill.tumble or mill.hop. */
+MillWindowKind
+mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call)
+{
+	Node *expr;
+
+	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+		return MILL_WINDOW_NONE;
+	expr = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+	if (call)
+		*call = (FuncExpr *) expr;
+	if (OidIsValid(mill_function_of_ours(expr, "tumble")))
+		return MILL_WINDOW_TUMBLE;
+	return OidIsValid(mill_function_of_ours(expr, "hop")) ? MILL_WINDOW_HOP : MILL_WINDOW_NONE;
+}
+
+/*
+ * The arguments of a call of a window function in their order, those that it leaves out
+ * as well; all but the first, the time, as constants where they are.
+ */
+List *
+mill_window_arguments(const FuncExpr *call)
+{
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->funcid));
+	List *args;
+	ListCell *lc;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", call->funcid);
+	args = expand_function_arguments(copyObject(call->args), false, call->funcresulttype, tuple);
+	ReleaseSysCache(tuple);
+	for_each_from(lc, args, 1) lfirst(lc) = eval_const_expressions(NULL, lfirst(lc));
+	return args;
 }

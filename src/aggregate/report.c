@@ -170,13 +170,13 @@ find_negative(void *arg)
 static void
 compare_state(void *arg)
 {
-	mill_read_state_tables(compare, arg);
+	mill_examine_state(((MillAggregate *) arg)->state, compare, arg);
 }
 
 static void
 find_negative_state(void *arg)
 {
-	mill_read_state_tables(find_negative, arg);
+	mill_examine_state(((MillAggregate *) arg)->state, find_negative, arg);
 }
 
 /* Return SPI's result as the function's result. */

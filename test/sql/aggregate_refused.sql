@@ -224,6 +224,48 @@ SELECT try('SELECT max(ctid::text) FROM events');
 SELECT try('SELECT tableoid, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT doc, count(*) FROM events WHERE xmin IS NOT NULL GROUP BY doc');
 
+---- an aggregate over another one ----
+
+SELECT try('SELECT window_start, mill.window_start(at, ''7 minutes'') AS sevens, count(*) FROM events, mill.tumble(at, ''5 minutes'') GROUP BY 1, 2');
+SELECT try('SELECT mill.window_start(at, ''1 day'', time_zone => ''Europe/Berlin'') AS day, count(*) FROM events GROUP BY 1');
+SELECT try('SELECT mill.window_start(at, ''1 day'') AS day, count(*) FROM events GROUP BY 1');
+SELECT try('SELECT mill.window_start(at, n * ''1 hour''::interval) AS hour, count(*) FROM events GROUP BY 1');
+CREATE VIEW inner_view AS SELECT w.window_start AS minute, kind, count(*) AS n, count(x) AS nx, sum(n) AS total, avg(x) AS mean, sum(x::float8) AS f,
+    sum(n) + 1 AS more, string_agg(kind, ',') AS list, count(DISTINCT n) AS different FROM events, mill.tumble(at, '1 minute') w GROUP BY 1, 2;
+CREATE VIEW hopping AS SELECT window_start, count(*) AS n FROM events, mill.hop(at, '1 minute', '5 minutes') GROUP BY 1;
+CREATE VIEW sessions AS SELECT s, count(*) AS n FROM (SELECT mill.session_start(at, '5 minutes') OVER (ORDER BY at) AS s FROM events) e GROUP BY s;
+CREATE VIEW with_having AS SELECT kind, count(*) AS n FROM events GROUP BY kind HAVING count(*) > 1;
+CREATE VIEW single AS SELECT count(*) AS n FROM events;
+SELECT try('SELECT sum(n) FROM inner_view');
+SELECT mill.materialize(v) FROM unnest('{inner_view,hopping,sessions,with_having,single}'::regclass[]) v;
+SELECT try('SELECT kind, sum(n) AS n, sum(nx) AS x, sum(total) AS t FROM inner_view GROUP BY 1');
+SELECT try('SELECT count(*) FROM inner_view');
+SELECT try('SELECT avg(n) FROM inner_view');
+SELECT try('SELECT avg(mean) FROM inner_view');
+SELECT try('SELECT sum(mean) FROM inner_view');
+SELECT try('SELECT sum(f) FROM inner_view');
+SELECT try('SELECT sum(more) FROM inner_view');
+SELECT try('SELECT sum(n + 1) FROM inner_view');
+SELECT try('SELECT sum(different) FROM inner_view');
+SELECT try('SELECT sum(DISTINCT n) FROM inner_view');
+SELECT try('SELECT string_agg(list, '','') FROM inner_view');
+SELECT try('SELECT string_agg(kind, '','') FROM inner_view');
+SELECT try('SELECT n, count(DISTINCT kind) FROM inner_view GROUP BY 1');
+SELECT try('SELECT sum(n) FROM inner_view WHERE n > 1');
+SELECT try('SELECT sum(n) FILTER (WHERE total > 1) FROM inner_view');
+SELECT try('SELECT count(i) FROM inner_view i');
+SELECT try('SELECT sum(i.n) FROM kinds k LEFT JOIN inner_view i USING (kind)');
+SELECT try('SELECT sum(n) FROM (SELECT * FROM inner_view) i');
+SELECT try('SELECT sum(i.n) FROM inner_view i JOIN events e USING (kind)');
+SELECT try('SELECT sum(a.n) FROM inner_view a JOIN inner_view b USING (kind, minute)');
+SELECT try('SELECT window_start, sum(n) FROM inner_view, mill.tumble(minute, ''1 day'') GROUP BY 1');
+SELECT try('SELECT date_trunc(''hour'', minute) AS hour, sum(n) FROM inner_view GROUP BY 1');
+SELECT try('SELECT sum(n) FROM hopping');
+SELECT try('SELECT sum(n) FROM sessions');
+SELECT try('SELECT sum(n) FROM with_having');
+SELECT try('SELECT sum(n) FROM single');
+DROP VIEW inner_view, hopping, sessions, with_having, single;
+
 ---- CASES 27: arguments ----
 
 CREATE VIEW v AS SELECT kind, count(*) FROM events GROUP BY kind;

@@ -13,6 +13,7 @@ use strict;
 use warnings;
 
 use MillAggregate;
+use List::Util qw(min);
 use MillTest;
 use POSIX qw(strftime);
 use Storable;
@@ -612,6 +613,51 @@ sub random_case
 	return ($case, $t);
 }
 
+# A view over one of the case's views, if there is one whose groups can be combined; that
+# one gets a count of its rows. Made after the case, so that the case stays as it was.
+sub add_outer
+{
+	my ($case, $t) = @_;
+	my ($inner) = grep { $_->{window} =~ /none|tumble/ && !$_->{having} && @{ $_->{group} } } @{ $case->{views} };
+
+	return unless $inner;
+	srand($case->{seed} ^ 0x5bd1e995);
+	push @{ $inner->{select} }, { sql => 'count(*)', name => 'hits' };
+	foreach (@{ $case->{setup} }) { $_ = "CREATE VIEW $inner->{name} AS " . MillAggregate::view_query($inner) if /^CREATE VIEW \Q$inner->{name}\E / }
+	my @keys = grep { $_->{name} !~ /^(?:a\d+|hits|window_\w+)$/ } @{ $inner->{select} };
+	my @results = grep { $_->{sql} =~ /^(?:count|sum|min|max|bool_and|bool_or|every|bit_\w+)\((?!DISTINCT)[^()]*\)(?: FILTER \(.*)?$/ && $_->{sql} !~ / [-*\/] / && !$_->{approx} } @{ $inner->{select} };
+	my $windowed = $inner->{window} eq 'tumble';
+	my $size = { minutes => pick("'1 hour'", "'30 minutes'", "'20 minutes'", "'7 minutes'"), days => pick("'1 month'", "'7 days'", "'1 year'"), numbers => pick(10, 20, 35) }->{ $t->{scale} };
+	my $slide = { minutes => pick("'5 minutes', '1 hour'", "'30 minutes', '2 hours'"), days => pick("'7 days', '14 days'", "'1 month', '2 months'"), numbers => pick('20, 40', '5, 15') }->{ $t->{scale} };
+	my $zone = $t->{scale} eq 'days' && $t->{at} eq 'timestamptz' ? ", time_zone => '" . pick('Europe/Berlin', 'America/New_York', 'UTC') . "'" : '';
+	my $window = !$windowed ? 'none' : pick(qw(none none tumble tumble hop));
+	my $part = $window eq 'none' ? '' : ", mill.$window(v.window_start, " . ($window eq 'hop' ? $slide : $size) . "$zone) w";
+	my @groups = map { "v.$_->{name}" } grep { chance(0.6) } @keys;
+	push @groups, 'v.window_start' if $windowed && $window eq 'none' && chance(0.7);
+	my @select = map { { sql => $_, name => s/^v\.//r } } @groups;
+	push @select, { sql => 'w.window_start', name => 'outer_start' }, { sql => 'w.window_end', name => 'outer_end' } if $part;
+	push @groups, qw(w.window_start w.window_end) if $part;
+	my $alias = 0;
+	foreach my $result (@results)
+	{
+		my ($kind) = $result->{sql} =~ /^(\w+)/;
+		my $filter = @keys && chance(0.2) ? ' FILTER (WHERE v.' . pick(@keys)->{name} . ' IS NOT NULL)' : '';
+		push @select, { sql => ($kind eq 'count' ? 'sum' : $kind) . "(v.$result->{name})$filter", name => 'b' . ++$alias };
+	}
+	push @select, { sql => 'count(DISTINCT v.' . pick(@keys)->{name} . ')', name => 'b' . ++$alias } if @keys && chance(0.3);
+	push @select, { sql => 'max(v.window_start)', name => 'b' . ++$alias } if $windowed && chance(0.3);
+	push @select, { sql => 'round(sum(v.hits) / 3, 2)', name => 'b' . ++$alias } if chance(0.3);
+	my $outer = { label => 'outer', name => 'over', over => $inner->{name}, window => $window, from => "$inner->{name} v$part", plain_from => '(' . MillAggregate::view_query($inner) . ") v$part",
+		group => \@groups, select => \@select, having => chance(0.2) ? 'sum(v.hits) > 2' : '', where => @keys && chance(0.2) ? 'v.' . pick(@keys)->{name} . ' IS NOT NULL' : '' };
+	push @{ $case->{views} }, $outer;
+	push @{ $case->{setup} }, "CREATE VIEW over AS " . MillAggregate::view_query($outer);
+	my ($at) = grep { $case->{steps}[$_]{kind} eq 'materialize' && $case->{steps}[$_]{name} eq $inner->{name} } 0 .. $#{ $case->{steps} };
+	my $s = between(1, $case->{sessions});
+	$at = between($at + 1, min($at + 5, scalar @{ $case->{steps} }));
+	splice(@{ $case->{steps} }, $at, 0, { s => $s, kind => 'materialize', name => 'over', over => $inner->{name}, sql => "SELECT mill.materialize('over')" });
+	splice(@{ $case->{steps} }, between($at + 1, scalar @{ $case->{steps} }), 0, { s => $s, kind => 'fold', name => 'over', sql => "SELECT mill.fold('over')" });
+}
+
 # What owners and superusers do to a table that has aggregates, between the writes. With random
 # numbers of its own: the cases of seeds that failed before it was there stay as they are.
 sub disturb
@@ -738,6 +784,7 @@ sub drive
 	foreach my $seed (@seeds)
 	{
 		my ($case, $t) = random_case($seed);
+		add_outer($case, $t) if $ENV{MILL_OUTER} // int($seed / 2) % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
 		disturb($case, $t) if $ENV{MILL_DISTURB} // $seed % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
 		my $failure = $player->play($case) or next;
 		$failure->{log} //= [ @{ $player->{log} } ];

@@ -30,7 +30,10 @@ my %views = (
 		GROUP BY user_id, session_start],
 	uniques => q[SELECT product, count(DISTINCT user_id) AS people FROM clicks GROUP BY product],
 	parts => q[SELECT window_start, window_end, count(*) AS n, sum(amount) AS total, min(amount) AS low
-		FROM logs, mill.tumble(at, '10 minutes') GROUP BY window_start, window_end]);
+		FROM logs, mill.tumble(at, '10 minutes') GROUP BY window_start, window_end],
+	# over another one, which is made before it
+	wider => q[SELECT w.window_start, product, sum(n) AS n, sum(total) AS total, min(low) AS low
+		FROM tumbling t, mill.tumble(t.window_start, '1 hour') w GROUP BY w.window_start, product]);
 
 my $columns = 'id bigint, user_id int, product int, at timestamptz, amount numeric';
 
@@ -86,8 +89,8 @@ sub differences
 	return $server->safe_psql($db, join(' UNION ALL ', map { "($_ LIMIT 3)" } @each));
 }
 
-my $all_live = q[SELECT count(*) = 5 AND bool_and(a.state = 'live') AND bool_and(pg_get_viewdef(a.aggregate) LIKE '%$state%') FROM mill.aggregates a];
-my $all_folded = q[SELECT count(*) = 5 AND bool_and(state = 'live') AND sum(delta_rows) = 0 FROM mill.aggregates];
+my $all_live = q[SELECT count(*) = 6 AND bool_and(a.state = 'live') AND bool_and(pg_get_viewdef(a.aggregate) LIKE '%$state%') FROM mill.aggregates a];
+my $all_folded = q[SELECT count(*) = 6 AND bool_and(state = 'live') AND sum(delta_rows) = 0 FROM mill.aggregates];
 my $verified = join(' UNION ALL ', map { qq(SELECT v::text FROM mill.verify('"$_"') v) } sort keys %views);
 my $triggers = q[SELECT format('%s %s %s', tgrelid::regclass, regexp_replace(tgname, '_\d+$', ''), tgenabled) FROM pg_trigger WHERE tgname LIKE 'mill%' ORDER BY 1];
 
@@ -101,7 +104,7 @@ sub check_arrived
 
 	if ($options{copy})
 	{
-		is($server->safe_psql($db, q[SELECT count(*) = 5 AND bool_and(state = 'disarmed' AND reason LIKE '%mill.arm()%') FROM mill.aggregates]), 't', "$what: no view is live in a copy");
+		is($server->safe_psql($db, q[SELECT count(*) = 6 AND bool_and(state = 'disarmed' AND reason LIKE '%mill.arm()%') FROM mill.aggregates]), 't', "$what: no view is live in a copy");
 		is(differences($server, $db), '', "$what: each is what its query gives at once");
 		change($server, $db, 50_000);
 		is(differences($server, $db), '', "$what: and when rows are written there");

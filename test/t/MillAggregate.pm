@@ -31,6 +31,7 @@ sub view_query
 	return $sql;
 }
 
+# A view over another view has plain_from: its FROM with that one's query in its place.
 # A query that returns the rows that only the view has ("too much") and those that
 # only the query has ("missing"): none if they are equal. Columns with approx are
 # floating point results that depend on the order of input: two rows are the same
@@ -39,7 +40,7 @@ sub comparison
 {
 	my ($view, $condition) = @_;
 	my $where = $condition ? " WHERE $condition" : '';
-	my $query = view_query($view);
+	my $query = view_query({ %$view, from => $view->{plain_from} // $view->{from} });
 	my @approx = grep { $_->{approx} } @{ $view->{select} };
 	my ($only_missing, $only_extra) = ('', '');
 
@@ -53,7 +54,7 @@ sub comparison
 		$only_extra = " WHERE $uneven OR NOT EXISTS (SELECT FROM missing m WHERE $same)";
 	}
 	# equal is not the same: of sums and what is made of them also scale and digits
-	my $texts = join('', map { ", $_->{name}::text AS $_->{name}_text" } grep { !$_->{approx} && $_->{sql} =~ /^(?:coalesce\()?(?:sum|avg|variance|var_\w+|stddev\w*)\((?:i2|i4|i8|n|iv)\)/ } @{ $view->{select} });
+	my $texts = join('', map { ", $_->{name}::text AS $_->{name}_text" } grep { !$_->{approx} && $_->{sql} =~ /^(?:coalesce\()?(?:sum|avg|variance|var_\w+|stddev\w*)\((?:i2|i4|i8|n|iv|v\.\w+)\)/ } @{ $view->{select} });
 
 	return "WITH plain AS MATERIALIZED (SELECT *$texts FROM ($query) q$where), live AS MATERIALIZED (SELECT *$texts FROM $view->{name}$where), "
 	  . 'missing AS MATERIALIZED (SELECT * FROM plain EXCEPT ALL SELECT * FROM live), '
@@ -329,7 +330,8 @@ sub applies
 	return $session->{in_transaction} if $kind =~ /^(?:commit|rollback|savepoint|prepare)$/;
 	return $session->{in_transaction} && $session->{savepoints}{ $step->{name} } if $kind =~ /^(?:rollback_to|release)$/;
 	return 0 if $session->{aborted};
-	return !$self->{live}{ $step->{name} } if $kind eq 'materialize';
+	# over: the view that must be live before
+	return !$self->{live}{ $step->{name} } && (!$step->{over} || $self->is_live($session, $step->{over})) if $kind eq 'materialize';
 	return $self->{mode} eq 'live' && $self->is_live($session, $step->{name}) if $kind =~ /^(?:fold|refresh|dematerialize)$/;
 	return 1;
 }
@@ -603,7 +605,7 @@ sub finish
 	foreach my $view (@{ $self->{case}{views} })
 	{
 		# what was blocked or refused in its time
-		$self->act({ s => 1, kind => 'materialize', name => $view->{name}, sql => "SELECT mill.materialize('$view->{name}')" })
+		$self->act({ s => 1, kind => 'materialize', name => $view->{name}, over => $view->{over}, sql => "SELECT mill.materialize('$view->{name}')" })
 		  unless $self->{live}{ $view->{name} } || $self->{case}{late};
 	}
 	$self->compare($session);
@@ -623,7 +625,7 @@ sub finish
 	if ($self->{case}{dematerialize})
 	{
 		$self->act({ s => 1, kind => 'dematerialize', name => $_->{name}, sql => "SELECT mill.dematerialize('$_->{name}')" })
-		  foreach @{ $self->{case}{views} };
+		  foreach reverse @{ $self->{case}{views} };
 	}
 }
 
