@@ -589,6 +589,9 @@ CREATE TABLE mill_catalog.aggregate (
     -- the last transaction that truncated, attached, detached or dropped what every snapshot sees at
     -- once, but the state table's rows only those that see this transaction
     exact_since xid8,
+    -- what is kept of partitions that are gone, and until its windows are how old (NULL: forever)
+    history_table oid,
+    keep interval,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     armed_system bigint NOT NULL DEFAULT mill_catalog.system_identifier(),
     armed_database oid NOT NULL DEFAULT mill_catalog.database_oid()
@@ -706,13 +709,14 @@ COMMENT ON FUNCTION mill.is_live(regclass) IS 'part of the views of continuous a
 CREATE VIEW mill_catalog.aggregate_view AS
 SELECT r.ev_class AS view,
        max(c.oid) FILTER (WHERE c.relkind = 'v') AS definition,
-       max(c.oid) FILTER (WHERE c.relkind = 'r' AND NOT a.is_delta) AS state_table,
-       max(c.oid) FILTER (WHERE c.relkind = 'r' AND a.is_delta) AS delta_table
+       max(c.oid) FILTER (WHERE c.relkind = 'r' AND a.mark IS NULL) AS state_table,
+       max(c.oid) FILTER (WHERE c.relkind = 'r' AND a.mark = 'stale') AS delta_table,
+       max(c.oid) FILTER (WHERE c.relkind = 'r' AND a.mark = 'of_table') AS history_table
 FROM pg_depend f
 JOIN pg_rewrite r ON r.oid = f.objid
 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
 JOIN pg_class c ON c.oid = d.refobjid AND c.oid <> r.ev_class AND c.relnamespace = 'mill_data'::regnamespace
-CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid AND t.attname = 'stale' AND NOT t.attisdropped) AS is_delta) a
+CROSS JOIN LATERAL (SELECT (SELECT t.attname FROM pg_attribute t WHERE t.attrelid = c.oid AND t.attname IN ('stale', 'of_table') AND NOT t.attisdropped) AS mark) a
 WHERE f.classid = 'pg_rewrite'::regclass AND f.refclassid = 'pg_proc'::regclass AND f.refobjid = 'mill.is_live(regclass)'::regprocedure
 GROUP BY r.ev_class;
 COMMENT ON VIEW mill_catalog.aggregate_view IS 'the views that read an aggregate''s relations, and these, also where no row says so';
@@ -720,6 +724,14 @@ COMMENT ON VIEW mill_catalog.aggregate_view IS 'the views that read an aggregate
 CREATE FUNCTION mill.verify(view regclass, OUT found_in text, OUT row_data jsonb) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_verify';
 COMMENT ON FUNCTION mill.verify(regclass) IS 'the rows in which a continuous aggregate differs from its definition run as plain SQL, and what else is not as it should be: none';
+
+CREATE FUNCTION mill.retain(view regclass, keep interval DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_retain';
+COMMENT ON FUNCTION mill.retain(regclass, interval) IS 'let a continuous aggregate keep what it counted of partitions that are detached or dropped from now on, until the windows are this old; null: forever';
+
+CREATE FUNCTION mill.drop_history(view regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mill_drop_history';
+COMMENT ON FUNCTION mill.drop_history(regclass) IS 'forget what a continuous aggregate keeps of partitions that are gone, and keep nothing from now on';
 
 CREATE FUNCTION mill.definition(view regclass) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mill_definition_text';
@@ -1298,6 +1310,8 @@ SELECT c.oid::regclass AS aggregate,
        v.definition::regclass AS definition,
        v.state_table::regclass AS state_table,
        v.delta_table::regclass AS delta_table,
+       v.history_table::regclass AS history_table,
+       a.keep,
        a.created_at
 FROM mill_catalog.aggregate_view v
 JOIN pg_class c ON c.oid = v.view

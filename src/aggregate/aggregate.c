@@ -39,7 +39,7 @@ bool mill_in_own_ddl = false;
 
 #define AGGREGATE_COLUMNS                                                                          \
 	"a.id, a.view, a.base_table, a.definition, a.state_table, a.delta_table,"                      \
-	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations, a.resting IS NOT NULL"
+	" a.with_indexes, (EXTRACT(epoch FROM a.fold_interval) * 1000)::int4, a.live, a.backfill, a.backfill_until, coalesce(c.relowner, 0), a.relations, a.resting IS NOT NULL, coalesce(a.history_table, 0)"
 #define AGGREGATE_FROM " FROM mill_catalog.armed_aggregate a LEFT JOIN pg_class c ON c.oid = a.view"
 
 static List *
@@ -89,6 +89,7 @@ read_aggregate(int row)
 	a->owner = DatumGetObjectId(mill_value(row, 12, NULL));
 	a->relations = oid_list(mill_value(row, 13, NULL));
 	a->resting = DatumGetBool(mill_value(row, 14, NULL));
+	a->history = DatumGetObjectId(mill_value(row, 15, NULL));
 	return a;
 }
 
@@ -227,6 +228,26 @@ mill_aggregates_of_base(Oid base)
 	return read_rows(&read, ObjectIdGetDatum(base));
 }
 
+/* An aggregate over this one is kept from the rows below, by what this one's query is now. */
+void
+mill_aggregate_require_no_outer(const MillAggregate *a)
+{
+	static MillStatement find =
+		{.sql = "SELECT o.view::regclass::text FROM mill_catalog.armed_aggregate o JOIN pg_rewrite r ON r.ev_class = o.definition"
+				" JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
+				" WHERE d.refobjid = $1 AND o.base_table = $2 ORDER BY o.id LIMIT 1",
+		 .nargs = 2,
+		 .types = {OIDOID, OIDOID}};
+	Datum values[2] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base)};
+
+	if (mill_run(&find, SPI_OK_SELECT, values, NULL) == 0)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					errmsg("continuous aggregate \"%s\" is over \"%s\"", mill_text(0, 1),
+						   get_rel_name(a->view)),
+					errhint("First call mill.dematerialize('%s').", mill_text(0, 1))));
+}
+
 /* Store the base table and the partitions whose rows are counted; they changed in this transaction. */
 void
 mill_aggregate_set_relations(MillAggregate *a, List *relations)
@@ -342,6 +363,7 @@ mill_aggregate_tables(const MillAggregate *a)
 	t->definition = mill_relation_name(a->definition);
 	t->state = mill_relation_name(a->state);
 	t->delta = mill_relation_name(a->delta);
+	t->history = OidIsValid(a->history) ? mill_relation_name(a->history) : NULL;
 	return t;
 }
 

@@ -24,11 +24,15 @@ typedef struct MillAggregate
 	bool backfill;		  /* a worker fills the state table from existing rows */
 	bool resting;		  /* not live, for a reason; nothing is captured, folded or filled */
 	char *backfill_until; /* while it is filled: panes at or after this are; NULL: none */
+	Oid history;		  /* table of what is kept of partitions that are gone; InvalidOid: none */
 	List *relations;	  /* base table and partitions whose changes are captured; oids */
 } MillAggregate;
 
 /* Install the executor hook of merge.c; called once, when the library is loaded. */
 extern void mill_merge_init(void);
+
+/* Install the hook of history.c; called once, when the library is preloaded. */
+extern void mill_history_init(void);
 
 extern const MillRoom mill_fold_room;
 

@@ -444,7 +444,8 @@ execute_latest(const char *sql, int expected)
 typedef struct RowsOfRelation
 {
 	const MillAggregate *aggregate;
-	bool add;
+	Oid relid;
+	MillCaptureAs as;
 } RowsOfRelation;
 
 static void
@@ -453,34 +454,42 @@ capture_rows(void *arg)
 	const RowsOfRelation *rows = arg;
 	const MillAggregate *a = rows->aggregate;
 	MillDefinition *d = mill_definition(a->definition);
-	const char *statement = rows->add ? mill_sql_insert(d, mill_aggregate_tables(a), MILL_NEW_ROWS)
-									  : mill_sql_delete(d, mill_aggregate_tables(a), MILL_OLD_ROWS);
+	MillTables *t = mill_aggregate_tables(a);
+	const char *statement = rows->as == MILL_ADD ? mill_sql_insert(d, t, MILL_NEW_ROWS)
+							: rows->as == MILL_SUBTRACT
+								? mill_sql_delete(d, t, MILL_OLD_ROWS)
+								: mill_sql_keep(d, t, MILL_OLD_ROWS, rows->relid);
 
 	execute_latest(statement, SPI_OK_INSERT);
 }
 
 /* Capture what was collected, as if one statement had inserted or deleted it. */
 static void
-capture_collected(const MillAggregate *a, Oid relid, Tuplestorestate *store, bool add)
+capture_collected(const MillAggregate *a, Oid relid, Tuplestorestate *store, MillCaptureAs as)
 {
-	const char *name = add ? MILL_NEW_ROWS : MILL_OLD_ROWS;
-	RowsOfRelation rows = {a, add};
+	const char *name = as == MILL_ADD ? MILL_NEW_ROWS : MILL_OLD_ROWS;
+	RowsOfRelation rows = {a, relid, as};
+	ErrorContextCallback context = {.previous = error_context_stack,
+									.callback = add_context,
+									.arg = unconstify(MillAggregate *, a)};
 
+	error_context_stack = &context;
 	register_rows(name, relid, store);
 	mill_as_owner(a->owner, capture_rows, &rows);
 	SPI_unregister_relation(name);
+	error_context_stack = context.previous;
 	tuplestore_clear(store);
 }
 
 /*
- * Add or subtract all rows of a relation: a partition that was attached, was
- * detached, or is about to be truncated.  They are read as the table's content, as
+ * Add or subtract all rows of a relation, or keep them as history: a partition that was
+ * attached, was detached, or is about to be truncated or dropped.  They are read as the table's content, as
  * triggers get it: the aggregate's owner needs no rights on the partition's name.
  * Reads with the latest snapshot; the lock that the caller holds guarantees that
  * all other writers have finished.  SPI must be connected.
  */
 void
-mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
+mill_capture_relation(const MillAggregate *a, Oid relid, MillCaptureAs as)
 {
 	Relation rel = table_open(relid, NoLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -493,10 +502,10 @@ mill_capture_relation(const MillAggregate *a, Oid relid, bool add)
 		CHECK_FOR_INTERRUPTS();
 		tuplestore_puttupleslot(store, slot);
 		if (tuplestore_tuple_count(store) >= ROWS_AT_ONCE)
-			capture_collected(a, relid, store, add);
+			capture_collected(a, relid, store, as);
 	}
 	if (tuplestore_tuple_count(store) > 0)
-		capture_collected(a, relid, store, add);
+		capture_collected(a, relid, store, as);
 	tuplestore_end(store);
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -557,7 +566,7 @@ capture_truncate(Relation rel)
 		else if (rel->rd_rel->relispartition)
 		{
 			mill_aggregate_note_truncate(a->id);
-			mill_capture_relation(a, RelationGetRelid(rel), false);
+			mill_capture_relation(a, RelationGetRelid(rel), MILL_SUBTRACT);
 		}
 		else
 			capture_empty_base(a);

@@ -46,6 +46,8 @@
 
 /* How often to look for deltas unasked: COMMIT PREPARED wakes nobody.  Milliseconds. */
 #define SWEEP 60000
+/* How often to look for windows that have become too old.  Microseconds. */
+#define EXPIRE_INTERVAL (60 * USECS_PER_SEC)
 /* The worker ends when it had nothing to do for so long.  Milliseconds. */
 #define LINGER 5000
 /* Writers may wake the worker so often, at most, however many they are.  Milliseconds. */
@@ -61,6 +63,7 @@ typedef struct Task
 	bool pending;
 	bool filling; /* not live yet, and ours to fill */
 	TimestampTz fill_due;
+	TimestampTz expire_due; /* of the history */
 	int failures;
 } Task;
 
@@ -196,7 +199,8 @@ typedef enum Action
 {
 	FOLD,
 	FILL,
-	BEGIN_FILL
+	BEGIN_FILL,
+	EXPIRE
 } Action;
 
 /* Does it rest, and may it be filled: has what laid it to rest passed? */
@@ -231,6 +235,8 @@ act(Action action, MillAggregate *a, bool *more)
 		fill_step(a, d);
 		*more = true;
 	}
+	else if (action == EXPIRE)
+		mill_history_expire(a, d);
 	else if (action == FOLD)
 	{
 		taken = mill_fold(a, d, more);
@@ -246,7 +252,8 @@ act(Action action, MillAggregate *a, bool *more)
 static void
 run_action(Action action, int64 id, Oid base, const char *name, bool *more)
 {
-	static const char *const verbs[] = {"folding", "filling", "waiting for writers of"};
+	static const char *const verbs[] = {"folding", "filling", "waiting for writers of",
+										"forgetting old windows of"};
 	char activity[NAMEDATALEN + 32];
 	MillAggregate *a;
 
@@ -379,6 +386,11 @@ run_round(bool look_everywhere, bool *waiting)
 			return 0;
 		if (look_everywhere)
 			task->pending = true;
+		if (OidIsValid(a->history) && !a->resting && task->expire_due <= mill_now())
+		{
+			task->expire_due = mill_now() + EXPIRE_INTERVAL;
+			(void) try_action(EXPIRE, task, a, lfirst(name));
+		}
 		if (task->pending && task->due <= mill_now())
 			fold_task(task, a, lfirst(name));
 		task->filling = !a->live && a->backfill;

@@ -7,7 +7,7 @@
  *	query of view replaced		-> refused
  *	owner of view changed		-> change the owner of its definition and tables
  *	partition attached			-> create its triggers, add its rows
- *	partition detached			-> subtract its rows, drop its triggers
+ *	partition detached			-> subtract its rows, keep them as history, drop its triggers
  *	partition dropped			-> its rows cannot be read any more: the aggregate rests
  *	base table made unsuitable	-> refused, if it cannot be the base table of any aggregate;
  *								   otherwise (row security, triggers off) the aggregate rests
@@ -119,7 +119,15 @@ mill_follow_drop(PG_FUNCTION_ARGS)
 	refuse_dropped_triggers();
 	/* the rows of a dropped partition cannot be read any more */
 	foreach (lc, mill_aggregates_of_partitions(dropped))
-		mill_aggregate_rest(lfirst(lc), "a partition was dropped");
+	{
+		MillAggregate *a = lfirst(lc);
+
+		mill_aggregate_rest(a, "a partition was dropped");
+		if (OidIsValid(a->history))
+			ereport(WARNING,
+					(errmsg("\"%s\" lost the rows of a partition", get_rel_name(a->view)),
+					 errdetail("Only DROP TABLE of the partition, and DETACH, keep them.")));
+	}
 	SPI_finish();
 	PG_RETURN_NULL();
 }
@@ -157,6 +165,9 @@ follow_owner(const MillAggregate *a)
 		psprintf("ALTER VIEW %s OWNER TO %s", mill_relation_name(a->definition), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->state), owner));
 	mill_execute_ddl(psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->delta), owner));
+	if (OidIsValid(a->history))
+		mill_execute_ddl(
+			psprintf("ALTER TABLE %s OWNER TO %s", mill_relation_name(a->history), owner));
 	mill_invalidate_base(a->base);
 }
 
@@ -179,8 +190,10 @@ follow_detached(const MillAggregate *a)
 
 		if (relid == a->base || get_rel_name(relid) == NULL || is_partition_of(relid, a->base))
 			continue;
+		if (OidIsValid(a->history) && get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+			mill_capture_relation(a, relid, MILL_KEEP);
 		if (!a->resting && get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-			mill_capture_relation(a, relid, false);
+			mill_capture_relation(a, relid, MILL_SUBTRACT);
 		mill_triggers_drop_on(relid);
 	}
 }
@@ -198,8 +211,9 @@ follow_attached(const MillAggregate *a, List *relations)
 		if (list_member_oid(a->relations, relid))
 			continue;
 		mill_triggers_create_on(relid);
+		mill_history_forget(a, relid);
 		if (!a->resting && get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-			mill_capture_relation(a, relid, true);
+			mill_capture_relation(a, relid, MILL_ADD);
 	}
 }
 

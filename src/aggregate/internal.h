@@ -10,6 +10,7 @@
 #include "aggregate/sql.h"
 
 extern Datum mill_oid_array(List *oids);
+extern void mill_aggregate_require_no_outer(const MillAggregate *a);
 extern MillTables *mill_aggregate_tables(const MillAggregate *a);
 
 /* live.c */
@@ -23,6 +24,7 @@ extern void mill_examine_state(Oid state, void (*function)(void *arg), void *arg
 /* objects.c: tables and views of an aggregate, as the extension's owner */
 extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_complete(const MillAggregate *a, const MillDefinition *d);
+extern Oid mill_history_create(const MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);
 extern void mill_objects_rename(const MillAggregate *a, Oid view);
 extern char *mill_query_of_view(Oid view);
@@ -31,6 +33,15 @@ extern void mill_view_let_read(Oid view, const MillAggregate *a, const MillDefin
 extern void mill_invalidate_base(Oid base);
 extern void mill_lock_base_and_view(Oid base, Oid view);
 extern bool mill_try_lock_base(Oid base);
+
+/* Whom to keep off the base table and the view while one has an aggregate's lock. */
+typedef enum MillKeepOff
+{
+	MILL_NOBODY_OFF,
+	MILL_WRITERS_OFF,
+	MILL_READERS_OFF /* and writers */
+} MillKeepOff;
+extern MillAggregate *mill_aggregate_lock_keeping(Oid view, MillKeepOff off);
 
 /* triggers.c */
 extern Oid mill_trigger_function(void);
@@ -46,7 +57,19 @@ extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const ch
 					   const char *until);
 
 /* capture.c */
-extern void mill_capture_relation(const MillAggregate *a, Oid relid, bool add);
+typedef enum MillCaptureAs
+{
+	MILL_ADD,
+	MILL_SUBTRACT,
+	MILL_KEEP /* in the history table */
+} MillCaptureAs;
+extern void mill_capture_relation(const MillAggregate *a, Oid relid, MillCaptureAs as);
+
+/* history.c */
+extern void mill_require_no_history(const MillAggregate *a);
+extern void mill_history_adopt(const MillAggregate *a);
+extern void mill_history_forget(const MillAggregate *a, Oid relid);
+extern void mill_history_expire(const MillAggregate *a, const MillDefinition *d);
 
 /* fold_worker.c */
 extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);

@@ -88,26 +88,27 @@ insert_row(MillAggregate *a, Datum fold_interval)
 	static MillStatement insert =
 		{.sql =
 			 "WITH of_copy AS (UPDATE mill_catalog.aggregate c SET view = $1, base_table = $2, definition = $3, state_table = $4,"
-			 "   delta_table = $5, with_indexes = $6, fold_interval = $7, backfill = $8, live = false, resting = NULL, exact_since = NULL,"
+			 "   delta_table = $5, with_indexes = $6, fold_interval = $7, backfill = $8, history_table = nullif($9, 0), live = false, resting = NULL, exact_since = NULL,"
 			 "   armed_system = mill_catalog.system_identifier(), armed_database = mill_catalog.database_oid()"
 			 "  WHERE c.id = " OF_COPY
 			 "(SELECT relname FROM pg_class WHERE oid = $4) ORDER BY o.id DESC LIMIT 1) RETURNING id),"
 			 " inserted AS (INSERT INTO mill_catalog.aggregate (view, base_table, definition, state_table, delta_table, state_name,"
-			 "   with_indexes, fold_interval, backfill, live)"
-			 "  SELECT $1, $2, $3, $4, $5, c.relname, $6, $7, $8, false FROM pg_class c"
+			 "   with_indexes, fold_interval, backfill, history_table, live)"
+			 "  SELECT $1, $2, $3, $4, $5, c.relname, $6, $7, $8, nullif($9, 0), false FROM pg_class c"
 			 "  WHERE c.oid = $4 AND NOT EXISTS (SELECT FROM of_copy) RETURNING id)"
 			 " INSERT INTO mill_catalog.aggregate_progress (aggregate_id) SELECT id FROM of_copy UNION ALL SELECT id FROM inserted"
 			 " ON CONFLICT (aggregate_id) DO UPDATE SET behind = false RETURNING aggregate_id",
-		 .nargs = 8,
-		 .types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID}};
-	Datum values[8] = {ObjectIdGetDatum(a->view),
+		 .nargs = 9,
+		 .types = {OIDOID, OIDOID, OIDOID, OIDOID, OIDOID, BOOLOID, INTERVALOID, BOOLOID, OIDOID}};
+	Datum values[9] = {ObjectIdGetDatum(a->view),
 					   ObjectIdGetDatum(a->base),
 					   ObjectIdGetDatum(a->definition),
 					   ObjectIdGetDatum(a->state),
 					   ObjectIdGetDatum(a->delta),
 					   BoolGetDatum(a->with_indexes),
 					   fold_interval,
-					   BoolGetDatum(a->backfill)};
+					   BoolGetDatum(a->backfill),
+					   ObjectIdGetDatum(a->history)};
 
 	mill_run(&insert, SPI_OK_INSERT_RETURNING, values, NULL);
 	a->id = DatumGetInt64(mill_value(0, 1, NULL));
@@ -200,24 +201,22 @@ refuse_base_in_lookups(const MillDefinition *d)
 					"Only rows of one side arrive at a time.");
 }
 
-/* An aggregate over this one is kept from the rows below, by what this one's query is now. */
+/* What the inner aggregate keeps of rows that are gone cannot be computed from rows. */
 static void
-require_no_outer(const MillAggregate *a)
+refuse_history_below(const MillAggregate *a)
 {
 	static MillStatement find =
-		{.sql = "SELECT o.view::regclass::text FROM mill_catalog.armed_aggregate o JOIN pg_rewrite r ON r.ev_class = o.definition"
-				" JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass"
-				" WHERE d.refobjid = $1 AND o.base_table = $2 ORDER BY o.id LIMIT 1",
+		{.sql =
+			 "SELECT i.view::regclass::text FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid"
+			 " JOIN mill_catalog.armed_aggregate i ON i.view = d.refobjid AND d.refclassid = 'pg_class'::regclass"
+			 " WHERE r.ev_class = $1 AND i.base_table = $2 AND i.history_table IS NOT NULL LIMIT 1",
 		 .nargs = 2,
 		 .types = {OIDOID, OIDOID}};
 	Datum values[2] = {ObjectIdGetDatum(a->view), ObjectIdGetDatum(a->base)};
 
-	if (mill_run(&find, SPI_OK_SELECT, values, NULL) == 0)
-		return;
-	ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					errmsg("continuous aggregate \"%s\" is over \"%s\"", mill_text(0, 1),
-						   get_rel_name(a->view)),
-					errhint("First call mill.dematerialize('%s').", mill_text(0, 1))));
+	if (mill_run(&find, SPI_OK_SELECT, values, NULL) > 0)
+		mill_refuse(psprintf("a view over \"%s\", which keeps a history", mill_text(0, 1)),
+					"Let the outermost view retain what is to be kept.");
 }
 
 /* ---- views that came with a copy of the database ---- */
@@ -229,7 +228,7 @@ find_relations(MillAggregate *a)
 	static MillStatement find =
 		{.sql =
 			 "SELECT v.definition, v.state_table, v.delta_table, (SELECT a.view::regclass::text FROM mill_catalog.armed_aggregate a"
-			 "  WHERE a.state_table = v.state_table) FROM mill_catalog.aggregate_view v WHERE v.view = $1",
+			 "  WHERE a.state_table = v.state_table), coalesce(v.history_table, 0) FROM mill_catalog.aggregate_view v WHERE v.view = $1",
 		 .nargs = 1,
 		 .types = {OIDOID}};
 	Datum values[1] = {ObjectIdGetDatum(a->view)};
@@ -240,6 +239,7 @@ find_relations(MillAggregate *a)
 	a->definition = DatumGetObjectId(mill_value(0, 1, &no_definition));
 	a->state = DatumGetObjectId(mill_value(0, 2, &no_state));
 	a->delta = DatumGetObjectId(mill_value(0, 3, &no_delta));
+	a->history = DatumGetObjectId(mill_value(0, 5, NULL));
 	a->owner = mill_relation_owner(a->view);
 	if (mill_text(0, 4))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -248,7 +248,8 @@ find_relations(MillAggregate *a)
 						errhint("Create it from mill.definition('%s'), and materialize that.",
 								mill_text(0, 4))));
 	if (no_definition || no_state || no_delta || mill_relation_owner(a->definition) != a->owner ||
-		mill_relation_owner(a->state) != a->owner || mill_relation_owner(a->delta) != a->owner)
+		mill_relation_owner(a->state) != a->owner || mill_relation_owner(a->delta) != a->owner ||
+		(OidIsValid(a->history) && mill_relation_owner(a->history) != a->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"%s\" reads the tables of a continuous aggregate that is not its own",
@@ -271,6 +272,7 @@ adopt(MillAggregate *a, Datum fold_interval, bool refill)
 	mill_lock_base_and_view(a->base, InvalidOid);
 	mill_objects_complete(a, d);
 	insert_row(a, fold_interval);
+	mill_history_adopt(a);
 	if (refill)
 		start_fill(a, d);
 	else
@@ -397,6 +399,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);
 	refuse_base_in_lookups(d);
+	refuse_history_below(&a);
 	if (d->has_lookups)
 		ereport(NOTICE,
 				(errmsg("the base table of \"%s\" is \"%s\"; other tables are looked up when its rows arrive",
@@ -452,30 +455,6 @@ mill_aggregate_delete(const MillAggregate *a)
 	}
 }
 
-/* What to keep off while one has an aggregate's lock. */
-typedef enum KeepOff
-{
-	NOBODY,
-	WRITERS,
-	WRITERS_AND_READERS
-} KeepOff;
-
-/* The aggregate of a view that the user owns, with its lock held, and before it that of its base table. */
-static MillAggregate *
-lock_aggregate(Oid view, KeepOff keep_off)
-{
-	MillAggregate *a = mill_aggregate_of_view(view, false);
-
-	mill_aggregate_require_owner(a);
-	if (keep_off == NOBODY)
-		LockRelationOid(a->base, AccessShareLock);
-	else
-		mill_lock_base_and_view(a->base, keep_off == WRITERS ? InvalidOid : a->view);
-	mill_aggregate_lock(a->id, true);
-	/* it may have changed while we waited */
-	return mill_aggregate_of_view(view, false);
-}
-
 /* Give the view its plain query again. */
 static void
 make_plain(const MillAggregate *a)
@@ -490,8 +469,9 @@ mill_dematerialize(PG_FUNCTION_ARGS)
 	MillAggregate *a;
 
 	SPI_connect();
-	a = lock_aggregate(PG_GETARG_OID(0), WRITERS_AND_READERS);
-	require_no_outer(a);
+	a = mill_aggregate_lock_keeping(PG_GETARG_OID(0), MILL_READERS_OFF);
+	mill_aggregate_require_no_outer(a);
+	mill_require_no_history(a);
 	make_plain(a);
 	mill_aggregate_delete(a);
 	mill_objects_drop(a);
@@ -510,10 +490,12 @@ mill_fold_now(PG_FUNCTION_ARGS)
 
 	require_read_committed("mill.fold");
 	SPI_connect();
-	a = lock_aggregate(PG_GETARG_OID(0), NOBODY);
+	a = mill_aggregate_lock_keeping(PG_GETARG_OID(0), MILL_NOBODY_OFF);
 	/* while it rests there is nothing to fold, and its definition may be refused */
 	more = !a->resting;
 	d = more ? mill_definition_of(a->definition) : NULL;
+	if (more)
+		mill_history_expire(a, d);
 	while (more)
 		folded += mill_fold(a, d, &more);
 	SPI_finish();
@@ -558,7 +540,7 @@ mill_refresh(PG_FUNCTION_ARGS)
 	require_read_committed("mill.refresh");
 	SPI_connect();
 	resting = mill_aggregate_of_view(PG_GETARG_OID(0), false)->resting;
-	a = lock_aggregate(PG_GETARG_OID(0), resting ? WRITERS : NOBODY);
+	a = mill_aggregate_lock_keeping(PG_GETARG_OID(0), resting ? MILL_WRITERS_OFF : MILL_NOBODY_OFF);
 	if (a->resting && (from || until))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -622,8 +604,8 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 	const char *view;
 
 	SPI_connect();
-	old = lock_aggregate(PG_GETARG_OID(0), WRITERS_AND_READERS);
-	new = lock_aggregate(PG_GETARG_OID(1), WRITERS_AND_READERS);
+	old = mill_aggregate_lock_keeping(PG_GETARG_OID(0), MILL_READERS_OFF);
+	new = mill_aggregate_lock_keeping(PG_GETARG_OID(1), MILL_READERS_OFF);
 	if (old->id == new->id)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("cannot replace \"%s\" with itself", get_rel_name(old->view))));
@@ -643,8 +625,10 @@ mill_replace_aggregate(PG_FUNCTION_ARGS)
 						get_rel_name(old->view), get_rel_name(new->view)),
 				 errhint(
 					 "A new column needs a new view: materialize it, drop the old one, and rename it.")));
-	require_no_outer(old);
-	require_no_outer(new);
+	mill_aggregate_require_no_outer(old);
+	mill_aggregate_require_no_outer(new);
+	mill_require_no_history(old);
+	mill_require_no_history(new);
 	d = mill_definition_of(new->definition);
 	view = mill_relation_name(new->view);
 	mill_view_let_read(old->view, new, d);

@@ -175,6 +175,25 @@ mill_objects_create(MillAggregate *a, const MillDefinition *d)
 	change_owner("TABLE", a->delta, a->owner);
 }
 
+/* Create the table of what is kept of partitions that are gone. */
+Oid
+mill_history_create(const MillAggregate *a, const MillDefinition *d)
+{
+	char *name = choose_name(a->view, "history");
+	Texts texts = {.aggregate = a, .d = d};
+	Oid history;
+
+	mill_as_owner(a->owner, write_columns, &texts);
+	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s, of_table oid NOT NULL)",
+							  quote_identifier(name), texts.columns));
+	CommandCounterIncrement();
+	history = created_relation(name);
+	if (d->window != MILL_WINDOW_NONE)
+		mill_execute_ddl(psprintf("CREATE INDEX ON mill_data.%s (pane)", quote_identifier(name)));
+	change_owner("TABLE", history, a->owner);
+	return history;
+}
+
 /* Create what a copy of an aggregate's tables may lack: indexes. */
 void
 mill_objects_complete(const MillAggregate *a, const MillDefinition *d)
@@ -193,6 +212,8 @@ mill_objects_drop(const MillAggregate *a)
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->state)));
 	if (get_rel_name(a->delta))
 		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->delta)));
+	if (OidIsValid(a->history) && get_rel_name(a->history))
+		mill_execute_ddl(psprintf("DROP TABLE %s", mill_relation_name(a->history)));
 }
 
 /* Name an aggregate's objects after another view, which takes it over. */
@@ -345,4 +366,23 @@ mill_lock_base_and_view(Oid base, Oid view)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/*
+ * The aggregate of a view that the user owns, with its lock held, and before it that of its
+ * base table, which keeps others off until the end of the transaction.
+ */
+MillAggregate *
+mill_aggregate_lock_keeping(Oid view, MillKeepOff off)
+{
+	MillAggregate *a = mill_aggregate_of_view(view, false);
+
+	mill_aggregate_require_owner(a);
+	if (off == MILL_NOBODY_OFF)
+		LockRelationOid(a->base, AccessShareLock);
+	else
+		mill_lock_base_and_view(a->base, off == MILL_WRITERS_OFF ? InvalidOid : a->view);
+	mill_aggregate_lock(a->id, true);
+	/* it may have changed while we waited */
+	return mill_aggregate_of_view(view, false);
 }

@@ -108,6 +108,8 @@ own_part(const MillDefinition *d, const MillTables *t, const char *alias, const 
 		return t->definition;
 	if (strcmp(name, "state") == 0)
 		return t->state;
+	if (strcmp(name, "history") == 0)
+		return t->history;
 	return strcmp(name, "delta") == 0 ? t->delta : NULL;
 }
 

@@ -16,15 +16,16 @@ typedef struct MillTables
 	char *definition;
 	char *state;
 	char *delta;
+	char *history; /* NULL: none */
 } MillTables;
 
 /*
  * sql.c: expand a template into a statement.  $name in the text is replaced by
  * the part of that name, from the arguments: pairs of name and text, then
- * MILL_END.  Each aggregate has the parts $base, $def, $state and $delta, its relations,
- * and the lists $stored, $group, $keys, $combined and $present, the first three also with
- * an alias before each column, $s.stored.  $1 is left alone.  A part that does
- * not exist is an error.  t may be NULL if the text names no table.
+ * MILL_END.  Each aggregate has the parts $base, $def, $state, $delta and, if it keeps one,
+ * $history, its relations, and the lists $stored, $group, $keys, $combined and $present,
+ * the first three also with an alias before each column, $s.stored.  $1 is left alone.
+ * A part that does not exist is an error.  t may be NULL if the text names no table.
  */
 extern char *mill_sql(const MillDefinition *d, const MillTables *t, const char *text, ...)
 	__attribute__((sentinel));
@@ -51,6 +52,8 @@ extern char *mill_sql_columns(const MillDefinition *d);
 extern char *mill_sql_insert(const MillDefinition *d, const MillTables *t, const char *from);
 extern char *mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from);
 extern char *mill_sql_update(const MillDefinition *d, const MillTables *t);
+extern char *mill_sql_keep(const MillDefinition *d, const MillTables *t, const char *from,
+						   Oid relid);
 
 /* sql_read.c: what readers see */
 extern char *mill_sql_view(const MillDefinition *d, const MillTables *t);

@@ -162,6 +162,15 @@ mill_sql_delete(const MillDefinition *d, const MillTables *t, const char *from)
 					MILL_END);
 }
 
+/* For rows of a partition that goes: what the history keeps of them. */
+char *
+mill_sql_keep(const MillDefinition *d, const MillTables *t, const char *from, Oid relid)
+{
+	return mill_sql(d, t,
+					"INSERT INTO $history ($stored, of_table)\nSELECT $stored, $relid FROM ($partial) p",
+					"relid", psprintf("%u", relid), "partial", partial(d, from), MILL_END);
+}
+
 /* For UPDATE: one row for each group whose partial results differ. */
 static char *
 difference(const MillDefinition *d, const MillTables *t)

@@ -99,6 +99,22 @@ stale_groups(const MillDefinition *d, const MillTables *t)
 	return mill_sql_recomputed(d, t, stale);
 }
 
+/*
+ * Groups of the base table, from the state table or computed, together with what
+ * is kept of rows that are gone.  The base table comes first, to be locked first.
+ */
+static char *
+with_history(const MillDefinition *d, const MillTables *t, const char *live)
+{
+	return mill_sql(d, t,
+					"SELECT $group, $combined\n FROM (\n"
+					"  SELECT $stored FROM ($source\n $partial) p WHERE NOT mill.is_live($regclass::regclass)\n"
+					"  UNION ALL SELECT $stored FROM ($live) l WHERE mill.is_live($regclass::regclass)\n"
+					"  UNION ALL SELECT $stored FROM $history) h\n GROUP BY $group",
+					"source", mill_sql_source(d, t->base), "partial", mill_sql_partial(d, NULL),
+					"regclass", quote_literal_cstr(t->state), "live", live, MILL_END);
+}
+
 /* All groups: partial results, one row for each. */
 static char *
 groups(const MillDefinition *d, const MillTables *t)
@@ -110,6 +126,13 @@ groups(const MillDefinition *d, const MillTables *t)
 	appendStringInfo(&text, "\n UNION ALL\n %s", with_deltas(d, t));
 	if (d->class != MILL_INVERTIBLE)
 		appendStringInfo(&text, "\n UNION ALL\n (%s)", stale_groups(d, t));
+	if (t->history)
+	{
+		char *live = text.data;
+
+		initStringInfo(&text);
+		appendStringInfoString(&text, with_history(d, t, live));
+	}
 	if (d->window == MILL_WINDOW_HOP && !d->by_window)
 		return mill_sql(d, t,
 						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
@@ -134,7 +157,7 @@ final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
 					a->partial, mill_sql_source(d, t->base), mill_rows(d), m->final);
 }
 
-/* The query over the state table. */
+/* The query over the state table, or over everything if there is a history. */
 static char *
 live_query(const MillDefinition *d, const MillTables *t)
 {
@@ -160,7 +183,8 @@ live_query(const MillDefinition *d, const MillTables *t)
 		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
 	else
 		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
-	appendStringInfo(&text, "\n WHERE mill.is_live(%s::regclass)", quote_literal_cstr(t->state));
+	if (t->history == NULL)
+		appendStringInfo(&text, "\n WHERE mill.is_live(%s::regclass)", quote_literal_cstr(t->state));
 	return mill_outer(d, text.data);
 }
 
@@ -171,6 +195,10 @@ live_query(const MillDefinition *d, const MillTables *t)
 char *
 mill_sql_view(const MillDefinition *d, const MillTables *t)
 {
+	/* named all the same: it is the view's, and comes before it in a dump */
+	if (t->history)
+		return mill_sql(d, t, "SELECT * FROM $def WHERE false\nUNION ALL\n($live)", "live",
+						live_query(d, t), MILL_END);
 	return mill_sql(d, t,
 					"SELECT * FROM $def WHERE NOT mill.is_live($regclass::regclass)\nUNION ALL\n($live)",
 					"regclass", quote_literal_cstr(t->state), "live", live_query(d, t), MILL_END);

@@ -70,8 +70,10 @@
 
 #if PG_VERSION_NUM >= 160000
 #define mill_relation_ownercheck(relid, role) object_ownercheck(RelationRelationId, relid, role)
+#define mill_schema_ownercheck(schema, role) object_ownercheck(NamespaceRelationId, schema, role)
 #else
 #define mill_relation_ownercheck(relid, role) pg_class_ownercheck(relid, role)
+#define mill_schema_ownercheck(schema, role) pg_namespace_ownercheck(schema, role)
 #endif
 
 #if PG_VERSION_NUM >= 160000

@@ -2,12 +2,12 @@
 --
 -- What others build on: functions, views and columns by these names. Dashboards
 -- and scripts of users break when one of them goes.
-SELECT plan(66);
+SELECT plan(68);
 
 SELECT has_schema('mill');
 SELECT has_role('mill_user');
 SELECT has_function('mill', f, format('mill.%s exists', f))
-FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm,materialize,dematerialize,replace_aggregate,fold,refresh,verify,definition,explain_aggregate,tumble,hop,session_start,session_end,next_runs,create_job,alter_job,drop_job,add_step,alter_step,drop_step,run_after,run_now,backfill,retry,cancel,skip,replace_interval,upsert,load_files,export}'::name[]) f;
+FROM unnest('{create_pipeline,alter_pipeline,drop_pipeline,pause,resume,seek,wait_for,retry_dead_letters,delete_dead_letters,arm,materialize,dematerialize,replace_aggregate,fold,refresh,verify,retain,drop_history,definition,explain_aggregate,tumble,hop,session_start,session_end,next_runs,create_job,alter_job,drop_job,add_step,alter_step,drop_step,run_after,run_now,backfill,retry,cancel,skip,replace_interval,upsert,load_files,export}'::name[]) f;
 
 SELECT columns_are('mill', 'errors',
     '{object_kind,object_name,sqlstate,message,detail,hint,context,at,retry_at,occurrences}'::name[]);
