@@ -13,12 +13,20 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/xid8.h"
 
 #include "core/catalog.h"
+#include "core/xact.h"
 
 #include "aggregate/internal.h"
 
@@ -123,6 +131,96 @@ fold(void *arg)
 	}
 }
 
+/* ---- partitions that come and go meanwhile ---- */
+
+/* The last transaction that changed which relations an aggregate captures; 0: none. */
+static uint64
+last_change(int64 id)
+{
+	static MillStatement read =
+		{.sql = "SELECT exact_since FROM mill_catalog.aggregate WHERE id = $1",
+		 .nargs = 1,
+		 .types = {INT8OID}};
+	Datum value = Int64GetDatum(id);
+	bool none = true;
+	Datum xid = 0;
+
+	if (mill_run(&read, SPI_OK_SELECT, &value, NULL) > 0)
+		xid = mill_value(0, 1, &none);
+	return none ? 0 : U64FromFullTransactionId(DatumGetFullTransactionId(xid));
+}
+
+/*
+ * The same, when all that planning has to know of it has arrived here: a transaction is
+ * seen a little before others are told what it did to relations, and both before
+ * it gives up its locks.
+ */
+static uint64
+settled_change(int64 id)
+{
+	uint64 change = last_change(id);
+	TransactionId xid = XidFromFullTransactionId(FullTransactionIdFromU64(change));
+
+	/* one of long ago has a number that may mean another one */
+	if (change != 0 &&
+		U64FromFullTransactionId(ReadNextFullTransactionId()) - change < INT_MAX / 2 &&
+		!TransactionIdIsCurrentTransactionId(xid))
+		XactLockTableWait(xid, NULL, NULL, XLTW_None);
+	AcceptInvalidationMessages();
+	return change;
+}
+
+typedef struct Attempt
+{
+	FoldWork *work;
+	void (*function)(void *arg);
+	uint64 change; /* when the work was planned */
+	bool outdated;
+} Attempt;
+
+static void
+attempt(void *arg)
+{
+	Attempt *try = arg;
+
+	mill_as_owner(try->work->aggregate->owner, try->function, try->work);
+	try->outdated = last_change(try->work->aggregate->id) != try->change;
+	if (try->outdated)
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("partitions of \"%s\" came or went meanwhile",
+							   get_rel_name(try->work->aggregate->base))));
+}
+
+/*
+ * Run a fold or a fill as the aggregate's owner.  ATTACH PARTITION does not wait for
+ * us, nor we for it, and a statement is planned before it gets its snapshot.  So it may
+ * see the deltas of a partition that it does not read, or read one whose deltas it
+ * does not see.  Then it is undone, and done again.
+ */
+static void
+run_planned(FoldWork *work, void (*function)(void *arg))
+{
+	FoldWork before = *work;
+
+	if (get_rel_relkind(work->aggregate->base) != RELKIND_PARTITIONED_TABLE)
+	{
+		mill_as_owner(work->aggregate->owner, function, work);
+		return;
+	}
+	for (;;)
+	{
+		Attempt try = {work, function, settled_change(work->aggregate->id), false};
+		ErrorData *error = mill_try(attempt, &try, CurrentMemoryContext, true);
+
+		if (error == NULL)
+			return;
+		if (!try.outdated)
+			ReThrowError(error);
+		CHECK_FOR_INTERRUPTS();
+		*work = before;
+	}
+}
+
 /*
  * Merge deltas and recompute stale groups, as the aggregate's owner, up to the
  * limits of one transaction; *more says whether some are left.  Returns how
@@ -138,7 +236,7 @@ mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
 
 	Assert(mill_aggregate_is_locked(a->id));
 	if (!a->resting && mill_has_unique_index(a->state))
-		mill_as_owner(a->owner, fold, &work);
+		run_planned(&work, fold);
 	if (work.negative)
 	{
 		MillAggregate wrong = *a;
@@ -221,6 +319,6 @@ mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, con
 	FoldWork work = {.aggregate = a, .d = d, .from = from, .until = until};
 
 	Assert(mill_aggregate_is_locked(a->id));
-	mill_as_owner(a->owner, fill, &work);
+	run_planned(&work, fill);
 	return work.result;
 }
