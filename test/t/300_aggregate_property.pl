@@ -658,6 +658,57 @@ sub add_outer
 	splice(@{ $case->{steps} }, between($at + 1, scalar @{ $case->{steps} }), 0, { s => $s, kind => 'fold', name => 'over', sql => "SELECT mill.fold('over')" });
 }
 
+# The leaves that are partitions of the table itself, with their bounds.
+sub partitions_of
+{
+	my ($case, $t) = @_;
+
+	return map { /^CREATE TABLE (\w+) PARTITION OF \Q$t->{name}\E (FOR VALUES .*|DEFAULT)$/ && $2 !~ /PARTITION BY/ ? [ $1, $2 ] : () } @{ $case->{setup} };
+}
+
+# A twin of one of the case's views that keeps the rows of partitions that go; these go to
+# a table of the test's own in the same transaction, from which the query reads them too.
+sub add_history
+{
+	my ($case, $t) = @_;
+	my @partitions = partitions_of($case, $t);
+	my ($view) = grep { $_->{window} =~ /none|tumble|hop/ && MillAggregate::view_query($_) !~ /DISTINCT|WITHIN|string_agg|array_agg/ } @{ $case->{views} };
+	my $columns = column_list();
+	my $table = $t->{name};
+	my @steps;
+
+	return unless $view && @partitions;
+	srand($case->{seed} ^ 0x2545f491);
+	my $kept = { %$view, label => 'kept', name => 'kept', plain_from => $view->{from} =~ s/^\Q$table\E(?=\W|$)/(SELECT $columns FROM $table UNION ALL SELECT $columns FROM gone) $table/r };
+	push @{ $case->{views} }, $kept;
+	push @{ $case->{setup} }, "CREATE TABLE gone (LIKE $table, of text)", 'CREATE VIEW kept AS ' . MillAggregate::view_query($kept);
+	# others rest while a partition is dropped
+	$case->{disturbed} = 1;
+	$case->{dematerialize} = 0;
+	my $lock = "LOCK TABLE $table IN ACCESS EXCLUSIVE MODE";
+	my $keeps = q[EXISTS (SELECT FROM mill.aggregates WHERE aggregate = 'kept'::regclass AND history_table IS NOT NULL)];
+	foreach (1 .. between(1, 3))
+	{
+		my ($leaf, $bound) = @{ pick(@partitions) };
+		my $keep = "$lock; IF (SELECT relispartition FROM pg_class WHERE oid = to_regclass('$leaf')) AND $keeps THEN INSERT INTO gone ($columns, of) SELECT $columns, '$leaf' FROM $leaf; END IF";
+
+		push @steps, chance(0.4) ? [ "$keep; DROP TABLE $leaf" ]
+		  : [ "$keep; ALTER TABLE $table DETACH PARTITION $leaf", "$lock; ALTER TABLE $table ATTACH PARTITION $leaf $bound; DELETE FROM gone WHERE of = '$leaf'" ];
+	}
+	foreach my $pair (@steps)
+	{
+		my $at = between(0, $#{ $case->{steps} });
+		foreach my $sql (@$pair)
+		{
+			splice(@{ $case->{steps} }, $at, 0, { s => between(1, $case->{sessions}), kind => 'outside', sql => "DO \$\$BEGIN $sql; END\$\$",
+				may => [qw(42P01 42P16 42P17 42704 42809 55006 23503 23505 23514 42804 2BP01)] });
+			$at = between($at + 1, scalar @{ $case->{steps} });
+		}
+	}
+	splice(@{ $case->{steps} }, between(0, int(@{ $case->{steps} } / 2)), 0, { s => between(1, $case->{sessions}), kind => 'materialize', name => 'kept',
+		sql => "DO \$\$BEGIN PERFORM mill.materialize('kept'); PERFORM mill.retain('kept'); END\$\$" });
+}
+
 # What owners and superusers do to a table that has aggregates, between the writes. With random
 # numbers of its own: the cases of seeds that failed before it was there stay as they are.
 sub disturb
@@ -665,7 +716,7 @@ sub disturb
 	my ($case, $t) = @_;
 	my $state = ($case->{seed} * 2654435761) & 0x7fffffff;
 	my $next = sub { $state = ($state * 1103515245 + 12345) & 0x7fffffff; return ($state >> 8) % $_[0]; };
-	my @partitions = map { /^CREATE TABLE (\w+) PARTITION OF \Q$t->{name}\E (FOR VALUES .*|DEFAULT)$/ && $2 !~ /PARTITION BY/ ? [ $1, $2 ] : () } @{ $case->{setup} };
+	my @partitions = partitions_of($case, $t);
 	my @ways = ([ "ALTER TABLE $t->{name} DISABLE TRIGGER ALL", "ALTER TABLE $t->{name} ENABLE TRIGGER ALL" ],
 		[ "ALTER TABLE $t->{name} DISABLE TRIGGER USER", "ALTER TABLE $t->{name} ENABLE TRIGGER USER" ],
 		[ 'SET session_replication_role = replica', 'SET session_replication_role = origin' ],
@@ -785,6 +836,7 @@ sub drive
 	{
 		my ($case, $t) = random_case($seed);
 		add_outer($case, $t) if $ENV{MILL_OUTER} // int($seed / 2) % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
+		add_history($case, $t) if $ENV{MILL_HISTORY} // $seed % 4 == 0 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
 		disturb($case, $t) if $ENV{MILL_DISTURB} // $seed % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
 		my $failure = $player->play($case) or next;
 		$failure->{log} //= [ @{ $player->{log} } ];
