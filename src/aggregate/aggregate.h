@@ -31,8 +31,8 @@ typedef struct MillAggregate
 /* Install the executor hook of merge.c; called once, when the library is loaded. */
 extern void mill_merge_init(void);
 
-/* Install the hook of history.c; called once, when the library is preloaded. */
-extern void mill_history_init(void);
+/* Install the hook of follow.c; called once, when the library is preloaded. */
+extern void mill_follow_init(void);
 
 extern const MillRoom mill_fold_room;
 

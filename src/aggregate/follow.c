@@ -16,20 +16,24 @@
  * the user is.  So they look only at aggregates that the command's objects
  * belong to, found through our catalog and pg_inherits, not by names; they
  * take no locks that the command does not hold; and they run what a user wrote
- * as its owner.
+ * as its owner.  A hook does what must be done before DROP begins.
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -90,6 +94,64 @@ refuse_dropped_triggers(void)
 						 errhint("Make it a plain view with mill.dematerialize, or drop it.")));
 		}
 	}
+}
+
+/*
+ * DROP VIEW of aggregates is about to begin.  It locks the view, and dropping our triggers
+ * the base table: who has written to that may wait for the view.  So lock the
+ * base table first, without making others wait for long.
+ */
+static void
+before_drop_view(const DropStmt *drop)
+{
+	ListCell *lc;
+
+	foreach (lc, drop->objects)
+	{
+		Oid view = RangeVarGetRelid(makeRangeVarFromNameList(lfirst(lc)), NoLock, true);
+		MillAggregate *a = OidIsValid(view) ? mill_aggregate_of_view(view, true) : NULL;
+
+		if (a && (mill_relation_ownercheck(view, GetUserId()) ||
+				  mill_schema_ownercheck(get_rel_namespace(view), GetUserId())))
+			mill_lock_base_and_view(a->base, AccessExclusiveLock, a->view);
+	}
+}
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+/* What must be done before DROP begins; the rest is for event triggers. */
+static void
+before_command(PlannedStmt *statement, const char *text, bool read_only_tree,
+			   ProcessUtilityContext context, ParamListInfo parameters,
+			   QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+{
+	const DropStmt *drop = (const DropStmt *) statement->utilityStmt;
+
+	if (IsA(drop, DropStmt) && !mill_in_own_ddl &&
+		(drop->removeType == OBJECT_TABLE || drop->removeType == OBJECT_VIEW) &&
+		OidIsValid(mill_extension()))
+	{
+		SPI_connect();
+		if (drop->removeType == OBJECT_TABLE)
+			mill_history_before_drop(drop);
+		else
+			before_drop_view(drop);
+		SPI_finish();
+	}
+	if (previous_hook)
+		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
+					  completion);
+	else
+		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment,
+								receiver, completion);
+}
+
+/* Called once, from _PG_init, when preloaded. */
+void
+mill_follow_init(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = before_command;
 }
 
 /* SQL: mill_catalog.follow_drop(), on sql_drop */

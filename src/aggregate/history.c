@@ -23,7 +23,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -39,8 +38,6 @@
 
 PG_FUNCTION_INFO_V1(mill_retain);
 PG_FUNCTION_INFO_V1(mill_drop_history);
-
-static ProcessUtility_hook_type previous_hook = NULL;
 
 /* ---- SQL ---- */
 
@@ -280,36 +277,14 @@ tables_to_drop(const DropStmt *drop)
 	return tables;
 }
 
-static void
-keep_before_drop(PlannedStmt *statement, const char *text, bool read_only_tree,
-				 ProcessUtilityContext context, ParamListInfo parameters,
-				 QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+/* DROP TABLE is about to begin.  SPI must be connected. */
+void
+mill_history_before_drop(const DropStmt *drop)
 {
-	const DropStmt *drop = (const DropStmt *) statement->utilityStmt;
 	ListCell *lc;
 
-	if (IsA(drop, DropStmt) && drop->removeType == OBJECT_TABLE && !mill_in_own_ddl &&
-		OidIsValid(mill_extension()))
-	{
-		SPI_connect();
-		foreach (lc, tables_to_drop(drop))
-			before_drop(lfirst_oid(lc));
-		SPI_finish();
-	}
-	if (previous_hook)
-		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
-					  completion);
-	else
-		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment,
-								receiver, completion);
-}
-
-/* Called once, from _PG_init, when preloaded. */
-void
-mill_history_init(void)
-{
-	previous_hook = ProcessUtility_hook;
-	ProcessUtility_hook = keep_before_drop;
+	foreach (lc, tables_to_drop(drop))
+		before_drop(lfirst_oid(lc));
 }
 
 /* ---- age ---- */

@@ -31,7 +31,7 @@ extern char *mill_query_of_view(Oid view);
 extern void mill_view_replace(Oid view, const char *query);
 extern void mill_view_let_read(Oid view, const MillAggregate *a, const MillDefinition *d);
 extern void mill_invalidate_base(Oid base);
-extern void mill_lock_base_and_view(Oid base, Oid view);
+extern void mill_lock_base_and_view(Oid base, LOCKMODE mode, Oid view);
 extern bool mill_try_lock_base(Oid base);
 
 /* Whom to keep off the base table and the view while one has an aggregate's lock. */
@@ -39,7 +39,7 @@ typedef enum MillKeepOff
 {
 	MILL_NOBODY_OFF,
 	MILL_WRITERS_OFF,
-	MILL_READERS_OFF /* and writers */
+	MILL_READERS_OFF /* and writers; the base table's triggers may be dropped */
 } MillKeepOff;
 extern MillAggregate *mill_aggregate_lock_keeping(Oid view, MillKeepOff off);
 
@@ -67,6 +67,7 @@ extern void mill_capture_relation(const MillAggregate *a, Oid relid, MillCapture
 
 /* history.c */
 extern void mill_require_no_history(const MillAggregate *a);
+extern void mill_history_before_drop(const DropStmt *drop);
 extern void mill_history_adopt(const MillAggregate *a);
 extern void mill_history_forget(const MillAggregate *a, Oid relid);
 extern void mill_history_expire(const MillAggregate *a, const MillDefinition *d);

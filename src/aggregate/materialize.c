@@ -269,7 +269,7 @@ adopt(MillAggregate *a, Datum fold_interval, bool refill)
 
 	a->base = d->base;
 	check_rights(a->view, a->base);
-	mill_lock_base_and_view(a->base, InvalidOid);
+	mill_lock_base_and_view(a->base, ShareRowExclusiveLock, InvalidOid);
 	mill_objects_complete(a, d);
 	insert_row(a, fold_interval);
 	mill_history_adopt(a);
@@ -394,7 +394,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 	}
 	a.base = mill_definition_of(a.view)->base;
 	check_rights(a.view, a.base);
-	mill_lock_base_and_view(a.base, a.view);
+	mill_lock_base_and_view(a.base, ShareRowExclusiveLock, a.view);
 	/* read it again: with these locks it cannot change any more */
 	d = mill_definition_of(a.view);
 	a.owner = mill_relation_owner(a.view);

@@ -27,6 +27,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -307,6 +308,7 @@ mill_invalidate_base(Oid base)
 typedef struct BaseAndView
 {
 	Oid base;
+	LOCKMODE mode;
 	Oid view;
 } BaseAndView;
 
@@ -316,8 +318,8 @@ lock_both(void *arg)
 	BaseAndView *both = arg;
 
 	/* the base table first, so that no partition is added after we listed them */
-	LockRelationOid(both->base, ShareRowExclusiveLock);
-	(void) find_all_inheritors(both->base, ShareRowExclusiveLock, NULL);
+	LockRelationOid(both->base, both->mode);
+	(void) find_all_inheritors(both->base, both->mode, NULL);
 	if (OidIsValid(both->view))
 		LockRelationOid(both->view, AccessExclusiveLock);
 }
@@ -328,14 +330,15 @@ lock_both(void *arg)
  * look for a deadlock, so nobody gets a deadlock error because of us.
  */
 static bool
-try_lock_base_and_view(Oid base, Oid view)
+try_lock_base_and_view(Oid base, LOCKMODE mode, Oid view)
 {
-	BaseAndView both = {base, view};
+	BaseAndView both = {base, mode, view};
+	int patience = LockTimeout > 0 ? Min(LockTimeout, 500) : 500;
 	int level = NewGUCNestLevel();
 	ErrorData *error;
 
-	(void) set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	(void) set_config_option("lock_timeout", psprintf("%d", patience), PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	error = mill_try(lock_both, &both, CurrentMemoryContext, true);
 	if (error && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		ReThrowError(error);
@@ -347,20 +350,26 @@ try_lock_base_and_view(Oid base, Oid view)
 bool
 mill_try_lock_base(Oid base)
 {
-	return try_lock_base_and_view(base, InvalidOid);
+	return try_lock_base_and_view(base, ShareRowExclusiveLock, InvalidOid);
 }
 
 /*
  * Wait until no transaction that wrote to the base table or read the view, if one is
  * given, is running, and block new ones until we commit.  While we wait, new ones queue
- * behind us only for half a second, then run for a second before we try again.
+ * behind us only for half a second, then run for a second before we try again.  The
+ * user's lock_timeout ends this, too.
  */
 void
-mill_lock_base_and_view(Oid base, Oid view)
+mill_lock_base_and_view(Oid base, LOCKMODE mode, Oid view)
 {
+	TimestampTz began = GetCurrentTimestamp();
+
 	LockRelationOid(base, AccessShareLock);
-	while (!try_lock_base_and_view(base, view))
+	while (!try_lock_base_and_view(base, mode, view))
 	{
+		if (LockTimeout > 0 && TimestampDifferenceExceeds(began, GetCurrentTimestamp(), LockTimeout))
+			ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+							errmsg("canceling statement due to lock timeout")));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000,
 						 MILL_WAIT_EVENT);
 		ResetLatch(MyLatch);
@@ -381,7 +390,10 @@ mill_aggregate_lock_keeping(Oid view, MillKeepOff off)
 	if (off == MILL_NOBODY_OFF)
 		LockRelationOid(a->base, AccessShareLock);
 	else
-		mill_lock_base_and_view(a->base, off == MILL_WRITERS_OFF ? InvalidOid : a->view);
+		mill_lock_base_and_view(a->base,
+								off == MILL_WRITERS_OFF ? ShareRowExclusiveLock
+														: AccessExclusiveLock,
+								off == MILL_WRITERS_OFF ? InvalidOid : a->view);
 	mill_aggregate_lock(a->id, true);
 	/* it may have changed while we waited */
 	return mill_aggregate_of_view(view, false);
