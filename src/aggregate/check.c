@@ -131,6 +131,9 @@ check_entries(const MillDefinition *d, Query *level)
 		if (rte->rtekind == RTE_SUBQUERY && rte->inFromCl &&
 			!(d->window == MILL_WINDOW_SESSION && level == d->query && rti == d->window_rti))
 			mill_refuse("subqueries in FROM", "Join the tables in the view's own FROM and WHERE.");
+		/* it lists all columns of the tables, of which we name those that are needed */
+		if (rte->rtekind == RTE_JOIN && rte->alias && rte->alias->colnames)
+			mill_refuse("an alias of a join that renames columns", "Give aliases to its tables.");
 		if (rte->rtekind == RTE_TABLEFUNC)
 			mill_refuse("XMLTABLE and JSON_TABLE", "Use a function in FROM.");
 	}

@@ -106,38 +106,6 @@ base_of_time(const MillDefinition *d)
 	return rti;
 }
 
-/* The leftmost table in FROM, 0 if there is none. */
-static int
-leftmost_table(Query *level, Node *node)
-{
-	if (IsA(node, FromExpr))
-	{
-		ListCell *lc;
-
-		foreach (lc, ((FromExpr *) node)->fromlist)
-		{
-			int rti = leftmost_table(level, lfirst(lc));
-
-			if (rti)
-				return rti;
-		}
-		return 0;
-	}
-	if (IsA(node, JoinExpr))
-	{
-		int rti = leftmost_table(level, ((JoinExpr *) node)->larg);
-
-		return rti ? rti : leftmost_table(level, ((JoinExpr *) node)->rarg);
-	}
-	if (IsA(node, RangeTblRef))
-	{
-		int rti = ((RangeTblRef *) node)->rtindex;
-
-		return rt_fetch(rti, level->rtable)->rtekind == RTE_RELATION ? rti : 0;
-	}
-	return 0;
-}
-
 static Node *
 constant_argument(Node *node, const char *what)
 {
@@ -249,7 +217,7 @@ find_base(MillDefinition *d)
 	int tables = 0;
 
 	d->base_rti = d->time ? base_of_time(d)
-						  : leftmost_table(d->base_level, (Node *) d->base_level->jointree);
+						  : mill_leftmost_table(d->base_level, (Node *) d->base_level->jointree);
 	if (d->base_rti == 0)
 		mill_refuse("a view without a base table",
 					"There is nothing whose changes could be followed.");

@@ -100,8 +100,10 @@ extern Oid mill_function_of_ours(Node *node, const char *name);
 extern MillTypedExpr *mill_typed_column(const char *name, Node *expr);
 extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
 extern bool mill_is_key(const MillDefinition *d, const char *name);
+extern int mill_leftmost_table(const Query *level, Node *node);
 extern MillWindowKind mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call);
 extern List *mill_window_arguments(const FuncExpr *call);
+extern bool mill_equal_is_same(Oid type, Oid collation);
 
 /* check.c */
 extern void mill_check_view(Oid view);

@@ -33,6 +33,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/typcache.h"
 
 #include "core/catalog.h"
 #include "core/compat.h"
@@ -103,26 +104,49 @@ definition_of(Oid view)
 	return search.asks ? search.definition : InvalidOid;
 }
 
-/* The first continuous aggregate in a FROM item, not below an outer join: its range table index, or 0. */
+/* The entry that is the base table's place: that of the event time, or else the leftmost table; 0: none. */
 static int
-inner_in_item(const Query *query, Node *item, Oid *definition)
+place_of_base(const Query *query)
 {
-	if (IsA(item, JoinExpr) && ((JoinExpr *) item)->jointype == JOIN_INNER)
-	{
-		int rti = inner_in_item(query, ((JoinExpr *) item)->larg, definition);
+	ListCell *lc;
 
-		return rti ? rti : inner_in_item(query, ((JoinExpr *) item)->rarg, definition);
+	foreach (lc, query->rtable)
+	{
+		FuncExpr *call;
+		int rti;
+
+		if (mill_window_of_entry(lfirst(lc), &call) != MILL_WINDOW_NONE)
+			return bms_get_singleton_member(pull_varnos(NULL, linitial(mill_window_arguments(call))),
+											&rti)
+					   ? rti
+					   : 0;
 	}
+	return mill_leftmost_table(query, (Node *) query->jointree);
+}
+
+/* Is an entry in this FROM item, and not below an outer join? */
+static bool
+is_joined(const Node *item, int rti)
+{
+	const JoinExpr *join = (const JoinExpr *) item;
+
 	if (IsA(item, RangeTblRef))
-	{
-		int rti = ((RangeTblRef *) item)->rtindex;
-		const RangeTblEntry *rte = rt_fetch(rti, query->rtable);
+		return ((const RangeTblRef *) item)->rtindex == rti;
+	return IsA(item, JoinExpr) && join->jointype == JOIN_INNER &&
+		   (is_joined(join->larg, rti) || is_joined(join->rarg, rti));
+}
 
-		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_VIEW)
-			*definition = definition_of(rte->relid);
-		return OidIsValid(*definition) ? rti : 0;
+static bool
+is_in_from(const Query *query, int rti)
+{
+	ListCell *lc;
+
+	foreach (lc, query->jointree->fromlist)
+	{
+		if (is_joined(lfirst(lc), rti))
+			return true;
 	}
-	return 0;
+	return false;
 }
 
 /* ---- FROM ---- */
@@ -136,21 +160,12 @@ typedef struct Lifting
 	List *quals;
 } Lifting;
 
-static bool
-is_in_item(Node *item, int rti)
-{
-	if (IsA(item, RangeTblRef))
-		return ((RangeTblRef *) item)->rtindex == rti;
-	return IsA(item, JoinExpr) && (is_in_item(((JoinExpr *) item)->larg, rti) ||
-								   is_in_item(((JoinExpr *) item)->rarg, rti));
-}
-
 static void
 lift_item(Node *item, Lifting *lifting)
 {
 	JoinExpr *join = (JoinExpr *) item;
 
-	if (!IsA(item, JoinExpr) || join->jointype != JOIN_INNER || !is_in_item(item, lifting->rti))
+	if (!IsA(item, JoinExpr) || !is_joined(item, lifting->rti))
 	{
 		lifting->items = lappend(lifting->items, item);
 		return;
@@ -175,12 +190,21 @@ without_joins(Node *node, void *context)
 		return without_joins(list_nth(rt_fetch(var->varno, lifting->query->rtable)->joinaliasvars,
 									  var->varattno - 1),
 							 context);
+	/* nor are columns named by them, as they are where a join has an alias */
+	if (IsA(node, Var) && var->varlevelsup == 0 && bms_is_member(var->varnosyn, lifting->joins))
+	{
+		Var *named = copyObject(unconstify(Var *, var));
+
+		named->varnosyn = named->varno;
+		named->varattnosyn = named->varattno;
+		return (Node *) named;
+	}
 	return expression_tree_mutator(node, without_joins, context);
 }
 
 /*
  * Make an entry an item of FROM by itself, with the inner joins that it is in as
- * further items and conditions.  It stays where it is if it is below an outer join.
+ * further items and conditions.  It must not be below an outer join.
  */
 static Query *
 lift(Query *query, int rti)
@@ -280,6 +304,9 @@ remove_window(Inner *inner, const MillDefinition *d)
 
 	inner->start = window_call(d, "window_start", d->time);
 	inner->end = window_call(d, "window_end", inner->start);
+	if (!is_in_from(inner->query, inner->window_rti))
+		mill_refuse("an aggregate with its window below an outer join as rows to aggregate",
+					"Join the window last there: FROM a LEFT JOIN b ON ..., mill.tumble(...).");
 	query = lift(inner->query, inner->window_rti);
 	query = query_tree_mutator(query, compute_window, inner, 0);
 	replace_item(query, inner->window_rti, NIL);
@@ -495,7 +522,50 @@ call_to_rows(const Inner *inner, Aggref *call)
 	return (Node *) result;
 }
 
-/* An expression over groups of the inner aggregate, as one over rows. */
+/* A column of the inner aggregate that is a key. */
+static Node *
+key_behind(const Inner *inner, const Var *var)
+{
+	Node *column = column_behind(inner, var);
+
+	if (contain_agg_clause(column))
+		mill_refuse(psprintf("\"%s\", a result of \"%s\", where it is not combined",
+							 result_name(inner, var), get_rel_name(inner->view)),
+					RESULTS_HINT);
+	return copyObject(column);
+}
+
+/* An expression that may be a key by itself. */
+static Node *
+key_to_rows(const Inner *inner, Node *node)
+{
+	return is_column(inner, node) ? key_behind(inner, (Var *) node) : to_rows(node, (void *) inner);
+}
+
+/* Is this a comparison that gives the same for all values that GROUP BY takes for equal? */
+static bool
+is_comparison(Node *node)
+{
+	bool of_two = IsA(node, OpExpr) || IsA(node, DistinctExpr);
+	List *args;
+	Oid operator, family;
+
+	if (!of_two && !IsA(node, ScalarArrayOpExpr))
+		return false;
+	args = of_two ? ((OpExpr *) node)->args : ((ScalarArrayOpExpr *) node)->args;
+	operator= of_two ? ((OpExpr *) node)->opno : ((ScalarArrayOpExpr *) node)->opno;
+	family = lookup_type_cache(getBaseType(exprType(linitial(args))), TYPECACHE_BTREE_OPFAMILY)
+				 ->btree_opf;
+	return OidIsValid(family) &&
+		   (op_in_opfamily(operator, family) ||
+			(OidIsValid(get_negator(operator)) && op_in_opfamily(get_negator(operator), family)));
+}
+
+/*
+ * An expression over groups of the inner aggregate, as one over rows.  A group has one of
+ * its keys' values that are equal: where these may not be the same, as 1.0 and 1.00, an
+ * expression of them is another thing for rows than for groups.
+ */
 static Node *
 to_rows(Node *node, void *context)
 {
@@ -505,15 +575,41 @@ to_rows(Node *node, void *context)
 		return NULL;
 	if (IsA(node, Aggref))
 		return call_to_rows(inner, (Aggref *) node);
+	if (IsA(node, TargetEntry))
+	{
+		TargetEntry *entry = flatCopyTargetEntry((TargetEntry *) node);
+
+		entry->expr = (Expr *) key_to_rows(inner, (Node *) entry->expr);
+		return (Node *) entry;
+	}
+	if (IsA(node, NullTest))
+	{
+		NullTest *test = copyObject((NullTest *) node);
+
+		test->arg = (Expr *) key_to_rows(inner, (Node *) test->arg);
+		return (Node *) test;
+	}
+	if (is_comparison(node))
+	{
+		/* OpExpr, DistinctExpr and ScalarArrayOpExpr */
+		Node *comparison = copyObject(node);
+		List **args = IsA(node, ScalarArrayOpExpr) ? &((ScalarArrayOpExpr *) comparison)->args
+												   : &((OpExpr *) comparison)->args;
+		ListCell *lc;
+
+		foreach (lc, *args)
+			lfirst(lc) = key_to_rows(inner, lfirst(lc));
+		return comparison;
+	}
 	if (is_column(inner, node))
 	{
-		Node *column = column_behind(inner, (Var *) node);
+		Node *key = key_behind(inner, (Var *) node);
 
-		if (contain_agg_clause(column))
-			mill_refuse(psprintf("\"%s\", a result of \"%s\", where it is not combined",
-								 result_name(inner, (Var *) node), get_rel_name(inner->view)),
-						RESULTS_HINT);
-		return copyObject(column);
+		if (!mill_equal_is_same(exprType(node), exprCollation(node)))
+			mill_refuse(psprintf("an expression of \"%s\", whose values may be equal and not the same",
+								 result_name(inner, (Var *) node)),
+						"Use the column by itself, or let the view below have the expression.");
+		return key;
 	}
 	return expression_tree_mutator(node, to_rows, context);
 }
@@ -594,24 +690,24 @@ put_in_place(Query *outer, Inner *inner)
 
 /*
  * Is this query over another continuous aggregate?  Its range table index, and in
- * *definition the view that has its query; 0 if there is none.
+ * *definition the view that has its query; 0 if not: then it may still look one up.
  */
 int
 mill_find_inner(const Query *query, Oid *definition)
 {
-	ListCell *lc;
+	const RangeTblEntry *rte;
+	int rti;
 
 	*definition = InvalidOid;
 	if (query->setOperations || query->cteList || query->hasSubLinks)
 		return 0;
-	foreach (lc, query->jointree->fromlist)
-	{
-		int rti = inner_in_item(query, lfirst(lc), definition);
-
-		if (rti)
-			return rti;
-	}
-	return 0;
+	rti = place_of_base(query);
+	if (rti == 0)
+		return 0;
+	rte = rt_fetch(rti, query->rtable);
+	if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_VIEW)
+		*definition = definition_of(rte->relid);
+	return OidIsValid(*definition) ? rti : 0;
 }
 
 /* The functions of the inner view would run as the outer one's owner. */
@@ -643,6 +739,10 @@ mill_flatten(Query *outer, int rti, const MillDefinition *definition)
 	/* while they have the names that the user gave them */
 	mill_check_keys(outer);
 	refuse_inner(definition, get_rel_name(inner.view));
+	if (!is_in_from(outer, rti))
+		mill_refuse(psprintf("the aggregate \"%s\" in an outer join as rows to aggregate",
+							 get_rel_name(inner.view)),
+					"Look the other table up in the query that reads the view.");
 	outer = lift(outer, rti);
 	if (inner.window_rti && !groups_by_window(outer, &inner))
 		remove_window(&inner, definition);

@@ -36,6 +36,9 @@
 
 #include "aggregate/internal.h"
 
+/* The longest time to keep, so that no date minus it is out of range. */
+#define MAX_KEEP_YEARS 1000
+
 PG_FUNCTION_INFO_V1(mill_retain);
 PG_FUNCTION_INFO_V1(mill_drop_history);
 
@@ -88,10 +91,20 @@ require_combinable(const MillAggregate *a, const MillDefinition *d)
 static void
 check_keep(const MillDefinition *d, const Interval *keep)
 {
-	if (mill_interval_length(keep) <= 0)
+	int64 length = mill_interval_length(keep);
+
+	if (length <= 0 || keep->month < 0 || keep->day < 0 || keep->time < 0 ||
+		keep->month > MAX_KEEP_YEARS * MONTHS_PER_YEAR ||
+		length > MAX_KEEP_YEARS * 366 * USECS_PER_DAY)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("argument \"keep\" must be above zero"),
+						errmsg("argument \"keep\" is outside of its range, above zero to %d years",
+							   MAX_KEEP_YEARS),
 						errhint("For example: keep => '90 days'; NULL keeps forever.")));
+	if (d->window == MILL_WINDOW_HOP)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("windows that overlap can only be kept forever"),
+						errdetail("Each row is in several of them, of different age."),
+						errhint("Use keep => NULL.")));
 	if (d->window == MILL_WINDOW_NONE || d->time_type == INT8OID)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("only windows of dates or timestamps have an age"),

@@ -22,7 +22,7 @@ extern void mill_aggregate_begin_fill(MillAggregate *a);
 extern void mill_examine_state(Oid state, void (*function)(void *arg), void *arg);
 
 /* objects.c: tables and views of an aggregate, as the extension's owner */
-extern void mill_objects_create(MillAggregate *a, const MillDefinition *d);
+extern MillDefinition *mill_objects_create(MillAggregate *a);
 extern void mill_objects_complete(const MillAggregate *a, const MillDefinition *d);
 extern Oid mill_history_create(const MillAggregate *a, const MillDefinition *d);
 extern void mill_objects_drop(const MillAggregate *a);

@@ -408,7 +408,7 @@ mill_materialize(PG_FUNCTION_ARGS)
 
 	advise_index(&a, d);
 
-	mill_objects_create(&a, d);
+	d = mill_objects_create(&a);
 	mill_view_let_read(a.view, &a, d);
 	insert_row(&a, PG_GETARG_DATUM(3));
 	start_fill(&a, d);

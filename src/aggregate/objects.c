@@ -144,36 +144,40 @@ mill_query_of_view(Oid view)
 
 /*
  * Create definition, state table and delta table of an aggregate whose view is
- * set, and set their oids in it.
+ * set, and set their oids in it.  Returns what the definition computes: the view's query
+ * may say the same otherwise, such as a key twice.
  */
-void
-mill_objects_create(MillAggregate *a, const MillDefinition *d)
+MillDefinition *
+mill_objects_create(MillAggregate *a)
 {
 	char *names[3] = {choose_name(a->view, "def"), choose_name(a->view, "state"),
 					  choose_name(a->view, "delta")};
-	Texts texts = {.aggregate = a, .d = d};
-	const char *columns;
+	Texts texts = {.aggregate = a};
+	MillDefinition *d;
 
-	mill_as_owner(a->owner, write_columns, &texts);
-	columns = texts.columns;
 	mill_execute_ddl(psprintf("CREATE VIEW mill_data.%s AS %s", quote_identifier(names[0]),
-							  mill_query_of_view(d->view)));
+							  mill_query_of_view(a->view)));
+	CommandCounterIncrement();
+	a->definition = created_relation(names[0]);
+	change_owner("VIEW", a->definition, a->owner);
+	CommandCounterIncrement();
+	texts.d = d = mill_definition_of(a->definition);
+	mill_as_owner(a->owner, write_columns, &texts);
 	/* fillfactor: frequently updated groups get HOT updates */
 	mill_execute_ddl(psprintf("CREATE TABLE mill_data.%s (%s) WITH (fillfactor = 70)",
-							  quote_identifier(names[1]), columns));
+							  quote_identifier(names[1]), texts.columns));
 	mill_execute_ddl(
 		psprintf("CREATE TABLE mill_data.%s (%s, stale boolean NOT NULL DEFAULT false, removed boolean NOT NULL DEFAULT false, written_at timestamptz NOT NULL DEFAULT now())"
 				 " WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0,"
 				 " autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0)",
-				 quote_identifier(names[2]), columns));
+				 quote_identifier(names[2]), texts.columns));
 	CommandCounterIncrement();
-	a->definition = created_relation(names[0]);
 	a->state = created_relation(names[1]);
 	a->delta = created_relation(names[2]);
 	create_indexes(a, d);
-	change_owner("VIEW", a->definition, a->owner);
 	change_owner("TABLE", a->state, a->owner);
 	change_owner("TABLE", a->delta, a->owner);
+	return d;
 }
 
 /* Create the table of what is kept of partitions that are gone. */

@@ -5,11 +5,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "catalog/pg_proc.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "core/compat.h"
 
@@ -87,6 +91,38 @@ mill_is_key(const MillDefinition *d, const char *name)
 	return false;
 }
 
+/* The leftmost table in FROM, 0 if there is none. */
+int
+mill_leftmost_table(const Query *level, Node *node)
+{
+	if (IsA(node, FromExpr))
+	{
+		ListCell *lc;
+
+		foreach (lc, ((FromExpr *) node)->fromlist)
+		{
+			int rti = mill_leftmost_table(level, lfirst(lc));
+
+			if (rti)
+				return rti;
+		}
+		return 0;
+	}
+	if (IsA(node, JoinExpr))
+	{
+		int rti = mill_leftmost_table(level, ((JoinExpr *) node)->larg);
+
+		return rti ? rti : mill_leftmost_table(level, ((JoinExpr *) node)->rarg);
+	}
+	if (IsA(node, RangeTblRef))
+	{
+		int rti = ((RangeTblRef *) node)->rtindex;
+
+		return rt_fetch(rti, level->rtable)->rtekind == RTE_RELATION ? rti : 0;
+	}
+	return 0;
+}
+
 /* The window of an entry of FROM, and its call of mill.tumble or mill.hop. */
 MillWindowKind
 mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call)
@@ -120,4 +156,19 @@ mill_window_arguments(const FuncExpr *call)
 	ReleaseSysCache(tuple);
 	for_each_from(lc, args, 1) lfirst(lc) = eval_const_expressions(NULL, lfirst(lc));
 	return args;
+}
+
+/* Are values of a type that are equal also the same, as core asks for deduplication? */
+bool
+mill_equal_is_same(Oid type, Oid collation)
+{
+	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
+	Oid function = OidIsValid(entry->btree_opf)
+					   ? get_opfamily_proc(entry->btree_opf, entry->btree_opintype,
+										   entry->btree_opintype, BTEQUALIMAGE_PROC)
+					   : InvalidOid;
+
+	return OidIsValid(function) &&
+		   DatumGetBool(
+			   OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(entry->btree_opintype)));
 }

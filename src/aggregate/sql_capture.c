@@ -8,7 +8,6 @@
  */
 #include "postgres.h"
 
-#include "access/nbtree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
@@ -31,21 +30,6 @@ is_comparable(List *columns)
 	return true;
 }
 
-/* Are values of a type that are equal also the same, as core asks for deduplication? */
-static bool
-equal_is_same(Oid type, Oid collation)
-{
-	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
-	Oid function = OidIsValid(entry->btree_opf)
-					   ? get_opfamily_proc(entry->btree_opf, entry->btree_opintype,
-										   entry->btree_opintype, BTEQUALIMAGE_PROC)
-					   : InvalidOid;
-
-	return OidIsValid(function) &&
-		   DatumGetBool(
-			   OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(entry->btree_opintype)));
-}
-
 /*
  * Add to a select list the binary form of columns whose values may be equal and not
  * the same: 1.0 and 1.00, '1 mon' and '30 days', -0.  What an UPDATE changes in this
@@ -63,7 +47,7 @@ add_images(StringInfo list, List *columns)
 		Oid output;
 		bool varlena;
 
-		if (equal_is_same(column->type, column->collation))
+		if (mill_equal_is_same(column->type, column->collation))
 			continue;
 		getTypeBinaryOutputInfo(column->type, &output, &varlena);
 		appendStringInfo(list, ", %s(%s)",

@@ -48,8 +48,11 @@ SELECT mill.materialize(v, backfill => false) FROM unnest('{sessions,kinds}'::re
 SELECT mill.retain('sessions');
 SELECT mill.retain('kinds');
 DROP VIEW sessions, kinds;
-SELECT mill.retain(v, '2 years') FROM unnest('{hourly,hops,daily}'::regclass[]) v;
-SELECT mill.retain('total');
+SELECT mill.retain('hops', '2 years');
+SELECT mill.retain('hourly', '1 month -30 days');
+SELECT mill.retain('hourly', '1001 years');
+SELECT mill.retain(v, '2 years') FROM unnest('{hourly,daily}'::regclass[]) v;
+SELECT mill.retain('total'), mill.retain('hops');
 CREATE VIEW over AS SELECT sum(n) FROM hourly;
 SELECT mill.materialize('over');
 DROP VIEW over;

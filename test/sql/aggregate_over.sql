@@ -60,6 +60,16 @@ SELECT * FROM differences();
 -- the event time of the outer window is the row's own where their bounds agree
 SELECT v, pg_get_viewdef(v) LIKE '%mill.window_start(%' AS computed FROM unnest('{per_day,hourly}'::regclass[]) v;
 
+-- keys that are one and the same expression
+CREATE VIEW twice AS SELECT ms + 1 AS x, ms + 1 AS y, count(*) AS n FROM clicks GROUP BY 1, 2;
+SELECT mill.materialize('twice', backfill => false);
+INSERT INTO clicks VALUES (3001, '2026-03-28 22:00:01+00', 'p1', 1, 1), (3002, '2026-03-28 22:00:01+00', 'p1', 1, 1);
+SELECT count(*) FROM mill.verify('twice');
+SELECT mill.fold('twice') IS NOT NULL AS folded;
+SELECT count(*) FROM mill.verify('twice');
+DELETE FROM clicks WHERE id IN (3001, 3002);
+DROP VIEW twice;
+
 -- What the inner view is may not change below the outer one.
 SELECT mill.dematerialize('per_minute');
 CREATE VIEW other_minute AS TABLE per_minute;

@@ -70,6 +70,10 @@ my %views = (
 	users => session_view('users', 'clicks'),
 	uniques => view('uniques', 'clicks', 'product', 'product', 'count(DISTINCT user_id) AS people', 'count(*) AS n'),
 	parts => view('parts', "logs, mill.tumble(at, '10 minutes')", 'window_start, window_end', @window, 'count(*) AS n', 'min(amount) AS low', 'stddev(amount) AS spread'));
+# over another one, which is made before it
+my $wider = ", mill.tumble(t.window_start, '30 minutes') w";
+$views{wider} = { %{ view('wider', "tumbling t$wider", 'w.window_start, t.product', 'w.window_start AS start', 't.product AS product', 'sum(t.n) AS n', 'sum(t.total) AS total',
+		'min(t.low) AS low', 'max(t.high) AS high') }, plain_from => '(' . view_query($views{tumbling}) . ") t$wider" };
 
 my $columns = 'id bigint, user_id int, product int, at timestamptz, amount numeric, price float8';
 # 0 to 2 hours after midnight
