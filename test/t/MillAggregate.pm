@@ -540,6 +540,9 @@ sub compare
 	my @views = @{ $self->{case}{views} };
 
 	return if $session->{aborted};
+	# a query that is planned before ATTACH commits, and has its snapshot after, reads a table
+	# without the partition, as any does, and the view with it
+	return if grep { $_ && $_->{pending} && ($_->{sent} // '') =~ /ATTACH|DETACH|DROP TABLE/ } @{ $self->{sessions} };
 	my @sql = map { MillAggregate::comparison($_) } @views;
 	push @sql, map { MillAggregate::comparison($_, $_->{conditions}[ $number % @{ $_->{conditions} } ]) } grep { @{ $_->{conditions} || [] } } @views
 	  if defined $number;
