@@ -284,11 +284,11 @@ foreach my $name (@history)
 	end_writing();
 	keep_writing();
 	answer("SELECT mill.materialize('$name', fold_interval => '50 milliseconds')");
-	foreach my $round (1 .. 2)
+	foreach my $round (1 .. 3)
 	{
 		# it may be done with it by now
 		last if answer("SELECT state FROM mill.aggregates WHERE aggregate::regclass = '$name'::regclass") eq 'live';
-		Time::HiRes::sleep(rand(0.3));
+		Time::HiRes::sleep(rand(0.06));
 		$hit++ if answer("SELECT state FROM mill.aggregates WHERE aggregate::regclass = '$name'::regclass") ne 'live';
 		my $what = strike(qw(fold fold server terminate));
 		comes_back();
