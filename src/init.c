@@ -46,6 +46,5 @@ _PG_init(void)
 		mill_task_shmem_init();
 		mill_launcher_init();
 		mill_ddl_init();
-		mill_follow_init();
 	}
 }

@@ -31,9 +31,6 @@ typedef struct MillAggregate
 /* Install the executor hook of merge.c; called once, when the library is loaded. */
 extern void mill_merge_init(void);
 
-/* Install the hook of follow.c; called once, when the library is preloaded. */
-extern void mill_follow_init(void);
-
 extern const MillRoom mill_fold_room;
 
 /* aggregate.c: rows; SPI must be connected */

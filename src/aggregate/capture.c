@@ -483,8 +483,9 @@ capture_collected(const MillAggregate *a, Oid relid, Tuplestorestate *store, Mil
 
 /*
  * Add or subtract all rows of a relation, or keep them as history: a partition that was
- * attached, was detached, or is about to be truncated or dropped.  They are read as the table's content, as
- * triggers get it: the aggregate's owner needs no rights on the partition's name.
+ * attached, was detached, or is about to be truncated or dropped.  They are read as the
+ * table's content, as triggers get it: the aggregate's owner needs no rights on the
+ * partition's name.
  * Reads with the latest snapshot; the lock that the caller holds guarantees that
  * all other writers have finished.  SPI must be connected.
  */

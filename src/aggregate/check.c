@@ -190,6 +190,13 @@ is_too_volatile(Oid function, void *context)
 	return true;
 }
 
+static bool
+calls_window_bound(Node *node)
+{
+	return OidIsValid(mill_function_of_ours(node, "window_start")) ||
+		   OidIsValid(mill_function_of_ours(node, "window_end"));
+}
+
 /*
  * A window's bound is the same for every session if its width, origin and zone are
  * constants, and it needs no zone that is not said.
@@ -200,8 +207,7 @@ is_window_bound(Node *node)
 	List *args;
 	ListCell *lc;
 
-	if (!OidIsValid(mill_function_of_ours(node, "window_start")) &&
-		!OidIsValid(mill_function_of_ours(node, "window_end")))
+	if (!calls_window_bound(node))
 		return false;
 	args = mill_window_arguments((FuncExpr *) node);
 	for_each_from(lc, args, 1)
@@ -287,8 +293,7 @@ stable_hint(Query *level, const VolatilitySearch *search, bool is_key)
 	if (window && is_key)
 		return psprintf("Use mill.tumble(%s, %s) in FROM, and GROUP BY window_start.",
 						mill_expression_text(level, time), window);
-	if (OidIsValid(mill_function_of_ours(search->found, "window_start")) ||
-		OidIsValid(mill_function_of_ours(search->found, "window_end")))
+	if (calls_window_bound(search->found))
 		return pstrdup("Give its width and, for days and months, its time zone as constants.");
 	if (IsA(call, SQLValueFunction) || (IsA(call, FuncExpr) && call->args == NIL))
 		return pstrdup("Filter by time in the query that reads the view.");

@@ -104,6 +104,8 @@ extern int mill_leftmost_table(const Query *level, Node *node);
 extern MillWindowKind mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call);
 extern List *mill_window_arguments(const FuncExpr *call);
 extern bool mill_equal_is_same(Oid type, Oid collation);
+extern bool mill_is_one_of(const char *name, const char *const *names);
+extern bool mill_is_core_function(Oid function, const char *const *names);
 
 /* check.c */
 extern void mill_check_view(Oid view);

@@ -282,6 +282,17 @@ window_call(const MillDefinition *d, const char *function, Node *time)
 								 COERCE_EXPLICIT_CALL);
 }
 
+static Node *
+is_not_null(Node *expr)
+{
+	NullTest *test = makeNode(NullTest);
+
+	test->arg = (Expr *) expr;
+	test->nulltesttype = IS_NOT_NULL;
+	test->location = -1;
+	return (Node *) test;
+}
+
 /* Replace the columns of the inner window. */
 static Node *
 compute_window(Node *node, void *context)
@@ -299,7 +310,6 @@ compute_window(Node *node, void *context)
 static void
 remove_window(Inner *inner, const MillDefinition *d)
 {
-	NullTest *has_time = makeNode(NullTest);
 	Query *query;
 
 	inner->start = window_call(d, "window_start", d->time);
@@ -311,10 +321,8 @@ remove_window(Inner *inner, const MillDefinition *d)
 	query = query_tree_mutator(query, compute_window, inner, 0);
 	replace_item(query, inner->window_rti, NIL);
 	/* rows without a time are in no window */
-	has_time->arg = (Expr *) copyObject(inner->start);
-	has_time->nulltesttype = IS_NOT_NULL;
-	has_time->location = -1;
-	query->jointree->quals = make_and_qual(query->jointree->quals, (Node *) has_time);
+	query->jointree->quals = make_and_qual(query->jointree->quals,
+										   is_not_null(copyObject(inner->start)));
 	inner->query = query;
 	inner->window_rti = 0;
 }
@@ -369,26 +377,12 @@ result_name(const Inner *inner, const Var *var)
 	return get_attname(inner->view, var->varattno, false);
 }
 
-static bool
-is_core_aggregate(Oid function, const char *const *names)
-{
-	const char *name = get_func_name(function);
-
-	if (get_func_namespace(function) != PG_CATALOG_NAMESPACE)
-		return false;
-	for (int i = 0; names[i]; i++)
-	{
-		if (strcmp(names[i], name) == 0)
-			return true;
-	}
-	return false;
-}
-
 /* Do both belong to one of these? */
 static bool
 are_both(const Aggref *outer, const Aggref *inner, const char *const *names)
 {
-	return is_core_aggregate(outer->aggfnoid, names) && is_core_aggregate(inner->aggfnoid, names);
+	return mill_is_core_function(outer->aggfnoid, names) &&
+		   mill_is_core_function(inner->aggfnoid, names);
 }
 
 static const char *const sums[] = {"sum", NULL};
@@ -404,7 +398,8 @@ is_combination(const Aggref *outer, const Aggref *inner)
 
 	if (outer->aggdistinct || inner->aggdistinct || outer->aggkind != AGGKIND_NORMAL)
 		return false;
-	if (is_core_aggregate(outer->aggfnoid, sums) && is_core_aggregate(inner->aggfnoid, counts))
+	if (mill_is_core_function(outer->aggfnoid, sums) &&
+		mill_is_core_function(inner->aggfnoid, counts))
 		return true;
 	/* the sum of floats depends on their order */
 	if (are_both(outer, inner, sums))
@@ -445,7 +440,7 @@ case_when(Node *condition, Node *value, Node *otherwise)
 static Node *
 share_of_row(const Aggref *inner)
 {
-	bool is_count = is_core_aggregate(inner->aggfnoid, counts);
+	bool is_count = mill_is_core_function(inner->aggfnoid, counts);
 	Node *argument = NULL;
 	Node *value;
 
@@ -456,14 +451,7 @@ share_of_row(const Aggref *inner)
 											 COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
 	Assert(value != NULL);
 	if (is_count && argument)
-	{
-		NullTest *test = makeNode(NullTest);
-
-		test->arg = (Expr *) argument;
-		test->nulltesttype = IS_NOT_NULL;
-		test->location = -1;
-		value = case_when((Node *) test, value, integer(0));
-	}
+		value = case_when(is_not_null(argument), value, integer(0));
 	if (inner->aggfilter)
 		value = case_when(copyObject((Node *) inner->aggfilter), value,
 						  is_count ? integer(0)
@@ -501,7 +489,7 @@ call_to_rows(const Inner *inner, Aggref *call)
 
 	if (combined == NULL)
 	{
-		if (!call->aggdistinct && !is_core_aggregate(call->aggfnoid, any_number))
+		if (!call->aggdistinct && !mill_is_core_function(call->aggfnoid, any_number))
 			mill_refuse(psprintf("%s over the groups of \"%s\"", get_func_name(call->aggfnoid),
 								 get_rel_name(inner->view)),
 						RESULTS_HINT);

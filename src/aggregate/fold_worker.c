@@ -502,5 +502,6 @@ const MillRoom mill_fold_room = {
 	.function = "mill_fold_main",
 	.preemptible = true,
 	.armed = mill_aggregates_arm,
+	.before_command = mill_aggregates_before_command,
 	.desired = desired_fold_workers,
 };

@@ -16,7 +16,7 @@
  * the user is.  So they look only at aggregates that the command's objects
  * belong to, found through our catalog and pg_inherits, not by names; they
  * take no locks that the command does not hold; and they run what a user wrote
- * as its owner.  A hook does what must be done before DROP begins.
+ * as its owner.  What must be done before DROP begins core's hook tells us of.
  */
 #include "postgres.h"
 
@@ -33,7 +33,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -117,41 +116,22 @@ before_drop_view(const DropStmt *drop)
 	}
 }
 
-static ProcessUtility_hook_type previous_hook = NULL;
-
-/* What must be done before DROP begins; the rest is for event triggers. */
-static void
-before_command(PlannedStmt *statement, const char *text, bool read_only_tree,
-			   ProcessUtilityContext context, ParamListInfo parameters,
-			   QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
-{
-	const DropStmt *drop = (const DropStmt *) statement->utilityStmt;
-
-	if (IsA(drop, DropStmt) && !mill_in_own_ddl &&
-		(drop->removeType == OBJECT_TABLE || drop->removeType == OBJECT_VIEW) &&
-		OidIsValid(mill_extension()))
-	{
-		SPI_connect();
-		if (drop->removeType == OBJECT_TABLE)
-			mill_history_before_drop(drop);
-		else
-			before_drop_view(drop);
-		SPI_finish();
-	}
-	if (previous_hook)
-		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
-					  completion);
-	else
-		standard_ProcessUtility(statement, text, read_only_tree, context, parameters, environment,
-								receiver, completion);
-}
-
-/* Called once, from _PG_init, when preloaded. */
+/* For mill_fold_room: what must be done before DROP begins; the rest is for event triggers. */
 void
-mill_follow_init(void)
+mill_aggregates_before_command(Node *command)
 {
-	previous_hook = ProcessUtility_hook;
-	ProcessUtility_hook = before_command;
+	const DropStmt *drop = (const DropStmt *) command;
+
+	if (!IsA(drop, DropStmt) || mill_in_own_ddl ||
+		(drop->removeType != OBJECT_TABLE && drop->removeType != OBJECT_VIEW) ||
+		!OidIsValid(mill_extension()))
+		return;
+	SPI_connect();
+	if (drop->removeType == OBJECT_TABLE)
+		mill_history_before_drop(drop);
+	else
+		before_drop_view(drop);
+	SPI_finish();
 }
 
 /* SQL: mill_catalog.follow_drop(), on sql_drop */

@@ -72,6 +72,9 @@ extern void mill_history_adopt(const MillAggregate *a);
 extern void mill_history_forget(const MillAggregate *a, Oid relid);
 extern void mill_history_expire(const MillAggregate *a, const MillDefinition *d);
 
+/* follow.c */
+extern void mill_aggregates_before_command(Node *command);
+
 /* fold_worker.c */
 extern PGDLLEXPORT _Noreturn void mill_fold_main(Datum arg);
 

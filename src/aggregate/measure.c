@@ -289,17 +289,6 @@ measure_variance(Measuring *w, Oid type, const char *name)
 	return true;
 }
 
-static bool
-is_one_of(const char *name, const char *const *names)
-{
-	for (int i = 0; names[i]; i++)
-	{
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
 static void
 measure_extreme(Measuring *w, const char *name)
 {
@@ -311,7 +300,7 @@ measure_extreme(Measuring *w, const char *name)
 						psprintf("%s(%s)%s", name, argument(w, 0), w->filter),
 						psprintf("%s(%%s)", name), NULL);
 	w->m->final = a->column.name;
-	if (is_one_of(name, removable) &&
+	if (mill_is_one_of(name, removable) &&
 		OidIsValid(lookup_type_cache(a->column.type, TYPECACHE_EQ_OPR)->eq_opr))
 		a->extreme = true;
 }
@@ -463,12 +452,12 @@ measure_core(Measuring *w)
 		measure_count(w);
 		return true;
 	}
-	if (is_one_of(name, extremes))
+	if (mill_is_one_of(name, extremes))
 	{
 		measure_extreme(w, name);
 		return true;
 	}
-	if (is_one_of(name, booleans))
+	if (mill_is_one_of(name, booleans))
 	{
 		measure_bool(w, strcmp(name, "bool_or") == 0);
 		return true;
@@ -477,7 +466,7 @@ measure_core(Measuring *w)
 		return measure_sum(w, type);
 	if (strcmp(name, "avg") == 0)
 		return measure_avg(w, type);
-	return is_one_of(name, variances) && measure_variance(w, type, name);
+	return mill_is_one_of(name, variances) && measure_variance(w, type, name);
 }
 
 /* Aggregates whose result depends on the order in which states are combined. */
@@ -486,8 +475,7 @@ depends_on_order(Oid function)
 {
 	static const char *const names[] = {"string_agg", "array_agg", "xmlagg", "any_value", NULL};
 
-	return get_func_namespace(function) == PG_CATALOG_NAMESPACE &&
-		   is_one_of(get_func_name(function), names);
+	return mill_is_core_function(function, names);
 }
 
 static void

@@ -6,6 +6,7 @@
 
 #include "access/htup_details.h"
 #include "access/nbtree.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
@@ -171,4 +172,23 @@ mill_equal_is_same(Oid type, Oid collation)
 	return OidIsValid(function) &&
 		   DatumGetBool(
 			   OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(entry->btree_opintype)));
+}
+
+bool
+mill_is_one_of(const char *name, const char *const *names)
+{
+	for (int i = 0; names[i]; i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Is this a function of core's by one of these names? */
+bool
+mill_is_core_function(Oid function, const char *const *names)
+{
+	return get_func_namespace(function) == PG_CATALOG_NAMESPACE &&
+		   mill_is_one_of(get_func_name(function), names);
 }

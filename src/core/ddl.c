@@ -8,14 +8,16 @@
  * DROP, RENAME, SET TABLESPACE and CREATE DATABASE ... TEMPLATE wait five
  * seconds for other sessions to leave a database.  Managers and workers are
  * such sessions.  They check the database's lock only while they know of such
- * a command, and this hook tells them before the command begins.  The hook does
- * nothing else, and cannot fail.
+ * a command, and this hook tells them before the command begins.
+ *
+ * Then rooms may do what must be done before a command (MillRoom.before_command).
  */
 #include "postgres.h"
 
 #include "tcop/utility.h"
 
 #include "core/ddl.h"
+#include "core/room.h"
 #include "core/slot.h"
 #include "core/xact.h"
 
@@ -50,6 +52,18 @@ changes_rights(const Node *command)
 }
 
 static void
+tell_rooms(Node *command)
+{
+	for (MillKind kind = 1; kind <= mill_room_count(); kind++)
+	{
+		const MillRoom *room = mill_room_of(kind);
+
+		if (room->before_command)
+			room->before_command(command);
+	}
+}
+
+static void
 announce(PlannedStmt *statement, const char *text, bool read_only_tree,
 		 ProcessUtilityContext context, ParamListInfo parameters, QueryEnvironment *environment,
 		 DestReceiver *receiver, QueryCompletion *completion)
@@ -58,6 +72,7 @@ announce(PlannedStmt *statement, const char *text, bool read_only_tree,
 		mill_expect_database_ddl();
 	if (changes_rights(statement->utilityStmt))
 		mill_wake_all_managers_at_commit();
+	tell_rooms(statement->utilityStmt);
 	if (previous_hook)
 		previous_hook(statement, text, read_only_tree, context, parameters, environment, receiver,
 					  completion);

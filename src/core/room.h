@@ -2,10 +2,9 @@
  * room.h
  *		A room that has background work, and what it declares to core.
  *
- * The public header of core.  A room registers itself when the library is loaded;
- * the manager of each database then runs the workers that it wants, as far as
- * background workers are free.  A worker's main function calls mill_worker_run
- * (worker.h); also for rooms: xact.h, catalog.h, clock.h, task.h, settings.h.
+ * The public header of core.  A room registers itself when the library is loaded; each
+ * database's manager runs the workers that it wants, as far as background workers are free.
+ * These call mill_worker_run (worker.h).  Also xact.h, catalog.h, clock.h, task.h, settings.h.
  */
 #ifndef MILL_CORE_ROOM_H
 #define MILL_CORE_ROOM_H
@@ -40,8 +39,9 @@ typedef struct MillRoom
 	List *(*desired)(void);
 	/* May a worker stay though its work is not wanted just now?  Called as desired(); NULL: no. */
 	bool (*stays)(int64 object_id, int worker_no);
-	/* When to call desired() again without a wake-up; DT_NOEND: never.  Called as it is; may be NULL. */
+	/* When to call desired() again without a wake-up; DT_NOEND: never.  Called as it is; or NULL. */
 	TimestampTz (*next_due)(void);
+	void (*before_command)(Node *command); /* a utility command begins, in any session; or NULL */
 } MillRoom;
 
 /* Called from _PG_init, at most MILL_ROOMS times. */
