@@ -342,6 +342,10 @@ CREATE FUNCTION mill.finite_part(value numeric) RETURNS numeric
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_finite_part';
 COMMENT ON FUNCTION mill.finite_part(numeric) IS 'the value; null when it is NaN or infinite';
 
+CREATE FUNCTION mill.sum_of_parts(sum numeric, scales numeric, specials numeric) RETURNS numeric
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_sum_of_parts';
+COMMENT ON FUNCTION mill.sum_of_parts(numeric, numeric, numeric) IS 'the sum of numerics from the sums of their parts';
+
 CREATE FUNCTION mill.special_part(value numeric) RETURNS numeric
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mill_special_part';
 COMMENT ON FUNCTION mill.special_part(numeric) IS '1 for NaN, 1e18 for Infinity, 1e36 for -Infinity; null when the value is finite';

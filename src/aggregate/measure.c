@@ -136,11 +136,11 @@ with_specials(Measuring *w, const char *value)
  * A sum of numerics has the largest scale of its inputs, and averages and variances
  * their digits by it; subtracting leaves the scale of what is gone.  So inputs are
  * counted by their scale, in one number: 10^(18 * scale) for each, as the scales of
- * one column are few.  It can be subtracted as any sum.  Returns the largest scale
- * as an expression, or NULL where the type fixes it.
+ * one column are few.  It can be subtracted as any sum.  Returns its accumulator's
+ * name, or NULL where the type fixes the scale.
  */
 static const char *
-add_scale(Measuring *w, Oid type)
+add_scales(Measuring *w, Oid type)
 {
 	const TargetEntry *entry = linitial(w->m->call->args);
 	const char *a = argument(w, 0);
@@ -149,9 +149,16 @@ add_scale(Measuring *w, Oid type)
 	if (type != NUMERICOID || exprTypmod((Node *) entry->expr) >= 0)
 		return NULL;
 	partial = psprintf("coalesce(sum(mill.scale_part(%s))%s, 0)", a, w->filter);
-	return psprintf("((length(%s::text) - 1) / 18)",
-					add_accumulator(w, "scales", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")
-						->column.name);
+	return add_accumulator(w, "scales", NUMERICOID, InvalidOid, partial, "sum(%s)", "0")->column.name;
+}
+
+/* The largest scale as an expression, or NULL. */
+static const char *
+add_scale(Measuring *w, Oid type)
+{
+	const char *scales = add_scales(w, type);
+
+	return scales ? psprintf("((length(%s::text) - 1) / 18)", scales) : NULL;
 }
 
 /* A sum, or a sum of squares, with the scale of its inputs. */
@@ -209,6 +216,18 @@ add_sum(Measuring *w, Oid type, bool average)
 	}
 }
 
+/* The value of a sum that has inputs: that of numerics from its parts, in one call. */
+static const char *
+sum_value(Measuring *w, Oid type, const char *sum)
+{
+	const char *scales = add_scales(w, type);
+
+	if (type != NUMERICOID)
+		return sum;
+	return scales ? psprintf("mill.sum_of_parts(%s, %s, %s)", sum, scales, add_specials(w))
+				  : with_specials(w, sum);
+}
+
 static bool
 measure_sum(Measuring *w, Oid type)
 {
@@ -216,10 +235,9 @@ measure_sum(Measuring *w, Oid type)
 
 	if (sum)
 	{
-		const char *value = with_scale(sum, add_scale(w, type), 1);
+		const char *value = sum_value(w, type, sum);
 
-		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w),
-							   type == NUMERICOID ? with_specials(w, value) : value);
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", add_count(w), value);
 	}
 	return sum != NULL;
 }
@@ -236,13 +254,8 @@ measure_avg(Measuring *w, Oid type)
 	if (type == FLOAT4OID || type == FLOAT8OID || type == INTERVALOID)
 		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s / %s::float8 END", count, sum, count);
 	else
-	{
-		char *value = psprintf("%s::numeric / %s::numeric", with_scale(sum, add_scale(w, type), 1),
-							   count);
-
-		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s END", count,
-							   type == NUMERICOID ? with_specials(w, value) : value);
-	}
+		w->m->final = psprintf("CASE WHEN %s > 0 THEN %s::numeric / %s::numeric END", count,
+							   sum_value(w, type, sum), count);
 	return true;
 }
 

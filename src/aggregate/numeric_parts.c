@@ -17,6 +17,7 @@
 PG_FUNCTION_INFO_V1(mill_finite_part);
 PG_FUNCTION_INFO_V1(mill_special_part);
 PG_FUNCTION_INFO_V1(mill_scale_part);
+PG_FUNCTION_INFO_V1(mill_sum_of_parts);
 
 /* Larger scales count as this: numerics of a hundred thousand digits cost more than they tell. */
 #define LARGEST_SCALE 7000
@@ -101,4 +102,65 @@ mill_scale_part(PG_FUNCTION_ARGS)
 	last->mark = mark;
 	MemoryContextSwitchTo(before);
 	PG_RETURN_NUMERIC(last->mark);
+}
+
+/* The number of decimal digits of a whole number that is not negative; 1 of zero. */
+static int
+decimal_digits(Datum value)
+{
+	/* its binary form: number of digits to the base 10000, weight of the first, sign, scale, digits */
+	const unsigned char *sent = (const unsigned char *) VARDATA_ANY(
+		DatumGetByteaPP(DirectFunctionCall1(numeric_send, value)));
+	int ndigits = sent[0] << 8 | sent[1];
+	int weight = sent[2] << 8 | sent[3];
+	int first;
+
+	if (ndigits == 0)
+		return 1;
+	first = sent[8] << 8 | sent[9];
+	return weight * 4 + (first >= 1000 ? 4 : first >= 100 ? 3 : first >= 10 ? 2 : 1);
+}
+
+/* What NaN and infinities among the inputs make of a sum: see mill.special_part. */
+static Datum
+special_sum(Datum specials)
+{
+	Datum infinite = NumericGetDatum(power_of_ten(36));
+	bool is_negative = DatumGetBool(DirectFunctionCall2(numeric_ge, specials, infinite));
+	Datum unit = is_negative ? infinite : NumericGetDatum(power_of_ten(18));
+	Datum rest = DirectFunctionCall2(numeric_mod, specials, unit);
+	bool is_one_kind = DatumGetBool(
+		DirectFunctionCall2(numeric_eq, rest, NumericGetDatum(int64_to_numeric(0))));
+	const char *text = !is_one_kind ? "NaN" : is_negative ? "-Infinity" : "Infinity";
+
+	return DirectFunctionCall3(numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid),
+							   Int32GetDatum(-1));
+}
+
+/*
+ * SQL: mill.sum_of_parts(sum, scales, specials): the sum of the inputs that these are the sums
+ * of parts of, in the largest scale of an input, as core's sum has it.  The arguments are
+ * sums of mill.finite_part, mill.scale_part and mill.special_part.
+ */
+Datum
+mill_sum_of_parts(PG_FUNCTION_ARGS)
+{
+	Datum sum = PG_GETARG_DATUM(0);
+	Datum *zero = fcinfo->flinfo->fn_extra;
+	int scale;
+
+	if (zero == NULL)
+	{
+		MemoryContext before = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+
+		zero = fcinfo->flinfo->fn_extra = palloc(sizeof(Datum));
+		*zero = NumericGetDatum(int64_to_numeric(0));
+		MemoryContextSwitchTo(before);
+	}
+	if (!DatumGetBool(DirectFunctionCall2(numeric_eq, PG_GETARG_DATUM(2), *zero)))
+		PG_RETURN_DATUM(special_sum(PG_GETARG_DATUM(2)));
+	scale = (decimal_digits(PG_GETARG_DATUM(1)) - 1) / DIGITS_PER_SCALE;
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, sum)) == scale)
+		PG_RETURN_DATUM(sum);
+	PG_RETURN_DATUM(DirectFunctionCall2(numeric_round, sum, Int32GetDatum(scale)));
 }

@@ -164,7 +164,7 @@ my %calls = (
 	'mill.key_hash("any")' => [q[SELECT mill.key_hash(ROW(1)::at.pair)]],
 	'mill.key_hash(VARIADIC "any")' => [q[SELECT mill.key_hash(1, 'a'::text)]]);
 # pure functions of time, and those that take stored states: nothing in them is anybody's
-my $pure = qr/^mill\.(next_runs|tumble|hop|window_start|window_end|session_start|session_end|final_state|combine_state|finite_part|special_part|scale_part)\(/;
+my $pure = qr/^mill\.(next_runs|tumble|hop|window_start|window_end|session_start|session_end|final_state|combine_state|finite_part|special_part|scale_part|sum_of_parts)\(/;
 
 my @functions = split /\n/, sql("SET search_path = pg_catalog; SELECT p.oid::regprocedure FROM pg_proc p WHERE pronamespace = 'mill'::regnamespace AND prokind <> 'a' ORDER BY 1");
 sql('SET search_path = pg_catalog');
