@@ -14,6 +14,8 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+#include "core/compat.h"
+
 PG_FUNCTION_INFO_V1(mill_finite_part);
 PG_FUNCTION_INFO_V1(mill_special_part);
 PG_FUNCTION_INFO_V1(mill_scale_part);
