@@ -21,6 +21,7 @@
 #include "core/xact.h"
 #include "ingest/pipeline.h"
 #include "job/job.h"
+#include "window/window.h"
 
 PG_MODULE_MAGIC;
 
@@ -36,6 +37,7 @@ _PG_init(void)
 	mill_settings_init();
 	mill_xact_init();
 	mill_merge_init();
+	mill_window_group_init();
 	mill_room_register(&mill_pipeline_room);
 	mill_room_register(&mill_fold_room);
 	mill_room_register(&mill_job_room);

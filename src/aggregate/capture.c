@@ -270,6 +270,27 @@ start_direct(void *arg)
 	capture->direct_tried[c->change] = true;
 }
 
+/* The statement, as SPI tells it: it has the expression that failed. */
+static void
+add_statement(void *arg)
+{
+	errcontext("SQL statement \"%s\"", (const char *) arg);
+}
+
+static bool
+run_directly(CapturedChange *c)
+{
+	ErrorContextCallback context = {.previous = error_context_stack,
+									.callback = add_statement,
+									.arg = c->capture->statements[c->change]};
+	bool done;
+
+	error_context_stack = &context;
+	done = mill_direct_run(c->capture->direct[c->change], c->old, c->new);
+	error_context_stack = context.previous;
+	return done;
+}
+
 /* Append the deltas without a new executor; false if that cannot be done. */
 static bool
 capture_directly(CapturedChange *c)
@@ -286,7 +307,7 @@ capture_directly(CapturedChange *c)
 	}
 	if (!c->capture->direct_tried[c->change])
 		mill_as_owner(c->capture->aggregate->owner, start_direct, c);
-	if (*direct && mill_direct_run(*direct, c->old, c->new))
+	if (*direct && run_directly(c))
 		return true;
 	if (mill_capture_path == CAPTURE_DIRECTLY)
 		elog(ERROR, "cannot be captured directly: %s", c->capture->statements[c->change]);

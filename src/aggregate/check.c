@@ -31,6 +31,7 @@
 #include "core/query.h"
 
 #include "aggregate/definition.h"
+#include "core/catalog.h"
 #include "window/window.h"
 
 /* The view must be a plain one whose query can be replaced. */

@@ -96,7 +96,6 @@ typedef struct MillDefinition
 
 /* parts.c */
 extern _Noreturn void mill_refuse(const char *what, const char *hint);
-extern Oid mill_function_of_ours(Node *node, const char *name);
 extern MillTypedExpr *mill_typed_column(const char *name, Node *expr);
 extern MillTypedExpr *mill_add_argument(MillDefinition *d, Node *expr);
 extern bool mill_is_key(const MillDefinition *d, const char *name);

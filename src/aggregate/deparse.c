@@ -28,6 +28,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
+#include "core/catalog.h"
 #include "window/window.h"
 
 /* A constant as text with its type. */

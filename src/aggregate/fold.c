@@ -20,21 +20,29 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/xid8.h"
 
 #include "core/catalog.h"
+#include "core/clock.h"
+#include "core/compat.h"
+#include "core/error.h"
 #include "core/xact.h"
 
 #include "aggregate/internal.h"
+#include "aggregate/sql.h"
 
 /* Deltas that one transaction merges, at most. */
 #define FOLD_LIMIT 20000
 /* Stale groups that one transaction recomputes, at most: one by one; in one pass over the table. */
 #define RECOMPUTE_LIMIT 1000
 #define RECOMPUTE_IN_ONE_PASS 50000
+/* Groups that are folded apart after an error, at most, and for how long.  Milliseconds. */
+#define APART_LIMIT 10000
+#define APART_TIME 2000
 
 /* Run a statement with $1 = limit; its only row is SPI's result. */
 static void
@@ -68,7 +76,7 @@ delete_groups(const MillTables *t, Datum ctids)
 }
 
 /* Condition on deltas that can be folded: those of panes that are filled.  NULL: all. */
-static char *
+static const char *
 ready_condition(const MillAggregate *a, const MillDefinition *d)
 {
 	if (a->live)
@@ -84,6 +92,7 @@ typedef struct FoldWork
 {
 	const MillAggregate *aggregate;
 	const MillDefinition *d;
+	const char *ready;		  /* of a fold: the condition on deltas; NULL: all */
 	const char *from, *until; /* of a fill */
 	int64 result;
 	bool more;
@@ -96,7 +105,7 @@ fold(void *arg)
 	FoldWork *work = arg;
 	const MillDefinition *d = work->d;
 	MillTables *t = mill_aggregate_tables(work->aggregate);
-	const char *ready = ready_condition(work->aggregate, d);
+	const char *ready = work->ready;
 
 	if (!has_rows(t->delta, ready ? ready : "true"))
 		return;
@@ -174,7 +183,8 @@ typedef struct Attempt
 {
 	FoldWork *work;
 	void (*function)(void *arg);
-	uint64 change; /* when the work was planned */
+	bool partitioned;
+	uint64 change; /* of the partitions, when the work was planned */
 	bool outdated;
 } Attempt;
 
@@ -184,7 +194,7 @@ attempt(void *arg)
 	Attempt *try = arg;
 
 	mill_as_owner(try->work->aggregate->owner, try->function, try->work);
-	try->outdated = last_change(try->work->aggregate->id) != try->change;
+	try->outdated = try->partitioned && last_change(try->work->aggregate->id) != try->change;
 	if (try->outdated)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("partitions of \"%s\" came or went meanwhile",
@@ -192,33 +202,188 @@ attempt(void *arg)
 }
 
 /*
- * Run a fold or a fill as the aggregate's owner.  ATTACH PARTITION does not wait for
- * us, nor we for it, and a statement is planned before it gets its snapshot.  So it may
- * see the deltas of a partition that it does not read, or read one whose deltas it
- * does not see.  Then it is undone, and done again.
+ * Run a fold or a fill as the aggregate's owner; if it fails, it is undone and its error is
+ * returned.  ATTACH PARTITION does not wait for us, nor we for it, and a statement is
+ * planned before it gets its snapshot.  So it may see the deltas of a partition that it
+ * does not read, or read one whose deltas it does not see.  Then it is done again.
  */
-static void
+static ErrorData *
 run_planned(FoldWork *work, void (*function)(void *arg))
 {
+	bool partitioned = get_rel_relkind(work->aggregate->base) == RELKIND_PARTITIONED_TABLE;
 	FoldWork before = *work;
 
-	if (get_rel_relkind(work->aggregate->base) != RELKIND_PARTITIONED_TABLE)
-	{
-		mill_as_owner(work->aggregate->owner, function, work);
-		return;
-	}
 	for (;;)
 	{
-		Attempt try = {work, function, settled_change(work->aggregate->id), false};
+		uint64 change = partitioned ? settled_change(work->aggregate->id) : 0;
+		Attempt try = {work, function, partitioned, change, false};
 		ErrorData *error = mill_try(attempt, &try, CurrentMemoryContext, true);
 
 		if (error == NULL)
-			return;
-		if (!try.outdated)
-			ReThrowError(error);
-		CHECK_FOR_INTERRUPTS();
+			return NULL;
 		*work = before;
+		if (!try.outdated)
+			return error;
+		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* ---- groups that cannot be folded ---- */
+
+/* Groups that are folded apart from the others: the hashes of their deltas. */
+typedef struct Apart
+{
+	FoldWork *work;
+	const char *ready; /* of all */
+	Datum *hashes;
+	int count;
+	TimestampTz until;
+	bool out_of_time;
+	int failed;
+	ErrorData *error; /* of the first that failed */
+	int64 hash;
+	char **group; /* its name */
+} Apart;
+
+/* In no order, so that those that fail are not always before others. */
+static void
+read_hashes(void *arg)
+{
+	Apart *apart = arg;
+	Datum array;
+	bool isnull;
+
+	mill_execute(psprintf("SELECT array_agg(h ORDER BY random()) FROM"
+						  " (SELECT DISTINCT key_hash AS h FROM %s WHERE %s LIMIT %d) x",
+						  mill_aggregate_tables(apart->work->aggregate)->delta,
+						  apart->ready ? apart->ready : "true", APART_LIMIT),
+				 SPI_OK_SELECT);
+	array = mill_value(0, 1, &isnull);
+	if (!isnull)
+		deconstruct_array(DatumGetArrayTypeP(array), INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+						  TYPALIGN_DOUBLE, &apart->hashes, NULL, &apart->count);
+}
+
+/* The group that failed, as a row's text. */
+static void
+read_group(void *arg)
+{
+	const Apart *apart = arg;
+	MillTables *t = mill_aggregate_tables(apart->work->aggregate);
+
+	mill_execute(mill_sql(apart->work->d, t,
+						  "SELECT ROW($group)::text FROM $delta WHERE key_hash = $hash", "hash",
+						  psprintf(INT64_FORMAT, apart->hash), MILL_END),
+				 SPI_OK_SELECT);
+	if (SPI_processed > 0)
+		*apart->group = mill_text(0, 1);
+}
+
+static void
+read_group_as_owner(void *arg)
+{
+	mill_as_owner(((Apart *) arg)->work->aggregate->owner, read_group, arg);
+}
+
+static ErrorData *
+fold_some(Apart *apart, int first, int count)
+{
+	StringInfoData condition;
+
+	initStringInfo(&condition);
+	appendStringInfo(&condition, "%s%skey_hash = ANY ('{", apart->ready ? apart->ready : "",
+					 apart->ready ? " AND " : "");
+	for (int i = 0; i < count; i++)
+		appendStringInfo(&condition, "%s" INT64_FORMAT, i > 0 ? "," : "",
+						 DatumGetInt64(apart->hashes[first + i]));
+	appendStringInfoString(&condition, "}'::bigint[])");
+	apart->work->ready = condition.data;
+	return run_planned(apart->work, fold);
+}
+
+/* Fold the two halves of groups that failed together, and so on to single groups. */
+static void
+fold_halves(Apart *apart, int first, int count, ErrorData *error)
+{
+	int half = count / 2;
+
+	if (mill_error_is_environment(error->sqlerrcode))
+		ReThrowError(error);
+	if (count == 1)
+	{
+		if (apart->failed++ == 0)
+		{
+			apart->error = error;
+			apart->hash = DatumGetInt64(apart->hashes[first]);
+		}
+		return;
+	}
+	for (int i = 0; i < 2; i++)
+	{
+		int begin = i == 0 ? first : first + half;
+		int size = i == 0 ? half : count - half;
+		ErrorData *again;
+
+		CHECK_FOR_INTERRUPTS();
+		if (mill_now() > apart->until)
+		{
+			apart->out_of_time = true;
+			return;
+		}
+		again = fold_some(apart, begin, size);
+		if (again)
+			fold_halves(apart, begin, size, again);
+	}
+}
+
+/* An error about groups, in a context that outlives this. */
+static ErrorData *
+name_groups(Apart *apart, MemoryContext errors)
+{
+	char *group = "?";
+	MemoryContext before;
+	ErrorData *error;
+
+	/* its types are the user's and may fail, too: then the error matters more */
+	apart->group = &group;
+	(void) mill_try(read_group_as_owner, apart, CurrentMemoryContext, true);
+	before = MemoryContextSwitchTo(errors);
+	error = palloc0(sizeof(ErrorData));
+	error->elevel = WARNING;
+	error->sqlerrcode = apart->error->sqlerrcode;
+	error->message = apart->failed == 1
+						 ? psprintf("group %s could not be folded: %s", group, apart->error->message)
+						 : psprintf("%d groups could not be folded, %s among them: %s",
+									apart->failed, group, apart->error->message);
+	error->detail = apart->error->detail ? pstrdup(apart->error->detail) : NULL;
+	error->hint = apart->error->hint ? pstrdup(apart->error->hint) : NULL;
+	error->context = apart->error->context ? pstrdup(apart->error->context) : NULL;
+	MemoryContextSwitchTo(before);
+	return error;
+}
+
+/*
+ * After an error: fold the groups that can be folded.  Returns the error about the
+ * others, after it was raised as a warning.
+ */
+static ErrorData *
+fold_apart(FoldWork *work, ErrorData *error, MemoryContext errors)
+{
+	Apart apart = {.work = work,
+				   .ready = work->ready,
+				   .until = TimestampTzPlusMilliseconds(mill_now(), APART_TIME)};
+
+	mill_as_owner(work->aggregate->owner, read_hashes, &apart);
+	if (apart.count == 0)
+		ReThrowError(error);
+	fold_halves(&apart, 0, apart.count, error);
+	/* at once again only if that leads on */
+	work->more = (work->more || apart.out_of_time) && work->result > 0;
+	if (apart.failed == 0)
+		return NULL;
+	error = name_groups(&apart, errors);
+	ThrowErrorData(error);
+	return error;
 }
 
 /*
@@ -226,17 +391,25 @@ run_planned(FoldWork *work, void (*function)(void *arg))
  * limits of one transaction; *more says whether some are left.  Returns how
  * many deltas were removed.  SPI must be connected.
  *
+ * Groups that cannot be folded stay as they are while the others go on: a warning, and
+ * *failed is the error about them, in the context errors, or NULL.  Other errors are raised.
+ *
  * Does nothing if the aggregate rests, or if the state table has no unique index,
  * because then a dump is being restored.
  */
 int64
-mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more)
+mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more, MemoryContext errors,
+		  ErrorData **failed)
 {
-	FoldWork work = {.aggregate = a, .d = d};
+	FoldWork work = {.aggregate = a, .d = d, .ready = ready_condition(a, d)};
+	ErrorData *error = NULL;
 
 	Assert(mill_aggregate_is_locked(a->id));
+	*failed = NULL;
 	if (!a->resting && mill_has_unique_index(a->state))
-		run_planned(&work, fold);
+		error = run_planned(&work, fold);
+	if (error)
+		*failed = fold_apart(&work, error, errors);
 	if (work.negative)
 	{
 		MillAggregate wrong = *a;
@@ -317,8 +490,11 @@ int64
 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from, const char *until)
 {
 	FoldWork work = {.aggregate = a, .d = d, .from = from, .until = until};
+	ErrorData *error;
 
 	Assert(mill_aggregate_is_locked(a->id));
-	run_planned(&work, fill);
+	error = run_planned(&work, fill);
+	if (error)
+		ReThrowError(error);
 	return work.result;
 }

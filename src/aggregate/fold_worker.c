@@ -213,9 +213,17 @@ may_begin_fill(int64 id)
 		   !OidIsValid(mill_find_uncaptured(a->relations, false));
 }
 
+/* What came of an action. */
+typedef struct Outcome
+{
+	MemoryContext context; /* of the error */
+	bool more;			   /* repeat it at once */
+	ErrorData *failed;	   /* about groups that could not be folded */
+} Outcome;
+
 /* Do it; the caller holds the aggregate's lock. */
 static void
-act(Action action, MillAggregate *a, bool *more)
+act(Action action, MillAggregate *a, Outcome *outcome)
 {
 	/* rights are taken without a word to us */
 	char *obstacle = action == BEGIN_FILL ? NULL : mill_aggregate_obstacle(a);
@@ -233,31 +241,30 @@ act(Action action, MillAggregate *a, bool *more)
 	else if (action == FILL && !a->live)
 	{
 		fill_step(a, d);
-		*more = true;
+		outcome->more = true;
 	}
 	else if (action == EXPIRE)
 		mill_history_expire(a, d);
 	else if (action == FOLD)
 	{
-		taken = mill_fold(a, d, more);
+		taken = mill_fold(a, d, &outcome->more, outcome->context, &outcome->failed);
 		if (taken > 0)
-			note_fold(a->id, taken, *more);
+			note_fold(a->id, taken, outcome->more);
 	}
 }
 
 /*
- * Run one action in a transaction; *more says whether to repeat it at once.  The
- * base table is locked before the aggregate, as by all others.
+ * Run one action in a transaction.  The base table is locked before the aggregate, as
+ * by all others.
  */
 static void
-run_action(Action action, int64 id, Oid base, const char *name, bool *more)
+run_action(Action action, int64 id, Oid base, const char *name, Outcome *outcome)
 {
 	static const char *const verbs[] = {"folding", "filling", "waiting for writers of",
 										"forgetting old windows of"};
 	char activity[NAMEDATALEN + 32];
 	MillAggregate *a;
 
-	*more = false;
 	snprintf(activity, sizeof(activity), "%s %s", verbs[action], name);
 	mill_xact_begin(activity);
 	SPI_connect();
@@ -266,46 +273,52 @@ run_action(Action action, int64 id, Oid base, const char *name, bool *more)
 	if ((action != BEGIN_FILL || (may_begin_fill(id) && mill_try_lock_base(base))) &&
 		mill_aggregate_lock(id, false) && (a = mill_aggregate_by_id(id)) != NULL &&
 		a->base == base && a->resting == (action == BEGIN_FILL))
-		act(action, a, more);
+		act(action, a, outcome);
 	SPI_finish();
 	mill_xact_commit();
 }
 
-/* The same, but an error is recorded, and the aggregate's next attempt backs off. */
+/* Record an error, and let the aggregate's next attempt wait. */
+static void
+back_off_from(Task *task, const MillAggregate *a, const ErrorData *error)
+{
+	TimestampTz retry_at = mill_retry_time(task->failures++, false);
+
+	mill_error_record("aggregate", a->id, error, retry_at);
+	task->due = task->fill_due = retry_at;
+	task->pending = true;
+	mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, error->message);
+}
+
+/* The same, but errors are recorded; true if it is to be repeated at once. */
 static bool
 try_action(Action action, Task *task, const MillAggregate *a, const char *name)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool more = false;
-	bool result = false;
+	Outcome outcome = {.context = context};
 
 	PG_TRY();
 	{
-		run_action(action, a->id, a->base, name, &result);
-		more = result;
-		task->failures = 0;
+		run_action(action, a->id, a->base, name, &outcome);
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
-		TimestampTz retry_at;
-
 		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
-			error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		outcome.failed = CopyErrorData();
+		if (outcome.failed->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN ||
+			outcome.failed->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
 		EmitErrorReport();
 		FlushErrorState();
 		mill_xact_abort();
-		retry_at = mill_retry_time(task->failures++, false);
-		mill_error_record("aggregate", a->id, error, retry_at);
-		task->due = task->fill_due = retry_at;
-		task->pending = true;
-		mill_slot_report(mill_my_slot, MILL_STATE_RUNNING, error->message);
+		outcome.more = false;
 	}
 	PG_END_TRY();
-	return more;
+	if (outcome.failed && !outcome.more)
+		back_off_from(task, a, outcome.failed);
+	else if (outcome.failed == NULL)
+		task->failures = 0;
+	return outcome.more;
 }
 
 /* Fold one aggregate, for at most about 2 seconds. */

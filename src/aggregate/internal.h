@@ -52,7 +52,8 @@ extern void mill_triggers_drop(Oid base);
 extern void mill_triggers_drop_on(Oid relid);
 
 /* fold.c: in a transaction, holding the aggregate's lock */
-extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more);
+extern int64 mill_fold(const MillAggregate *a, const MillDefinition *d, bool *more,
+					   MemoryContext errors, ErrorData **failed);
 extern int64 mill_fill(const MillAggregate *a, const MillDefinition *d, const char *from,
 					   const char *until);
 

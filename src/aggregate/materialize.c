@@ -485,6 +485,7 @@ mill_fold_now(PG_FUNCTION_ARGS)
 {
 	MillAggregate *a;
 	MillDefinition *d;
+	ErrorData *failed;
 	int64 folded = 0;
 	bool more;
 
@@ -497,7 +498,7 @@ mill_fold_now(PG_FUNCTION_ARGS)
 	if (more)
 		mill_history_expire(a, d);
 	while (more)
-		folded += mill_fold(a, d, &more);
+		folded += mill_fold(a, d, &more, CurrentMemoryContext, &failed);
 	SPI_finish();
 	PG_RETURN_INT64(folded);
 }

@@ -29,6 +29,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
+#include "core/catalog.h"
 #include "aggregate/state.h"
 
 /* The measure that is being built. */

@@ -19,6 +19,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
+#include "core/catalog.h"
 
 void
 mill_refuse(const char *what, const char *hint)
@@ -26,25 +27,6 @@ mill_refuse(const char *what, const char *hint)
 	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					errmsg("continuous aggregates do not support %s", what),
 					hint ? errhint("%s", hint) : 0));
-}
-
-/* The function's oid if the node calls mill.<name>, else InvalidOid. */
-Oid
-mill_function_of_ours(Node *node, const char *name)
-{
-	Oid function = InvalidOid;
-	char *schema;
-
-	if (node && IsA(node, FuncExpr))
-		function = ((FuncExpr *) node)->funcid;
-	else if (node && IsA(node, WindowFunc))
-		function = ((WindowFunc *) node)->winfnoid;
-	else if (node && IsA(node, Aggref))
-		function = ((Aggref *) node)->aggfnoid;
-	if (!OidIsValid(function) || strcmp(get_func_name(function), name) != 0)
-		return InvalidOid;
-	schema = get_namespace_name(get_func_namespace(function));
-	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
 }
 
 /* An expression with its name and type. */

@@ -67,6 +67,6 @@ extern char *mill_sql_fill(const MillDefinition *d, const MillTables *t, const c
 
 /* sql_session.c: the same for sessions */
 extern char *mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale);
-extern char *mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t);
+extern char *mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t, const char *ready);
 
 #endif

@@ -52,10 +52,10 @@ mill_sql_fold(const MillDefinition *d, const MillTables *t, const char *ready)
 	const char *fresh = d->class == MILL_INVERTIBLE ? "true" : not_stale(d, t);
 	const char *bounded;
 
-	if (d->window == MILL_WINDOW_SESSION)
-		return mill_sql_fold_sessions(d, t);
 	if (ready == NULL)
 		ready = "true";
+	if (d->window == MILL_WINDOW_SESSION)
+		return mill_sql_fold_sessions(d, t, ready);
 	/* where removals are kept only all deltas of a group together say what its extremes are */
 	bounded =
 		d->by_extremes

@@ -43,7 +43,7 @@ mill_sql_islands(const MillDefinition *d, const char *fragments, bool skip_stale
  * left alone: the gaps between them stay.
  */
 char *
-mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
+mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t, const char *ready)
 {
 	const char *fragments = mill_sql(d, t,
 									 "SELECT $stored FROM taken UNION ALL SELECT $stored FROM near",
@@ -53,12 +53,12 @@ mill_sql_fold_sessions(const MillDefinition *d, const MillTables *t)
 		d, t,
 		"WITH taken AS (DELETE FROM $delta WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM $delta d\n"
 		"  WHERE d.key_hash NOT IN (SELECT e.key_hash FROM $delta e WHERE e.stale AND e.stale::integer = 1)\n"
-		"  AND $fits LIMIT $1)) RETURNING $stored, key_hash),\n"
+		"  AND $ready AND $fits LIMIT $1)) RETURNING $stored, key_hash),\n"
 		"near AS (DELETE FROM $state s WHERE s.key_hash IN (SELECT key_hash FROM taken) AND EXISTS (SELECT FROM taken t\n"
 		"  WHERE t.key_hash = s.key_hash AND (t.first_at IS NULL AND s.first_at IS NULL\n"
 		"   OR s.last_at + $gap > t.first_at AND t.last_at + $gap > s.first_at)) RETURNING $s.stored),\n"
 		"put AS (INSERT INTO $state ($stored) SELECT $stored FROM ($islands) m RETURNING 1)\n"
 		"SELECT (SELECT count(*) FROM taken), NULL::tid[], NULL::text, 0::bigint, (SELECT count(*) FROM put)",
-		"gap", d->gap, "fits", mill_sql_fits(d, "d."), "islands",
+		"gap", d->gap, "ready", ready, "fits", mill_sql_fits(d, "d."), "islands",
 		mill_sql_islands(d, fragments, false), MILL_END);
 }

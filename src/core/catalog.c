@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -38,6 +39,28 @@ Oid
 mill_extension(void)
 {
 	return get_extension_oid("pg_mill", true);
+}
+
+/* The function's oid if the node calls mill.<name>, else InvalidOid. */
+Oid
+mill_function_of_ours(Node *node, const char *name)
+{
+	Oid function = InvalidOid;
+	char *called;
+	char *schema;
+
+	if (node && IsA(node, FuncExpr))
+		function = ((FuncExpr *) node)->funcid;
+	else if (node && IsA(node, WindowFunc))
+		function = ((WindowFunc *) node)->winfnoid;
+	else if (node && IsA(node, Aggref))
+		function = ((Aggref *) node)->aggfnoid;
+	/* it may be dropped meanwhile: the planner does not lock functions */
+	called = OidIsValid(function) ? get_func_name(function) : NULL;
+	if (called == NULL || strcmp(called, name) != 0)
+		return InvalidOid;
+	schema = get_namespace_name(get_func_namespace(function));
+	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
 }
 
 /* The owner of a relation, which must exist. */

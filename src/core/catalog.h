@@ -28,6 +28,7 @@ typedef struct MillStatement
 } MillStatement;
 
 extern Oid mill_extension(void);
+extern Oid mill_function_of_ours(Node *node, const char *name);
 extern Oid mill_relation_owner(Oid relid);
 
 /*

@@ -1,0 +1,138 @@
+/*
+ * window_group.c
+ *		GROUP BY window_start, window_end: a planner hook.
+ *
+ * A window's start determines its end.  Whoever selects both must group by both, as
+ * SQL knows such a thing of primary keys only.  As core does with those, leave out of
+ * GROUP BY what is determined: the ends are computed for each group, not for each row,
+ * and are not hashed or compared.
+ *
+ * Changes the copy of a query that the planner works on, no query that is stored or
+ * shown, and never a result.
+ */
+#include "postgres.h"
+
+#include "core/compat.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/planner.h"
+#include "parser/parsetree.h"
+
+#include "core/catalog.h"
+#include "window/window.h"
+
+/* The columns of mill.tumble. */
+#define WINDOW_START 1
+#define WINDOW_END 2
+
+static planner_hook_type previous_planner = NULL;
+
+/* A call of mill.tumble whose windows are the same for all rows: all but the time is. */
+static bool
+has_fixed_windows(const RangeTblEntry *rte)
+{
+	Node *call;
+	ListCell *lc;
+
+	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+		return false;
+	call = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+	if (!OidIsValid(mill_function_of_ours(call, "tumble")))
+		return false;
+	foreach (lc, ((FuncExpr *) call)->args)
+	{
+		Node *argument = lfirst(lc);
+		int number = IsA(argument, NamedArgExpr) ? ((NamedArgExpr *) argument)->argnumber
+												 : foreach_current_index(lc);
+
+		if (number > 0 &&
+			(contain_vars_of_level(argument, 0) || contain_volatile_functions(argument)))
+			return false;
+	}
+	return true;
+}
+
+/* The column of fixed windows that a GROUP BY item is; NULL if it is something else. */
+static const Var *
+grouped_window_column(const Query *query, SortGroupClause *item)
+{
+	const TargetEntry *entry = get_sortgroupclause_tle(item, query->targetList);
+	const Var *var = (const Var *) entry->expr;
+
+	return IsA(var, Var) && var->varlevelsup == 0 &&
+				   has_fixed_windows(rt_fetch(var->varno, query->rtable))
+			   ? var
+			   : NULL;
+}
+
+static bool
+is_grouped_by_start(const Query *query, int rti)
+{
+	ListCell *lc;
+
+	foreach (lc, query->groupClause)
+	{
+		const Var *var = grouped_window_column(query, lfirst(lc));
+
+		if (var && var->varno == rti && var->varattno == WINDOW_START)
+			return true;
+	}
+	return false;
+}
+
+static bool
+has_window_entry(const Query *query)
+{
+	ListCell *lc;
+
+	foreach (lc, query->rtable)
+	{
+		if (has_fixed_windows(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
+static void
+group_by_starts_alone(Query *query)
+{
+	ListCell *lc;
+
+	if (list_length(query->groupClause) < 2 || query->groupingSets != NIL ||
+		!has_window_entry(query))
+		return;
+	mill_flatten_groups(query);
+	foreach (lc, query->groupClause)
+	{
+		const Var *var = grouped_window_column(query, lfirst(lc));
+
+		if (var && var->varattno == WINDOW_END && is_grouped_by_start(query, var->varno))
+			query->groupClause = foreach_delete_current(query->groupClause, lc);
+	}
+}
+
+static bool
+walk(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, walk, context);
+	group_by_starts_alone((Query *) node);
+	return query_tree_walker((Query *) node, walk, context, 0);
+}
+
+static PlannedStmt *
+plan(Query *query, const char *text, int options, ParamListInfo parameters)
+{
+	walk((Node *) query, NULL);
+	return previous_planner ? previous_planner(query, text, options, parameters)
+							: standard_planner(query, text, options, parameters);
+}
+
+/* Called once, from _PG_init. */
+void
+mill_window_group_init(void)
+{
+	previous_planner = planner_hook;
+	planner_hook = plan;
+}
