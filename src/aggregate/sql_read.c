@@ -115,30 +115,38 @@ with_history(const MillDefinition *d, const MillTables *t, const char *live)
 					"regclass", quote_literal_cstr(t->state), "live", live, MILL_END);
 }
 
-/* All groups: partial results, one row for each. */
-static char *
-groups(const MillDefinition *d, const MillTables *t)
+/* Do windows overlap while partial results are those of panes? */
+static bool
+hops_by_pane(const MillDefinition *d)
 {
-	StringInfoData text;
+	return d->window == MILL_WINDOW_HOP && !d->by_window;
+}
 
-	initStringInfo(&text);
-	appendStringInfoString(&text, without_deltas(d, t));
-	appendStringInfo(&text, "\n UNION ALL\n %s", with_deltas(d, t));
-	if (d->class != MILL_INVERTIBLE)
-		appendStringInfo(&text, "\n UNION ALL\n (%s)", stale_groups(d, t));
+/* Groups with deltas: partial results, one row for each. */
+static char *
+touched_groups(const MillDefinition *d, const MillTables *t)
+{
+	char *combined = with_deltas(d, t);
+
+	return d->class == MILL_INVERTIBLE
+			   ? combined
+			   : psprintf("%s\n UNION ALL\n (%s)", combined, stale_groups(d, t));
+}
+
+/* All groups of the view's windows. */
+static char *
+all_groups(const MillDefinition *d, const MillTables *t)
+{
+	char *text = psprintf("%s\n UNION ALL\n %s", without_deltas(d, t), touched_groups(d, t));
+
 	if (t->history)
-	{
-		char *live = text.data;
-
-		initStringInfo(&text);
-		appendStringInfoString(&text, with_history(d, t, live));
-	}
-	if (d->window == MILL_WINDOW_HOP && !d->by_window)
+		text = with_history(d, t, text);
+	if (hops_by_pane(d))
 		return mill_sql(d, t,
 						"SELECT w.window_start AS pane, $keys$comma$combined\n FROM ($groups) u, LATERAL mill.hop(u.pane$hop_args) w\n GROUP BY w.window_start$comma$keys",
-						"comma", d->keys ? ", " : "", "groups", text.data, "hop_args", d->hop_args,
+						"comma", d->keys ? ", " : "", "groups", text, "hop_args", d->hop_args,
 						MILL_END);
-	return text.data;
+	return text;
 }
 
 /*
@@ -157,9 +165,9 @@ final_value(const MillDefinition *d, const MillTables *t, const MillMeasure *m)
 					a->partial, mill_sql_source(d, t->base), mill_rows(d), m->final);
 }
 
-/* The query over the state table, or over everything if there is a history. */
+/* The view's query over groups. */
 static char *
-live_query(const MillDefinition *d, const MillTables *t)
+over_groups(const MillDefinition *d, const MillTables *t, const char *groups)
 {
 	StringInfoData text;
 	ListCell *lc;
@@ -180,9 +188,9 @@ live_query(const MillDefinition *d, const MillTables *t)
 						 final_value(d, t, m), m->column.name);
 	}
 	if (d->ungrouped)
-		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups(d, t));
+		appendStringInfo(&text, "\n FROM (SELECT) one LEFT JOIN (%s) g ON true", groups);
 	else
-		appendStringInfo(&text, "\n FROM (%s) g", groups(d, t));
+		appendStringInfo(&text, "\n FROM (%s) g", groups);
 	if (t->history == NULL)
 		appendStringInfo(&text, "\n WHERE mill.is_live(%s::regclass)", quote_literal_cstr(t->state));
 	return mill_outer(d, text.data);
@@ -197,9 +205,17 @@ mill_sql_view(const MillDefinition *d, const MillTables *t)
 {
 	/* named all the same: it is the view's, and comes before it in a dump */
 	if (t->history)
-		return mill_sql(d, t, "SELECT * FROM $def WHERE false\nUNION ALL\n($live)", "live",
-						live_query(d, t), MILL_END);
+		return mill_sql(d, t, "SELECT * FROM $def WHERE false\nUNION ALL\n($all)", "all",
+						over_groups(d, t, all_groups(d, t)), MILL_END);
+	if (d->ungrouped || hops_by_pane(d))
+		return mill_sql(d, t,
+						"SELECT * FROM $def WHERE NOT mill.is_live($regclass::regclass)\nUNION ALL\n($all)",
+						"regclass", quote_literal_cstr(t->state), "all",
+						over_groups(d, t, all_groups(d, t)), MILL_END);
+	/* the many groups without deltas apart, as each UNION costs some nodes for each row */
 	return mill_sql(d, t,
-					"SELECT * FROM $def WHERE NOT mill.is_live($regclass::regclass)\nUNION ALL\n($live)",
-					"regclass", quote_literal_cstr(t->state), "live", live_query(d, t), MILL_END);
+					"SELECT * FROM $def WHERE NOT mill.is_live($regclass::regclass)\nUNION ALL\n($most)\nUNION ALL\n($touched)",
+					"regclass", quote_literal_cstr(t->state), "most",
+					over_groups(d, t, without_deltas(d, t)), "touched",
+					over_groups(d, t, touched_groups(d, t)), MILL_END);
 }
