@@ -110,8 +110,22 @@ mill_flatten_groups(Query *query)
 	query->rtable = list_delete_last(query->rtable);
 	query->hasGroupRTE = false;
 }
+
+/* What a column of a grouped query's target list is. */
+static inline Node *
+mill_grouped_expr(const Query *query, Node *node)
+{
+	const Var *var = (const Var *) node;
+	const RangeTblEntry *rte;
+
+	if (!query->hasGroupRTE || !IsA(node, Var) || var->varlevelsup > 0)
+		return node;
+	rte = rt_fetch(var->varno, query->rtable);
+	return rte->rtekind == RTE_GROUP ? list_nth(rte->groupexprs, var->varattno - 1) : node;
+}
 #else
 #define mill_flatten_groups(query) ((void) (query))
+#define mill_grouped_expr(query, node) ((void) (query), (node))
 #endif
 
 /*
