@@ -425,7 +425,8 @@ mill_definition(Oid view)
 	mill_require_owner(rel->rd_rel->relowner);
 	d->view = view;
 	d->query = copyObject(get_view_query(rel));
-	mill_flatten_groups(d->query);
+	if (!mill_flatten_groups(d->query))
+		elog(ERROR, "unexpected range table of view \"%s\"", get_rel_name(view));
 	table_close(rel, NoLock);
 	inner_rti = mill_find_inner(d->query, &inner);
 	if (inner_rti)

@@ -93,39 +93,29 @@
 /*
  * Undo, in place, what 18's parser does to a grouped query: it points grouped
  * columns in target list and HAVING at a range table entry of their own, the
- * last one, where earlier versions repeat the grouped expression.
+ * last one, where earlier versions repeat the grouped expression.  False, and nothing is
+ * changed, if it is not the last one.
  */
 #if PG_VERSION_NUM >= 180000
 #include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 
-static inline void
+static inline bool
 mill_flatten_groups(Query *query)
 {
 	if (!query->hasGroupRTE)
-		return;
-	Assert(rt_fetch(list_length(query->rtable), query->rtable)->rtekind == RTE_GROUP);
+		return true;
+	/* the parser puts it there; who adds others later we do not know */
+	if (llast_node(RangeTblEntry, query->rtable)->rtekind != RTE_GROUP)
+		return false;
 	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
 	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
 	query->rtable = list_delete_last(query->rtable);
 	query->hasGroupRTE = false;
-}
-
-/* What a column of a grouped query's target list is. */
-static inline Node *
-mill_grouped_expr(const Query *query, Node *node)
-{
-	const Var *var = (const Var *) node;
-	const RangeTblEntry *rte;
-
-	if (!query->hasGroupRTE || !IsA(node, Var) || var->varlevelsup > 0)
-		return node;
-	rte = rt_fetch(var->varno, query->rtable);
-	return rte->rtekind == RTE_GROUP ? list_nth(rte->groupexprs, var->varattno - 1) : node;
+	return true;
 }
 #else
-#define mill_flatten_groups(query) ((void) (query))
-#define mill_grouped_expr(query, node) ((void) (query), (node))
+#define mill_flatten_groups(query) ((query) != NULL)
 #endif
 
 /*

@@ -55,8 +55,8 @@ has_fixed_windows(const RangeTblEntry *rte)
 static const Var *
 grouped_window_column(const Query *query, SortGroupClause *item)
 {
-	TargetEntry *entry = get_sortgroupclause_tle(item, query->targetList);
-	const Var *var = (const Var *) mill_grouped_expr(query, (Node *) entry->expr);
+	const TargetEntry *entry = get_sortgroupclause_tle(item, query->targetList);
+	const Var *var = (const Var *) entry->expr;
 
 	return IsA(var, Var) && var->varlevelsup == 0 &&
 				   has_fixed_windows(rt_fetch(var->varno, query->rtable))
@@ -79,12 +79,26 @@ is_grouped_by_start(const Query *query, int rti)
 	return false;
 }
 
+static bool
+has_window_entry(const Query *query)
+{
+	ListCell *lc;
+
+	foreach (lc, query->rtable)
+	{
+		if (has_fixed_windows(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 static void
 group_by_starts_alone(Query *query)
 {
 	ListCell *lc;
 
-	if (list_length(query->groupClause) < 2 || query->groupingSets != NIL)
+	if (list_length(query->groupClause) < 2 || query->groupingSets != NIL ||
+		!has_window_entry(query) || !mill_flatten_groups(query))
 		return;
 	foreach (lc, query->groupClause)
 	{
