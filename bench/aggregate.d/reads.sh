@@ -33,6 +33,6 @@ part_windows() {
     read_time "$round" windows "mill.tumble, ms" "SELECT window_start, window_end, count(*) FROM million, mill.tumble(at, '5 minutes') GROUP BY window_start, window_end" 3
     read_time "$round" windows "mill.tumble, start alone, ms" "SELECT window_start, count(*) FROM million, mill.tumble(at, '5 minutes') GROUP BY window_start" 3
   done
-  compare windows "mill.tumble, ms" "date_bin, ms" "< 1.3"
-  compare windows "mill.tumble, start alone, ms" "date_bin, ms" "< 1.3"
+  compare windows "mill.tumble, ms" "date_bin, ms" "< 1.2"
+  compare windows "mill.tumble, start alone, ms" "date_bin, ms" "< 1.2"
 }

@@ -105,6 +105,7 @@ find_other_code(Node *node, void *context)
 		case T_Var:
 		case T_OpExpr:
 		case T_Aggref:
+		case T_WindowFunc:
 		case T_RelabelType:
 		case T_CoerceViaIO:
 		case T_ArrayCoerceExpr:
@@ -146,6 +147,7 @@ adopt_plan(Plan *plan, int change)
 		case T_SetOp:
 		case T_Sort:
 		case T_Unique:
+		case T_WindowAgg:
 			break;
 		case T_Append:
 			foreach (lc, ((Append *) plan)->appendplans)

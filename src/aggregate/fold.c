@@ -13,17 +13,20 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/xid8.h"
 
 #include "core/catalog.h"
@@ -35,8 +38,13 @@
 #include "aggregate/internal.h"
 #include "aggregate/sql.h"
 
-/* Deltas that one transaction merges, at most. */
+/*
+ * Deltas that one transaction merges, at most: a quarter of what waits, by the size of the
+ * table, between these.  Each reads all that wait more than once.
+ */
 #define FOLD_LIMIT 20000
+#define FOLD_LIMIT_BEHIND 200000
+#define DELTAS_PER_PAGE 80
 /* Stale groups that one transaction recomputes, at most: one by one; in one pass over the table. */
 #define RECOMPUTE_LIMIT 1000
 #define RECOMPUTE_IN_ONE_PASS 50000
@@ -54,6 +62,16 @@ execute_limited(const char *sql, int64 limit)
 
 	if (code != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "unexpected result of \"%s\": %s", sql, SPI_result_code_string(code));
+}
+
+static int64
+fold_limit(Oid delta)
+{
+	Relation rel = table_open(delta, RowExclusiveLock);
+	int64 waiting = (int64) RelationGetNumberOfBlocks(rel) * DELTAS_PER_PAGE;
+
+	table_close(rel, NoLock);
+	return Max(FOLD_LIMIT, Min(FOLD_LIMIT_BEHIND, waiting / 4));
 }
 
 static bool
@@ -121,17 +139,18 @@ fold(void *arg)
 	}
 	if (d->class != MILL_RECOMPUTE)
 	{
+		int64 limit = fold_limit(work->aggregate->delta);
 		int64 merged;
 		bool isnull;
 		Datum ctids;
 
-		execute_limited(mill_sql_fold(d, t, ready), FOLD_LIMIT);
+		execute_limited(mill_sql_fold(d, t, ready), limit);
 		merged = DatumGetInt64(mill_value(0, 1, NULL));
 		work->result += merged;
-		work->more |= merged >= FOLD_LIMIT || DatumGetInt64(mill_value(0, 4, NULL)) > 0;
+		work->more |= merged >= limit || DatumGetInt64(mill_value(0, 4, NULL)) > 0;
 		ctids = mill_value(0, 2, &isnull);
 		/* of a part of a group's deltas even a sum of no rows says nothing */
-		if (merged < FOLD_LIMIT || d->by_extremes)
+		if (merged < limit || d->by_extremes)
 		{
 			work->negative = mill_text(0, 3);
 			if (!isnull)

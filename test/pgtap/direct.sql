@@ -2,7 +2,7 @@
 --
 -- Direct capture writes the same deltas, to the letter, as the statements that it
 -- stands for; and where it cannot, the statements do it.
-SELECT plan(159);
+SELECT plan(167);
 SET client_min_messages = warning;
 SELECT random() AS seed \gset
 SELECT setseed(:seed);
@@ -40,6 +40,7 @@ INSERT INTO queries VALUES
 ('tumbled', 'SELECT window_start, t, count(*), sum(x) AS s FROM %s, mill.tumble(at, ''1 hour'') GROUP BY window_start, t', true),
 ('days', 'SELECT window_start, count(*) FROM %s, mill.tumble(at, ''1 month'', time_zone => ''Europe/Berlin'') GROUP BY window_start', true),
 ('hopped', 'SELECT window_start, k, count(*), avg(x) AS a FROM %s, mill.hop(at, ''5 minutes'', ''1 hour'') GROUP BY window_start, k', true),
+('sessions', 'SELECT k, session_start, count(*), sum(x) AS s FROM (SELECT k, x, mill.session_start(at, ''1 hour'') OVER (PARTITION BY k ORDER BY at) FROM %s) e GROUP BY k, session_start', true),
 ('numeric keys', 'SELECT x, count(*) FROM %s GROUP BY x', true),
 ('joined', 'SELECT label, count(*) FROM %s e JOIN lookup l ON l.k = e.k GROUP BY label', false),
 ('inlined', 'SELECT doubled(k) AS d, count(*) FROM %s GROUP BY doubled(k)', false),
