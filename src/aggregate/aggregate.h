@@ -29,6 +29,7 @@ typedef struct MillAggregate
 } MillAggregate;
 
 /* Install the executor hook of merge.c; called once, when the library is loaded. */
+extern void mill_plan_init(void);
 extern void mill_merge_init(void);
 
 extern const MillRoom mill_fold_room;

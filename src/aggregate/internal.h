@@ -19,6 +19,16 @@ extern void mill_aggregate_rest(MillAggregate *a, const char *reason);
 extern void mill_aggregate_note_truncate(int64 id);
 extern char *mill_aggregate_obstacle(const MillAggregate *a);
 extern void mill_aggregate_begin_fill(MillAggregate *a);
+
+/* What a query over an aggregate reads. */
+typedef enum MillReading
+{
+	MILL_READS_PLAIN, /* the definition */
+	MILL_READS_STATE, /* the state table, and hardly a delta */
+	MILL_READS_DELTAS /* the state table, and many */
+} MillReading;
+
+extern MillReading mill_reading_now(Oid state);
 extern void mill_examine_state(Oid state, void (*function)(void *arg), void *arg);
 
 /* objects.c: tables and views of an aggregate, as the extension's owner */

@@ -404,6 +404,26 @@ mill_is_live(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(answer->live);
 }
 
+/* How many deltas would a query read that begins now? */
+MillReading
+mill_reading_now(Oid state)
+{
+	Relation rel;
+	HeapTuple row;
+	MillReading reading = MILL_READS_DELTAS;
+
+	if (!ActiveSnapshotSet() || !find_live(state, GetActiveSnapshot()))
+		return MILL_READS_PLAIN;
+	rel = table_open(get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)),
+					 AccessShareLock);
+	row = live_row(rel, state, NULL);
+	if (row &&
+		pages_now(DatumGetObjectId(column_of(rel, row, "delta_table")), true) <= FEW_DELTA_PAGES)
+		reading = MILL_READS_STATE;
+	table_close(rel, AccessShareLock);
+	return reading;
+}
+
 /*
  * Run a function in whose queries this aggregate, if it is live, is read from its state
  * table even if that is slow, and all others are plain: what it is compared with must

@@ -114,10 +114,10 @@ decimal_digits(Datum value)
 	const unsigned char *sent = (const unsigned char *) VARDATA_ANY(
 		DatumGetByteaPP(DirectFunctionCall1(numeric_send, value)));
 	int ndigits = sent[0] << 8 | sent[1];
-	int weight = sent[2] << 8 | sent[3];
+	int weight = (int16) (sent[2] << 8 | sent[3]);
 	int first;
 
-	if (ndigits == 0)
+	if (ndigits == 0 || weight < 0)
 		return 1;
 	first = sent[8] << 8 | sent[9];
 	return weight * 4 + (first >= 1000 ? 4 : first >= 100 ? 3 : first >= 10 ? 2 : 1);
@@ -139,6 +139,68 @@ special_sum(Datum specials)
 							   Int32GetDatum(-1));
 }
 
+/* In fn_extra: the scale of the last call, and its part and that of the next scale. */
+typedef struct LastScale
+{
+	Numeric zero;
+	int scale;
+	Numeric least, next;
+} LastScale;
+
+static void
+keep_scale(LastScale *last, int scale)
+{
+	if (last->least)
+	{
+		pfree(last->least);
+		pfree(last->next);
+	}
+	last->scale = scale;
+	last->least = power_of_ten(DIGITS_PER_SCALE * scale);
+	last->next = power_of_ten(DIGITS_PER_SCALE * (scale + 1));
+}
+
+/* The largest scale of an input: that of the last call, or counted from the digits. */
+static int
+largest_scale(LastScale *last, Numeric scales, MemoryContext context)
+{
+	Datum value = NumericGetDatum(scales);
+	MemoryContext before;
+
+	if (last->least &&
+		DatumGetBool(DirectFunctionCall2(numeric_ge, value, NumericGetDatum(last->least))) &&
+		DatumGetBool(DirectFunctionCall2(numeric_lt, value, NumericGetDatum(last->next))))
+		return last->scale;
+	before = MemoryContextSwitchTo(context);
+	keep_scale(last, Min((decimal_digits(value) - 1) / DIGITS_PER_SCALE, LARGEST_SCALE));
+	MemoryContextSwitchTo(before);
+	return last->scale;
+}
+
+static LastScale *
+last_scale(FmgrInfo *function)
+{
+	if (function->fn_extra == NULL)
+	{
+		MemoryContext before = MemoryContextSwitchTo(function->fn_mcxt);
+		LastScale *last = function->fn_extra = palloc0(sizeof(LastScale));
+
+		last->zero = int64_to_numeric(0);
+		MemoryContextSwitchTo(before);
+	}
+	return function->fn_extra;
+}
+
+/* Zero in the only form in which sums of whole numbers have it; without unpacking the value. */
+static bool
+is_zero(Datum value, Numeric zero)
+{
+	const struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
+
+	return VARSIZE_ANY_EXHDR(packed) == VARSIZE_ANY_EXHDR(zero) &&
+		   memcmp(VARDATA_ANY(packed), VARDATA_ANY(zero), VARSIZE_ANY_EXHDR(zero)) == 0;
+}
+
 /*
  * SQL: mill.sum_of_parts(sum, scales, specials): the sum of the inputs that these are the sums
  * of parts of, in the largest scale of an input, as core's sum has it.  The arguments are
@@ -147,22 +209,19 @@ special_sum(Datum specials)
 Datum
 mill_sum_of_parts(PG_FUNCTION_ARGS)
 {
-	Datum sum = PG_GETARG_DATUM(0);
-	Datum *zero = fcinfo->flinfo->fn_extra;
+	LastScale *last = last_scale(fcinfo->flinfo);
+	Numeric sum;
 	int scale;
 
-	if (zero == NULL)
-	{
-		MemoryContext before = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-
-		zero = fcinfo->flinfo->fn_extra = palloc(sizeof(Datum));
-		*zero = NumericGetDatum(int64_to_numeric(0));
-		MemoryContextSwitchTo(before);
-	}
-	if (!DatumGetBool(DirectFunctionCall2(numeric_eq, PG_GETARG_DATUM(2), *zero)))
+	if (!is_zero(PG_GETARG_DATUM(2), last->zero) &&
+		!DatumGetBool(
+			DirectFunctionCall2(numeric_eq, PG_GETARG_DATUM(2), NumericGetDatum(last->zero))))
 		PG_RETURN_DATUM(special_sum(PG_GETARG_DATUM(2)));
-	scale = (decimal_digits(PG_GETARG_DATUM(1)) - 1) / DIGITS_PER_SCALE;
-	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, sum)) == scale)
-		PG_RETURN_DATUM(sum);
-	PG_RETURN_DATUM(DirectFunctionCall2(numeric_round, sum, Int32GetDatum(scale)));
+	sum = PG_GETARG_NUMERIC(0);
+	if (!is_finite(sum))
+		PG_RETURN_NUMERIC(sum);
+	scale = largest_scale(last, PG_GETARG_NUMERIC(1), fcinfo->flinfo->fn_mcxt);
+	if (DatumGetInt32(DirectFunctionCall1(numeric_scale, NumericGetDatum(sum))) == scale)
+		PG_RETURN_NUMERIC(sum);
+	PG_RETURN_DATUM(DirectFunctionCall2(numeric_round, NumericGetDatum(sum), Int32GetDatum(scale)));
 }

@@ -162,6 +162,23 @@ cmp_ok(Time::HiRes::time() - $began, '<', 10, 'CASES 67: are computed in one pas
 sql(q[SELECT mill.fold('a.w')]);
 is(differences('a.w', 'SELECT k, count(*) AS n, max(v) AS v FROM t.w GROUP BY k') . sql(q[SELECT count(*) FROM mill_data."w$delta"]), '0', 'CASES 67: and folded');
 
+# ---- CASES 67: a branch that is not run is no reason to compile a query ----
+
+SKIP:
+{
+	skip('this server cannot compile queries', 4) if sql('SET jit = on; SELECT pg_jit_available()') ne 't';
+	my $plan = sub { return sql("SET jit = on; SET jit_above_cost = $_[0]; SET max_parallel_workers_per_gather = 0; EXPLAIN (ANALYZE, TIMING OFF) SELECT sum(n) FROM $_[1] x"); };
+	my $query = '(SELECT k, count(*) AS n, max(v) AS v FROM t.w GROUP BY k)';
+
+	sql('VACUUM ANALYZE t.w; VACUUM ANALYZE mill_data."w$state"');
+	like($plan->(1500, $query), qr/JIT:/, 'CASES 67: the plain query costs much and is compiled');
+	unlike($plan->(1500, 'a.w'), qr/JIT:/, 'CASES 67: the view is not');
+	like($plan->(50, 'a.w'), qr/JIT:/, 'CASES 67: but where the state table costs much');
+	sql(q[UPDATE mill_catalog.aggregate SET live = false WHERE view = 'a.w'::regclass]);
+	like($plan->(1500, 'a.w'), qr/JIT:/, 'CASES 67: and where it is the plain query');
+	sql(q[UPDATE mill_catalog.aggregate SET live = true WHERE view = 'a.w'::regclass]);
+}
+
 # ---- CASES 68: everybody against everybody ----
 
 my $many = 'SELECT k, count(*) AS n, max(v) AS v, sum(v) AS s FROM t.m GROUP BY k';
