@@ -13,10 +13,12 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xlog.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "commands/trigger.h"
@@ -41,11 +43,15 @@ mill_extension(void)
 	return get_extension_oid("pg_mill", true);
 }
 
-/* The function's oid if the node calls mill.<name>, else InvalidOid. */
+/*
+ * The function's oid if the node calls mill.<name>, else InvalidOid.  Also asked by planner
+ * hooks, so in databases without the extension, where others may have such a function.
+ */
 Oid
 mill_function_of_ours(Node *node, const char *name)
 {
 	Oid function = InvalidOid;
+	Oid extension;
 	char *called;
 	char *schema;
 
@@ -60,7 +66,12 @@ mill_function_of_ours(Node *node, const char *name)
 	if (called == NULL || strcmp(called, name) != 0)
 		return InvalidOid;
 	schema = get_namespace_name(get_func_namespace(function));
-	return schema && strcmp(schema, "mill") == 0 ? function : InvalidOid;
+	if (schema == NULL || strcmp(schema, "mill") != 0)
+		return InvalidOid;
+	extension = mill_extension();
+	return OidIsValid(extension) && getExtensionOfObject(ProcedureRelationId, function) == extension
+			   ? function
+			   : InvalidOid;
 }
 
 /* The owner of a relation, which must exist. */

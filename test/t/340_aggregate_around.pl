@@ -179,6 +179,16 @@ SKIP:
 	sql(q[UPDATE mill_catalog.aggregate SET live = true WHERE view = 'a.w'::regclass]);
 }
 
+# ---- somebody else's functions of these names, in a database without the extension ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE without');
+$node->safe_psql('without', q[CREATE SCHEMA mill;
+	CREATE FUNCTION mill.tumble(i int, size int) RETURNS TABLE (window_start int, window_end int) LANGUAGE sql AS 'SELECT 1, i';
+	CREATE FUNCTION mill.is_live(regclass) RETURNS boolean STABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END']);
+is($node->safe_psql('without', 'SELECT count(*) FROM (SELECT window_start, window_end, count(*) FROM generate_series(1, 3) i, mill.tumble(i, 1) GROUP BY 1, 2) x'),
+	3, 'a function mill.tumble of somebody else is not taken for ours');
+is($node->safe_psql('without', q[SET jit_above_cost = 0; SELECT count(*) > 0 FROM pg_class WHERE mill.is_live('pg_class')]), 't', 'nor is mill.is_live');
+
 # ---- CASES 68: everybody against everybody ----
 
 my $many = 'SELECT k, count(*) AS n, max(v) AS v, sum(v) AS s FROM t.m GROUP BY k';
