@@ -195,7 +195,22 @@ return_rows(ReturnSetInfo *result)
 		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
 }
 
-/* A relation whose changes are not captured, as one more row. */
+/*
+ * A relation whose changes are not captured; InvalidOid: there is none.  DDL may have
+ * changed which they are while we waited for its lock: then the aggregate's row is another one.
+ */
+static Oid
+uncaptured(const MillAggregate *a)
+{
+	Oid found = mill_find_uncaptured(a->relations, true);
+
+	if (!OidIsValid(found))
+		return InvalidOid;
+	a = mill_aggregate_by_id(a->id);
+	return a && a->live ? mill_find_uncaptured(a->relations, true) : InvalidOid;
+}
+
+/* That as one more row. */
 static void
 report_triggers(const MillAggregate *a, ReturnSetInfo *result)
 {
@@ -203,7 +218,7 @@ report_triggers(const MillAggregate *a, ReturnSetInfo *result)
 		{.sql = "SELECT 'triggers'::text, jsonb_build_object('uncaptured', $1::regclass)",
 		 .nargs = 1,
 		 .types = {OIDOID}};
-	Datum values[1] = {ObjectIdGetDatum(mill_find_uncaptured(a->relations, true))};
+	Datum values[1] = {ObjectIdGetDatum(uncaptured(a))};
 
 	if (!OidIsValid(DatumGetObjectId(values[0])))
 		return;
