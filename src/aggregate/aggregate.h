@@ -28,7 +28,7 @@ typedef struct MillAggregate
 	List *relations;	  /* base table and partitions whose changes are captured; oids */
 } MillAggregate;
 
-/* Install the executor hook of merge.c; called once, when the library is loaded. */
+/* Install the hooks of plan.c and merge.c; called once, when the library is loaded. */
 extern void mill_plan_init(void);
 extern void mill_merge_init(void);
 

@@ -27,11 +27,11 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 #include "core/query.h"
 
 #include "aggregate/definition.h"
-#include "core/catalog.h"
 #include "window/window.h"
 
 /* The view must be a plain one whose query can be replaced. */

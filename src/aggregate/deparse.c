@@ -25,10 +25,10 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
-#include "core/catalog.h"
 #include "window/window.h"
 
 /* A constant as text with its type. */

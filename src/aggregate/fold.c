@@ -13,20 +13,17 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/procarray.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/xid8.h"
 
 #include "core/catalog.h"
@@ -67,10 +64,8 @@ execute_limited(const char *sql, int64 limit)
 static int64
 fold_limit(Oid delta)
 {
-	Relation rel = table_open(delta, RowExclusiveLock);
-	int64 waiting = (int64) RelationGetNumberOfBlocks(rel) * DELTAS_PER_PAGE;
+	int64 waiting = (int64) mill_pages_now(delta, false) * DELTAS_PER_PAGE;
 
-	table_close(rel, NoLock);
 	return Max(FOLD_LIMIT, Min(FOLD_LIMIT_BEHIND, waiting / 4));
 }
 
@@ -261,7 +256,7 @@ typedef struct Apart
 	int failed;
 	ErrorData *error; /* of the first that failed */
 	int64 hash;
-	char **group; /* its name */
+	char *group; /* its name, or "?" */
 } Apart;
 
 /* In no order, so that those that fail are not always before others. */
@@ -287,7 +282,7 @@ read_hashes(void *arg)
 static void
 read_group(void *arg)
 {
-	const Apart *apart = arg;
+	Apart *apart = arg;
 	MillTables *t = mill_aggregate_tables(apart->work->aggregate);
 
 	mill_execute(mill_sql(apart->work->d, t,
@@ -295,7 +290,7 @@ read_group(void *arg)
 						  psprintf(INT64_FORMAT, apart->hash), MILL_END),
 				 SPI_OK_SELECT);
 	if (SPI_processed > 0)
-		*apart->group = mill_text(0, 1);
+		apart->group = mill_text(0, 1);
 }
 
 static void
@@ -359,21 +354,21 @@ fold_halves(Apart *apart, int first, int count, ErrorData *error)
 static ErrorData *
 name_groups(Apart *apart, MemoryContext errors)
 {
-	char *group = "?";
 	MemoryContext before;
 	ErrorData *error;
 
 	/* its types are the user's and may fail, too: then the error matters more */
-	apart->group = &group;
+	apart->group = "?";
 	(void) mill_try(read_group_as_owner, apart, CurrentMemoryContext, true);
 	before = MemoryContextSwitchTo(errors);
 	error = palloc0(sizeof(ErrorData));
 	error->elevel = WARNING;
 	error->sqlerrcode = apart->error->sqlerrcode;
 	error->message = apart->failed == 1
-						 ? psprintf("group %s could not be folded: %s", group, apart->error->message)
+						 ? psprintf("group %s could not be folded: %s", apart->group,
+									apart->error->message)
 						 : psprintf("%d groups could not be folded, %s among them: %s",
-									apart->failed, group, apart->error->message);
+									apart->failed, apart->group, apart->error->message);
 	error->detail = apart->error->detail ? pstrdup(apart->error->detail) : NULL;
 	error->hint = apart->error->hint ? pstrdup(apart->error->hint) : NULL;
 	error->context = apart->error->context ? pstrdup(apart->error->context) : NULL;

@@ -29,6 +29,7 @@ typedef enum MillReading
 } MillReading;
 
 extern MillReading mill_reading_now(Oid state);
+extern uint64 mill_pages_now(Oid relid, bool recent);
 extern void mill_examine_state(Oid state, void (*function)(void *arg), void *arg);
 
 /* objects.c: tables and views of an aggregate, as the extension's owner */

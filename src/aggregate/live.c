@@ -311,8 +311,8 @@ find_answer(Oid state, Snapshot snapshot, bool *is_ours)
  * Pages of a relation and its partitions, all of them, or only those that may have rows
  * which not everybody sees yet; 0 if it is not known because of somebody's lock.
  */
-static uint64
-pages_now(Oid relid, bool recent)
+uint64
+mill_pages_now(Oid relid, bool recent)
 {
 	uint64 pages = 0;
 	ListCell *lc;
@@ -340,39 +340,44 @@ pages_now(Oid relid, bool recent)
 }
 
 /*
- * Does so much wait to be folded that the plain query is faster?  Both give the same.
- * Pages that the fold has emptied do not count once they have been vacuumed.
+ * What to read of an aggregate that is live, by what waits to be folded: the plain query where
+ * that is faster.  All give the same.  Pages that the fold has emptied do not count once
+ * they have been vacuumed.
  */
-static bool
-is_plain_faster(Oid base, Oid delta)
+static MillReading
+fastest_reading(Oid base, Oid delta)
 {
-	uint64 waiting = pages_now(delta, true);
+	uint64 waiting = mill_pages_now(delta, true);
 	uint64 plain;
 
 	if (waiting <= FEW_DELTA_PAGES)
-		return false;
-	plain = pages_now(base, false);
-	return plain > 0 && waiting * DELTA_PAGE_COST > plain;
+		return MILL_READS_STATE;
+	plain = mill_pages_now(base, false);
+	return plain > 0 && waiting * DELTA_PAGE_COST > plain ? MILL_READS_PLAIN : MILL_READS_DELTAS;
 }
 
-static bool
-find_live(Oid state, Snapshot snapshot)
+static MillReading
+find_reading(Oid state, Snapshot snapshot)
 {
 	Relation rel = table_open(get_relname_relid("aggregate",
 												get_namespace_oid("mill_catalog", false)),
 							  AccessShareLock);
 	HeapTuple latest;
-	bool live = false;
+	MillReading reading = MILL_READS_PLAIN;
+	bool is_right;
 
 	/* the latest row is found by the snapshot of catalogs, which is always the newest */
-	if (live_row(rel, state, snapshot) && (latest = live_row(rel, state, NULL)) != NULL)
-		live = sees_transaction(snapshot, DatumGetUInt64(column_of(rel, latest, "exact_since"))) &&
-			   !has_pending_detach(DatumGetObjectId(column_of(rel, latest, "base_table"))) &&
-			   (examined == state ||
-				!is_plain_faster(DatumGetObjectId(column_of(rel, latest, "base_table")),
-								 DatumGetObjectId(column_of(rel, latest, "delta_table"))));
+	is_right = live_row(rel, state, snapshot) && (latest = live_row(rel, state, NULL)) != NULL &&
+			   sees_transaction(snapshot, DatumGetUInt64(column_of(rel, latest, "exact_since"))) &&
+			   !has_pending_detach(DatumGetObjectId(column_of(rel, latest, "base_table")));
+	if (is_right)
+		reading = fastest_reading(DatumGetObjectId(column_of(rel, latest, "base_table")),
+								  DatumGetObjectId(column_of(rel, latest, "delta_table")));
+	/* what is examined is read, even if that is slow */
+	if (is_right && examined == state && reading == MILL_READS_PLAIN)
+		reading = MILL_READS_DELTAS;
 	table_close(rel, AccessShareLock);
-	return live;
+	return reading;
 }
 
 /*
@@ -391,9 +396,8 @@ mill_is_live(PG_FUNCTION_ARGS)
 
 	if (!is_ours)
 	{
-		bool live = (!OidIsValid(examined) || examined == state) && find_live(state, snapshot);
-
-		answer->live = live;
+		answer->live = (!OidIsValid(examined) || examined == state) &&
+					   find_reading(state, snapshot) != MILL_READS_PLAIN;
 		answer->xmin = snapshot->xmin;
 		answer->xmax = snapshot->xmax;
 		answer->running = snapshot->xcnt;
@@ -404,24 +408,11 @@ mill_is_live(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(answer->live);
 }
 
-/* How many deltas would a query read that begins now? */
+/* What would a query read that begins now? */
 MillReading
 mill_reading_now(Oid state)
 {
-	Relation rel;
-	HeapTuple row;
-	MillReading reading = MILL_READS_DELTAS;
-
-	if (!ActiveSnapshotSet() || !find_live(state, GetActiveSnapshot()))
-		return MILL_READS_PLAIN;
-	rel = table_open(get_relname_relid("aggregate", get_namespace_oid("mill_catalog", false)),
-					 AccessShareLock);
-	row = live_row(rel, state, NULL);
-	if (row &&
-		pages_now(DatumGetObjectId(column_of(rel, row, "delta_table")), true) <= FEW_DELTA_PAGES)
-		reading = MILL_READS_STATE;
-	table_close(rel, AccessShareLock);
-	return reading;
+	return ActiveSnapshotSet() ? find_reading(state, GetActiveSnapshot()) : MILL_READS_PLAIN;
 }
 
 /*

@@ -26,10 +26,10 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
-#include "core/catalog.h"
 #include "aggregate/state.h"
 
 /* The measure that is being built. */

@@ -16,10 +16,10 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "core/catalog.h"
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
-#include "core/catalog.h"
 
 void
 mill_refuse(const char *what, const char *hint)

@@ -51,61 +51,41 @@ has_fixed_windows(const RangeTblEntry *rte)
 	return true;
 }
 
-/* The column of fixed windows that a GROUP BY item is; NULL if it is something else. */
-static const Var *
-grouped_window_column(const Query *query, SortGroupClause *item)
-{
-	const TargetEntry *entry = get_sortgroupclause_tle(item, query->targetList);
-	const Var *var = (const Var *) entry->expr;
-
-	return IsA(var, Var) && var->varlevelsup == 0 &&
-				   has_fixed_windows(rt_fetch(var->varno, query->rtable))
-			   ? var
-			   : NULL;
-}
-
-static bool
-is_grouped_by_start(const Query *query, int rti)
+/* The GROUP BY item that is a column of a range table entry; NULL: none. */
+static SortGroupClause *
+grouped_column(const Query *query, int rti, AttrNumber column)
 {
 	ListCell *lc;
 
 	foreach (lc, query->groupClause)
 	{
-		const Var *var = grouped_window_column(query, lfirst(lc));
+		const Var *var = (const Var *) get_sortgroupclause_expr(lfirst(lc), query->targetList);
 
-		if (var && var->varno == rti && var->varattno == WINDOW_START)
-			return true;
+		if (IsA(var, Var) && var->varlevelsup == 0 && var->varno == rti && var->varattno == column)
+			return lfirst(lc);
 	}
-	return false;
-}
-
-static bool
-has_window_entry(const Query *query)
-{
-	ListCell *lc;
-
-	foreach (lc, query->rtable)
-	{
-		if (has_fixed_windows(lfirst(lc)))
-			return true;
-	}
-	return false;
+	return NULL;
 }
 
 static void
-group_by_starts_alone(Query *query)
+group_by_start_alone(Query *query, int rti)
 {
-	ListCell *lc;
+	SortGroupClause *end;
 
-	if (list_length(query->groupClause) < 2 || query->groupingSets != NIL ||
-		!has_window_entry(query) || !mill_flatten_groups(query))
+	while (grouped_column(query, rti, WINDOW_START) != NULL &&
+		   (end = grouped_column(query, rti, WINDOW_END)) != NULL)
+		query->groupClause = list_delete_ptr(query->groupClause, end);
+}
+
+static void
+leave_out_ends(Query *query)
+{
+	if (list_length(query->groupClause) < 2 || query->groupingSets != NIL)
 		return;
-	foreach (lc, query->groupClause)
+	for (int rti = 1; rti <= list_length(query->rtable); rti++)
 	{
-		const Var *var = grouped_window_column(query, lfirst(lc));
-
-		if (var && var->varattno == WINDOW_END && is_grouped_by_start(query, var->varno))
-			query->groupClause = foreach_delete_current(query->groupClause, lc);
+		if (has_fixed_windows(rt_fetch(rti, query->rtable)) && mill_flatten_groups(query))
+			group_by_start_alone(query, rti);
 	}
 }
 
@@ -116,7 +96,7 @@ walk(Node *node, void *context)
 		return false;
 	if (!IsA(node, Query))
 		return expression_tree_walker(node, walk, context);
-	group_by_starts_alone((Query *) node);
+	leave_out_ends((Query *) node);
 	return query_tree_walker((Query *) node, walk, context, 0);
 }
 
