@@ -38,7 +38,7 @@ _PG_init(void)
 	mill_xact_init();
 	mill_merge_init();
 	mill_plan_init();
-	mill_window_group_init();
+	mill_window_plan_init();
 	mill_room_register(&mill_pipeline_room);
 	mill_room_register(&mill_fold_room);
 	mill_room_register(&mill_job_room);

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -226,6 +227,18 @@ report_triggers(const MillAggregate *a, ReturnSetInfo *result)
 	return_rows(result);
 }
 
+/* Lock what an aggregate reads: then nobody changes, until the end of the transaction, what it is. */
+static void
+lock_tables(const MillAggregate *a)
+{
+	Relation rel;
+
+	LockRelationOid(a->base, AccessShareLock);
+	rel = table_open(a->definition, AccessShareLock);
+	AcquireRewriteLocks(copyObject(get_view_query(rel)), true, false);
+	table_close(rel, NoLock);
+}
+
 /*
  * SQL: mill.verify(view) returns found_in, row_data of each row that differs, and of
  * whatever else is not as it should be
@@ -240,19 +253,23 @@ mill_verify(PG_FUNCTION_ARGS)
 	SPI_connect();
 	a = mill_aggregate_of_view(PG_GETARG_OID(0), false);
 	mill_aggregate_require_owner(a);
+	lock_tables(a);
+	/* whose lock we waited for may have laid it to rest */
+	a = mill_aggregate_of_view(PG_GETARG_OID(0), false);
 	if (!a->live)
+	{
 		ereport(NOTICE, (errmsg("\"%s\" is not live: it is its definition", get_rel_name(a->view))));
+		SPI_finish();
+		return (Datum) 0;
+	}
 	if (OidIsValid(a->history))
 		ereport(NOTICE, (errmsg("the history of \"%s\" is not compared: its rows are gone",
 								get_rel_name(a->view))));
 	mill_as_owner(a->owner, compare_state, a);
 	return_rows(result);
-	if (a->live)
-	{
-		mill_as_owner(a->owner, find_negative_state, a);
-		return_rows(result);
-		report_triggers(a, result);
-	}
+	mill_as_owner(a->owner, find_negative_state, a);
+	return_rows(result);
+	report_triggers(a, result);
 	SPI_finish();
 	return (Datum) 0;
 }

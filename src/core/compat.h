@@ -118,13 +118,24 @@ mill_flatten_groups(Query *query)
 #define mill_flatten_groups(query) ((query) != NULL)
 #endif
 
+/* Replace the columns of a range table entry of a query that is not the target of a command. */
+#include "rewrite/rewriteManip.h"
+
+#if PG_VERSION_NUM >= 180000
+#define mill_replace_vars(query, rti, rte, columns)                                                \
+	ReplaceVarsFromTargetList((Node *) (query), rti, 0, rte, columns, 0, REPLACEVARS_REPORT_ERROR, \
+							  0, NULL)
+#else
+#define mill_replace_vars(query, rti, rte, columns)                                                \
+	ReplaceVarsFromTargetList((Node *) (query), rti, 0, rte, columns, REPLACEVARS_REPORT_ERROR, 0, \
+							  NULL)
+#endif
+
 /*
  * Take out of a copy of a view's query what 15 has in front of its range table: entries for
  * OLD and NEW, which make it name the table before each column when it is written.
  */
 #if PG_VERSION_NUM < 160000
-#include "rewrite/rewriteManip.h"
-
 static inline void
 mill_drop_rule_entries(Query *query)
 {

@@ -38,7 +38,7 @@ typedef struct MillWindows
 	pg_tz *zone;	 /* set if units are local time */
 } MillWindows;
 
-extern void mill_window_group_init(void);
+extern void mill_window_plan_init(void);
 extern MillWidthKind mill_width_kind(const Interval *size);
 extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
 extern int64 mill_pane_width_int(int64 slide, int64 size);

@@ -23,7 +23,9 @@ use Time::HiRes;
 my $cases = $ENV{MILL_CASES} || ($ENV{MILL_SEED} ? 1 : 300);
 my $first = $ENV{MILL_SEED} || random_seed();
 my $drivers = $cases > 1 ? 2 : 1;
-my @once_failed;
+# Seeds that failed; the first of them before cases had outer joins, history and disturbances, and so without.
+my @first_failed = (5080, 910182, 910313, 910883, 301446313, 1444775882, 1444775884, 1444775929, 1444775992, 1444776000, 1444776099, 1444776108, 1700084133);
+my @once_failed = (@first_failed, 2000426252, 1281434619, 382588289);
 my $version;		# of the server, as server_version_num
 my $collations;		# the nondeterministic one, if this server has ICU
 
@@ -836,9 +838,9 @@ sub drive
 	foreach my $seed (@seeds)
 	{
 		my ($case, $t) = random_case($seed);
-		add_outer($case, $t) if $ENV{MILL_OUTER} // int($seed / 2) % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
-		add_history($case, $t) if $ENV{MILL_HISTORY} // $seed % 4 == 0 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
-		disturb($case, $t) if $ENV{MILL_DISTURB} // $seed % 2 && $mode eq 'live' && !grep { $_ == $seed } @once_failed;
+		add_outer($case, $t) if $ENV{MILL_OUTER} // int($seed / 2) % 2 && $mode eq 'live' && !grep { $_ == $seed } @first_failed;
+		add_history($case, $t) if $ENV{MILL_HISTORY} // $seed % 4 == 0 && $mode eq 'live' && !grep { $_ == $seed } @first_failed;
+		disturb($case, $t) if $ENV{MILL_DISTURB} // $seed % 2 && $mode eq 'live' && !grep { $_ == $seed } @first_failed;
 		my $failure = $player->play($case) or next;
 		$failure->{log} //= [ @{ $player->{log} } ];
 		($case, $failure) = $player->reduce($case, $failure) if $ENV{MILL_REDUCE};
@@ -908,7 +910,6 @@ if ($cases > 1)
 	cmp_ok($wrong->{failed}, '>=', 6, "the test finds views that hear of inserts alone ($wrong->{failed} of 16)");
 }
 my $began = Time::HiRes::time();
-@once_failed = (5080, 910182, 910313, 910883, 301446313, 1444775882, 1444775884, 1444775929, 1444775992, 1444776000, 1444776099, 1444776108, 1700084133, 2000426252, 1281434619);
 my $sum = play_all($node, $ENV{MILL_MODE} || 'live', ($cases > 1 ? @once_failed : ()), map { $first + $_ } 0 .. $cases - 1);
 my $seconds = sprintf('%.0f', Time::HiRes::time() - $began);
 diag($sum->{text}) if $sum->{text};
