@@ -1307,7 +1307,9 @@ SELECT c.oid::regclass AS aggregate,
        p.last_fold_at,
        a.backfill_until,
        p.groups_filled,
-       coalesce('nothing is folded or filled: ' || mill_catalog.login_obstacle(c.relowner), f.warning, e.message,
+       coalesce('nothing is folded or filled: ' || mill_catalog.login_obstacle(c.relowner),
+                (SELECT format('the view is the plain query: DETACH PARTITION ... CONCURRENTLY of %s is not finished', i.inhrelid::regclass)
+                 FROM pg_inherits i WHERE a.live AND i.inhdetachpending AND i.inhrelid = ANY (a.relations) LIMIT 1), f.warning, e.message,
                 CASE WHEN a.live AND f.oldest_delta < clock_timestamp() - greatest(interval '1 minute', 10 * a.fold_interval)
                      THEN format('deltas have waited since %s: no worker folds them (mill.workers), it is behind, or their group keys are too long for an index', f.oldest_delta) END) AS warning,
        a.fold_interval,

@@ -114,8 +114,7 @@ mill_aggregate_of_view(Oid view, bool missing_ok)
 	List *rows = read_rows(&read, ObjectIdGetDatum(view));
 
 	if (rows == NIL && !missing_ok && get_rel_name(view) == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("relation with OID %u does not exist", view)));
+		mill_no_such_relation(view);
 	if (rows == NIL && !missing_ok)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("\"%s\" is not a continuous aggregate", get_rel_name(view)),
@@ -349,8 +348,7 @@ mill_relation_name(Oid relid)
 	char *name = get_rel_name(relid);
 
 	if (name == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("relation with OID %u does not exist", relid)));
+		mill_no_such_relation(relid);
 	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
 }
 

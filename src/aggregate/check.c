@@ -38,8 +38,10 @@
 void
 mill_check_view(Oid view)
 {
-	Relation rel = relation_open(view, AccessShareLock);
+	Relation rel = try_relation_open(view, AccessShareLock);
 
+	if (rel == NULL)
+		mill_no_such_relation(view);
 	if (rel->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -80,7 +82,8 @@ mill_check_base(Oid base)
 	if (rel->relkind != RELKIND_RELATION && rel->relkind != RELKIND_PARTITIONED_TABLE)
 		mill_refuse(psprintf("\"%s\" as base table", name), "Use an ordinary or partitioned table.");
 	if (IsCatalogRelationOid(base))
-		mill_refuse(psprintf("the system catalog \"%s\" as base table", name), NULL);
+		mill_refuse(psprintf("the system catalog \"%s\" as base table", name),
+					"Copy what you need of it into a table, by a job.");
 	if (rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		mill_refuse(psprintf("the unlogged table \"%s\" as base table", name),
 					"A crash empties it without a trace. Use ALTER TABLE ... SET LOGGED.");
@@ -163,7 +166,7 @@ check_clauses(const Query *q)
 	if (q->sortClause)
 		mill_refuse("ORDER BY", "Sort in the query that reads the view.");
 	if (q->rowMarks)
-		mill_refuse("FOR UPDATE and FOR SHARE", NULL);
+		mill_refuse("FOR UPDATE and FOR SHARE", "Leave it out: a group is no row to lock.");
 	if (q->hasTargetSRFs)
 		mill_refuse("set-returning functions in the select list", "Call the function in FROM.");
 	if (q->groupingSets)

@@ -260,7 +260,8 @@ refuse_inner(const MillDefinition *inner, const char *name)
 		mill_refuse(psprintf("\"%s\", which has HAVING, as rows to aggregate", name),
 					"Leave HAVING to the query that reads it.");
 	if (inner->ungrouped)
-		mill_refuse(psprintf("the only row of \"%s\" as rows to aggregate", name), NULL);
+		mill_refuse(psprintf("the only row of \"%s\" as rows to aggregate", name),
+					"Aggregate the table itself.");
 }
 
 /* A call of mill.window_start or mill.window_end for a window of this query. */

@@ -430,7 +430,7 @@ measure_recompute(Measuring *w)
 	if (contain_var_clause((Node *) call->aggdirectargs))
 		mill_refuse(psprintf("a direct argument of %s that is not a constant",
 							 format_procedure(call->aggfnoid)),
-					NULL);
+					"Write a constant, or a view for each value.");
 	foreach (lc, call->args)
 	{
 		TargetEntry *entry = lfirst(lc);

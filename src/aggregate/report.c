@@ -468,6 +468,8 @@ mill_definition_text(PG_FUNCTION_ARGS)
 	Datum values[1] = {PG_GETARG_DATUM(0)};
 	Oid definition;
 
+	if (get_rel_name(PG_GETARG_OID(0)) == NULL)
+		mill_no_such_relation(PG_GETARG_OID(0));
 	if (get_rel_relkind(PG_GETARG_OID(0)) != RELKIND_VIEW)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("\"%s\" is not a view", get_rel_name(PG_GETARG_OID(0)))));

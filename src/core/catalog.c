@@ -74,6 +74,14 @@ mill_function_of_ours(Node *node, const char *name)
 			   : InvalidOid;
 }
 
+/* Raise the error of a regclass that is none, as it comes of a number. */
+_Noreturn void
+mill_no_such_relation(Oid relid)
+{
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+					errmsg("relation with OID %u does not exist", relid)));
+}
+
 /* The owner of a relation, which must exist. */
 Oid
 mill_relation_owner(Oid relid)

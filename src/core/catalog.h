@@ -29,6 +29,7 @@ typedef struct MillStatement
 
 extern Oid mill_extension(void);
 extern Oid mill_function_of_ours(Node *node, const char *name);
+extern _Noreturn void mill_no_such_relation(Oid relid);
 extern Oid mill_relation_owner(Oid relid);
 
 /*

@@ -64,8 +64,7 @@ void
 mill_check_written_target(Oid target)
 {
 	if (get_rel_name(target) == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("relation with OID %u does not exist", target)));
+		mill_no_such_relation(target);
 	if (superuser() && !superuser_arg(mill_relation_owner(target)) && !mill_superuser_any_target)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("a superuser cannot write into \"%s\", which belongs to another role",

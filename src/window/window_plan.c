@@ -113,6 +113,18 @@ put_arguments(Node *node, void *arguments)
 	return expression_tree_mutator(node, put_arguments, arguments);
 }
 
+/* Is it SELECT columns WHERE condition, and nothing else? Whoever may can replace a function. */
+static bool
+is_simple(const Query *body)
+{
+	return body->commandType == CMD_SELECT && body->rtable == NIL && body->cteList == NIL &&
+		   !body->hasSubLinks && !body->hasAggs && !body->hasWindowFuncs && !body->hasTargetSRFs &&
+		   body->setOperations == NULL && body->groupClause == NIL && body->groupingSets == NIL &&
+		   body->havingQual == NULL && body->distinctClause == NIL && body->sortClause == NIL &&
+		   body->limitOffset == NULL && body->limitCount == NULL &&
+		   list_length(body->targetList) == 2;
+}
+
 /*
  * The body of a function as core would inline it: only what its owner and the session
  * leave as we made it.  NULL: it is to be called.
@@ -136,8 +148,7 @@ body_of(HeapTuple tuple)
 	if (IsA(node, List))
 		node = linitial(linitial_node(List, (List *) node));
 	body = castNode(Query, node);
-	Assert(body->commandType == CMD_SELECT && body->rtable == NIL && !body->hasSubLinks);
-	return body;
+	return is_simple(body) ? body : NULL;
 }
 
 static bool
@@ -211,7 +222,10 @@ inline_windows(Query *query, int rti, HeapTuple tuple)
 	if (body == NULL || !take_out_of_query(query, rti, &conditions))
 		return false;
 	columns = (List *) put_arguments((Node *) body->targetList, arguments);
-	conditions = lcons(put_arguments(body->jointree->quals, arguments), conditions);
+	/* in the order in which they would be tried: ON, WHERE, the function's own */
+	conditions = lappend(conditions, query->jointree->quals);
+	conditions = lappend(conditions, put_arguments(body->jointree->quals, arguments));
+	query->jointree->quals = NULL;
 	foreach (lc, conditions)
 		query->jointree->quals = make_and_qual(query->jointree->quals, lfirst(lc));
 	*query = *castNode(Query, mill_replace_vars(query, rti, rte, columns));
@@ -223,18 +237,22 @@ inline_windows(Query *query, int rti, HeapTuple tuple)
 	return true;
 }
 
-/* Adds what a plan depends on to a list of PlanInvalItem. */
+/*
+ * Adds what a plan depends on to a list of PlanInvalItem.  With grouping sets, what is
+ * not grouped by is null, and an expression would no longer be known as the column that it was.
+ */
 static void
 inline_all_windows(Query *query, List **dependencies)
 {
+	if (query->commandType != CMD_SELECT || query->groupingSets != NIL)
+		return;
 	for (int rti = 1; rti <= list_length(query->rtable); rti++)
 	{
 		RangeTblEntry *rte = rt_fetch(rti, query->rtable);
 		HeapTuple tuple;
 		Oid function;
 
-		if (query->commandType != CMD_SELECT || rte->rtekind != RTE_FUNCTION ||
-			rte->funcordinality || list_length(rte->functions) != 1)
+		if (rte->rtekind != RTE_FUNCTION || rte->funcordinality || list_length(rte->functions) != 1)
 			continue;
 		function = mill_function_of_ours(((RangeTblFunction *) linitial(rte->functions))->funcexpr,
 										 "tumble");

@@ -5,7 +5,7 @@
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO';
 SET IntervalStyle = 'postgres';
-SELECT plan(266);
+SELECT plan(287);
 -- another one: PGOPTIONS='-c mill_test.seed=0.5'
 SELECT coalesce(nullif(current_setting('mill_test.seed', true), '')::float8, 0.19) AS seed \gset
 SELECT diag('seed ' || :'seed');
@@ -289,8 +289,15 @@ INSERT INTO in_place VALUES
     ('a join', 0, $$SELECT id, window_start, window_end FROM e, mill.tumble(at, '1 hour')$$),
     ('grouped by both', 0, $$SELECT window_start, window_end, count(*), min(window_end - at) FROM e, mill.tumble(at, '30 minutes') GROUP BY 1, 2$$),
     ('HAVING', 0, $$SELECT window_start, count(*) FROM e, mill.tumble(at, '1 hour') GROUP BY window_start, window_end HAVING window_end > '2024-03-31' AND count(*) > 3$$),
-    ('grouping sets', 0, $$SELECT window_start, window_end, grp, count(*), grouping(window_end) FROM e, mill.tumble(at, '3 hours') GROUP BY GROUPING SETS ((1, 2), (3), ())$$),
-    ('ROLLUP of expressions', 0, $$SELECT window_start::date AS d, window_end, count(*) FROM e, mill.tumble(at, '6 hours') GROUP BY ROLLUP (1, 2)$$),
+    ('grouping sets', 1, $$SELECT window_start, window_end, grp, count(*), grouping(window_end) FROM e, mill.tumble(at, '3 hours') GROUP BY GROUPING SETS ((1, 2), (3), ())$$),
+    ('ROLLUP of expressions', 1, $$SELECT window_start::date AS d, window_end, count(*) FROM e, mill.tumble(at, '6 hours') GROUP BY ROLLUP (1, 2)$$),
+    ('ROLLUP and a sublink', 1, $$SELECT w.window_start, (SELECT w.window_start), (SELECT count(*) FROM f WHERE f.at >= w.window_start), count(*) FROM e, mill.tumble(at, '6 hours') w GROUP BY ROLLUP (1)$$),
+    ('ROLLUP of the whole row', 1, $$SELECT w, w IS NULL, count(*) FROM e, mill.tumble(n, 10) w GROUP BY ROLLUP (w)$$),
+    ('grouping sets of equal windows', 1, $$SELECT w.window_start, x.window_start, coalesce(x.window_start, -1), count(*) FROM e, mill.tumble(n, 10) w, mill.tumble(n, 10) x WHERE id < 5 GROUP BY GROUPING SETS ((w.window_start), (x.window_start))$$),
+    ('grouping sets and a call of the user''s', 1, $$SELECT w.window_start, n, mill.window_start(e.n, 10) FROM e, mill.tumble(n, 10) w GROUP BY GROUPING SETS ((w.window_start), (e.n))$$),
+    ('grouping sets of a constant', 1, $$SELECT coalesce(w.window_start, -1), grp, count(*) FROM e, mill.tumble(5::bigint, 10::bigint) w GROUP BY GROUPING SETS ((w.window_start), (grp)) HAVING w.window_start IS NULL OR grp IS NULL$$),
+    ('below a query with grouping sets', 0, $$SELECT window_start, grp, count(*), (SELECT count(*) FROM f, mill.tumble(f.at, '6 hours') x WHERE x.window_start = s.window_start) FROM (SELECT grp, w.* FROM e, mill.tumble(at, '6 hours') w) s GROUP BY CUBE (1, 2)$$),
+    ('conditions of joins first', 0, $$SELECT count(*) FROM e JOIN mill.tumble(n, 10) w ON n + 0 <> 0 WHERE 10 / n > -1000$$),
     ('DISTINCT and ORDER BY', 0, $$SELECT DISTINCT window_end FROM e, mill.tumble(at, '2 hours') ORDER BY window_end DESC LIMIT 3$$),
     ('DISTINCT ON', 0, $$SELECT DISTINCT ON (window_start) window_start, id FROM e, mill.tumble(at, '2 hours') ORDER BY window_start, id$$),
     ('window functions', 0, $$SELECT id, rank() OVER (PARTITION BY window_start ORDER BY id), window_end FROM e, mill.tumble(at, '1 hour')$$),
@@ -351,7 +358,7 @@ FROM in_place;
 SELECT isnt((SELECT count(*) FROM rows_of(query)), 0::bigint, 'windows in place, rows: ' || what) FROM in_place;
 -- either inlined by core, with an empty row of its own, or called
 SELECT is((SELECT count(*)::int FROM plan_of(query) p WHERE p ~ '(^|->)\s+Result|^Result|Function Scan on (mill.tumble|"?w"?$|pg_catalog.generate_series.*w)') > 0, called = 1,
-    'windows in place, plan: ' || what) FROM in_place WHERE what NOT IN ('used in a CTE of a sublink', 'used laterally', 'of an outer query''s column', 'below an outer join', 'optional, in a join');
+    'windows in place, plan: ' || what) FROM in_place WHERE what NOT IN ('used in a CTE of a sublink', 'used laterally', 'of an outer query''s column', 'below an outer join', 'optional, in a join', 'grouping sets of a constant');
 -- what the user may not do, and what the owner has changed, stays
 PREPARE in_plan AS SELECT count(*) FROM e, mill.tumble(at, '1 hour');
 SET plan_cache_mode = force_generic_plan;
@@ -371,6 +378,11 @@ ALTER FUNCTION mill.tumble(timestamptz, interval, timestamptz, text) SET timezon
 SELECT isnt_empty($$SELECT FROM plan_of('SELECT count(*) FROM e, mill.tumble(at, ''1 hour'')') p WHERE p ~ 'Function Scan on mill.tumble'$$,
     'with settings of its own it is called');
 SELECT isnt_empty($$SELECT FROM plan_of('EXECUTE in_plan') p WHERE p ~ 'Function Scan on mill.tumble'$$, 'and a plan that is kept is made anew');
+ROLLBACK;
+BEGIN;
+CREATE OR REPLACE FUNCTION mill.tumble(ts bigint, size bigint, origin bigint DEFAULT 0) RETURNS TABLE (window_start bigint, window_end bigint)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1 BEGIN ATOMIC SELECT g, g + size FROM generate_series(ts, ts + 1) g; END;
+SELECT results_eq('SELECT count(*), sum(window_start - n) FROM e, mill.tumble(n, 10) WHERE id <= 300', 'VALUES (600::bigint, 300::numeric)', 'with another body it is called');
 ROLLBACK;
 RESET plan_cache_mode;
 DEALLOCATE in_plan;

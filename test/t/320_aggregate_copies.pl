@@ -157,12 +157,48 @@ $other->command_ok([ 'pg_restore', '-e', '-j', '2', '-d', $other->connstr('custo
 is($other->safe_psql('custom', $triggers), '', 'CASES 16: pg_restore -j 2: triggers are not dumped');
 check_arrived($other, 'custom', 'CASES 16: pg_restore -j 2', copy => 1);
 
+# the other forms
+$other->safe_psql('postgres', 'CREATE DATABASE once');
+$other->command_ok([ 'pg_restore', '-e', '-1', '-d', $other->connstr('once'), "$test_dir/dump.custom" ], 'CASES 60: pg_restore in one transaction');
+check_arrived($other, 'once', 'CASES 60: in one transaction', copy => 1);
+# over what is there and live
+my ($said, $complaints);
+IPC::Run::run([ 'pg_restore', '--clean', '--if-exists', '-d', $other->connstr('once'), "$test_dir/dump.custom" ], '>', \$said, '2>', \$complaints);
+# pg_dump's own: a partition's primary key goes with the table's
+is(join('', grep { !/cannot drop inherited constraint|errors ignored/ } $complaints =~ /^.*(?:ERROR|error).*\n/gm), '', 'CASES 60: pg_restore --clean over live aggregates');
+check_arrived($other, 'once', 'CASES 60: --clean', copy => 1);
+$other->safe_psql('postgres', 'DROP DATABASE once WITH (FORCE)');
+
+$node->command_ok([ 'pg_dump', '-s', '-d', $node->connstr('postgres'), '-f', "$test_dir/schema.sql" ], 'CASES 60: pg_dump of the schema alone');
+$node->command_ok([ 'pg_dump', '-a', '--disable-triggers', '-d', $node->connstr('postgres'), '-f', "$test_dir/data.sql" ], 'CASES 60: and of the data alone');
+$other->safe_psql('postgres', 'CREATE DATABASE empty');
+$other->command_ok([ @psql, '-d', $other->connstr('empty'), '-f', "$test_dir/schema.sql" ], 'CASES 60: the schema is restored');
+is(differences($other, 'empty') . $other->safe_psql('empty', 'TABLE tumbling'), '', 'CASES 60: schema alone: views over empty tables');
+$other->safe_psql('empty', q[INSERT INTO products SELECT i, 'p' || i FROM generate_series(0, 9) i]);
+change($other, 'empty', 1);
+isnt($other->safe_psql('empty', 'SELECT count(*) FROM tumbling'), 0, 'CASES 60: schema alone: rows that come are seen');
+is(differences($other, 'empty'), '', 'CASES 60: schema alone: rightly');
+$other->safe_psql('empty', qq(SELECT mill.materialize('"$_"', fold_interval => '100 milliseconds'))) foreach sort keys %views;
+$other->safe_psql('empty', q[SELECT mill.materialize('kept')]);
+ok(wait_for_sql($other, $all_live, db => 'empty'), 'CASES 60: schema alone: the views are adopted and filled');
+check_arrived($other, 'empty', 'CASES 60: schema alone');
+$other->safe_psql('postgres', 'DROP DATABASE empty WITH (FORCE)');
+
+$other->safe_psql('postgres', 'CREATE DATABASE halves');
+$other->command_ok([ @psql, '-d', $other->connstr('halves'), '-f', "$test_dir/$_.sql" ], "CASES 60: the $_, one after the other") foreach qw(schema data);
+check_arrived($other, 'halves', 'CASES 60: schema, then data', copy => 1);
+$other->safe_psql('postgres', 'DROP DATABASE halves WITH (FORCE)');
+
 # rows through triggers that are there already
 $other->safe_psql('postgres', 'CREATE DATABASE lacking');
 $node->command_ok([ 'pg_dump', '-Fc', '-T', 'logs_early', '-d', $node->connstr('postgres'), '-f', "$test_dir/dump.lacking" ], 'CASES 60: pg_dump without one partition');
 $other->command_ok([ 'pg_restore', '-e', '-d', $other->connstr('lacking'), "$test_dir/dump.lacking" ], 'CASES 60: it is restored');
 is($other->safe_psql('lacking', 'SELECT count(*) FROM mill.aggregates'), 1 + keys %views, 'CASES 60: with all aggregates');
-$other->safe_psql('postgres', 'DROP DATABASE lacking');
+is(differences($other, 'lacking'), '', 'CASES 60: which are right');
+$other->safe_psql('lacking', 'SELECT mill.arm()');
+ok(wait_for_sql($other, $all_live, db => 'lacking'), 'CASES 60: and live');
+is(differences($other, 'lacking'), '', 'CASES 60: and right then');
+$other->safe_psql('postgres', 'DROP DATABASE lacking WITH (FORCE)');
 
 $node->command_ok([ 'pg_dump', '-a', '-t', 'clicks', '-t', 'logs*', '-d', $node->connstr('postgres'), '-f', "$test_dir/rows.sql" ], 'CASES 16: pg_dump of the rows alone');
 $other->safe_psql('postgres', 'CREATE DATABASE filled');

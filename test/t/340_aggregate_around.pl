@@ -179,6 +179,115 @@ SKIP:
 	sql(q[UPDATE mill_catalog.aggregate SET live = true WHERE view = 'a.w'::regclass]);
 }
 
+# ---- CASES 61: triggers of ours by their names, and DROP VIEW in replica role ----
+
+sql(q[CREATE TABLE t.q (k int, v int); INSERT INTO t.q SELECT i % 3, i FROM generate_series(1, 30) i; CREATE TABLE t.names (k int PRIMARY KEY, name text);
+	INSERT INTO t.names VALUES (0, 'a'), (1, 'b'), (2, 'c'); CREATE VIEW a.q AS SELECT k, count(*) AS n, sum(v) AS s FROM t.q GROUP BY k; SELECT mill.materialize('a.q')]);
+my $q = 'SELECT k, count(*) AS n, sum(v) AS s FROM t.q GROUP BY k';
+my @ours = split /\n/, sql(q[SELECT tgname FROM pg_trigger WHERE tgrelid = 't.q'::regclass AND tgname LIKE 'mill%' ORDER BY 1]);
+cmp_ok(scalar @ours, '>=', 3, 'CASES 61: a table has triggers of ours');
+foreach my $name (@ours)
+{
+	try_psql($node, qq(ALTER TRIGGER "$name" ON t.q RENAME TO "renamed $name"));
+	sql('INSERT INTO t.q VALUES (1, 100); UPDATE t.q SET v = v + 1 WHERE k = 2; DELETE FROM t.q WHERE v = 3');
+	is(differences('a.q', $q), '', 'CASES 61: ALTER TRIGGER ... RENAME of one of ours: counted once');
+	my $now = sql(qq(SELECT tgname FROM pg_trigger WHERE tgrelid = 't.q'::regclass AND tgname IN ('$name', 'renamed $name')));
+	try_psql($node, qq(ALTER TABLE t.q DISABLE TRIGGER "$now"));
+	sql('INSERT INTO t.q VALUES (1, 100); UPDATE t.q SET v = v + 1 WHERE k = 2; DELETE FROM t.q WHERE v = 5');
+	is(differences('a.q', $q), '', 'CASES 61: DISABLE TRIGGER of one of ours: right');
+	try_psql($node, qq(ALTER TABLE t.q ENABLE TRIGGER "$now"));
+	sql('INSERT INTO t.q VALUES (0, 7)');
+	is(differences('a.q', $q), '', 'CASES 61: and enabled: right');
+	ok(becomes_live('a.q'), 'CASES 61: live in the end');
+}
+sql(q[CREATE VIEW a.q2 AS TABLE a.q; SET session_replication_role = replica; DROP VIEW a.q CASCADE; RESET session_replication_role; INSERT INTO t.q VALUES (1, 1); CREATE TABLE t.q3 ()]);
+is(sql(q[SELECT count(*) FROM mill_catalog.aggregate WHERE state_name = 'q$state']) . sql(q[SELECT count(*) FROM pg_trigger WHERE tgrelid = 't.q'::regclass AND tgname LIKE '%mill%']), '00', 'CASES 68: DROP VIEW in replica role leaves nothing behind');
+
+# ---- CASES 63: a case that changes below a collation that ignores it ----
+
+SKIP:
+{
+	skip('this server has no ICU', 2) if sql(q[SELECT count(*) FROM pg_collation WHERE collprovider = 'i']) eq '0';
+	sql(q[CREATE COLLATION t.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false); CREATE TABLE t.ci (id int, k text COLLATE t.any_case, x text COLLATE t.any_case);
+		INSERT INTO t.ci VALUES (1, 'a', 'one'), (2, 'B', 'two'); CREATE VIEW a.ci AS SELECT id, max(x) AS x, min(k) AS k FROM t.ci GROUP BY id; SELECT mill.materialize('a.ci')]);
+	ok(becomes_live('a.ci'), 'CASES 63: a nondeterministic collation');
+	sql(q[UPDATE t.ci SET x = 'ONE', k = 'A' WHERE id = 1]);
+	is(sql('SELECT x, k FROM a.ci WHERE id = 1'), 'ONE|A', 'CASES 63: an UPDATE to an equal value of another case shows');
+}
+
+# ---- CASES 64: rows that are looked up vanish together with the rows of the base ----
+
+sql(q[CREATE TABLE t.child (k int REFERENCES t.names, v int); INSERT INTO t.child SELECT i % 3, i FROM generate_series(1, 30) i;
+	CREATE VIEW a.child AS SELECT name, count(*) AS n FROM t.child JOIN t.names USING (k) GROUP BY name; SELECT mill.materialize('a.child')]);
+my $child = 'SELECT name, count(*) AS n FROM t.child JOIN t.names USING (k) GROUP BY name';
+ok(becomes_live('a.child'), 'CASES 64: a joined table');
+sql('BEGIN; DELETE FROM t.child WHERE k = 1; DELETE FROM t.names WHERE k = 1; COMMIT');
+is(differences('a.child', $child), '', 'CASES 64: rows of the base first, then those that are looked up: right');
+sql('DELETE FROM t.names WHERE k = 0 AND false; TRUNCATE t.child, t.names');
+is(differences('a.child', $child), '', 'CASES 64: both emptied at once');
+
+# ---- what is refused for the moment ----
+
+sub fails
+{
+	my ($what, $statement, $message) = @_;
+	my ($code, $out, $err) = try_psql($node, $statement);
+
+	return like($err, $message, $what);
+}
+
+sql(q[CREATE TABLE t.u (k int, v int) PARTITION BY LIST (k); CREATE TABLE t.u1 PARTITION OF t.u FOR VALUES IN (1); CREATE UNLOGGED TABLE t.u2 PARTITION OF t.u FOR VALUES IN (2);
+	INSERT INTO t.u VALUES (1, 1), (2, 2); CREATE VIEW a.u AS SELECT k, count(*) AS n FROM t.u GROUP BY k]);
+fails('CASES 62: an unlogged partition is told when the view is materialized', q[SELECT mill.materialize('a.u')], qr/t\.u2 is unlogged/);
+sql(q[ALTER TABLE t.u2 SET LOGGED; SELECT mill.materialize('a.u')]);
+ok(becomes_live('a.u'), 'CASES 62: logged it is taken');
+$reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN; SELECT count(*) FROM t.u');
+try_psql($node, q[SET statement_timeout = '500ms'; ALTER TABLE t.u DETACH PARTITION t.u2 CONCURRENTLY]);
+like(sql(q[SELECT coalesce(reason, warning) FROM mill.aggregates WHERE aggregate = 'a.u'::regclass]), qr/DETACH .* of t\.u2 is not finished/, 'CASES 62: a pending DETACH is told');
+is(differences('a.u', 'SELECT k, count(*) AS n FROM t.u GROUP BY k'), '', 'CASES 62: meanwhile it is right');
+sql('INSERT INTO t.u VALUES (1, 2)');
+like(state_of('a.u'), qr/resting: DETACH .*is not finished/, 'CASES 62: the next writer lays it to rest');
+fails('CASES 62: and by mill.refresh', q[SELECT mill.refresh('a.u')], qr/"u" cannot be (?:refreshed|live): DETACH .*is not finished/);
+$reader->query_safe('COMMIT');
+$reader->quit;
+sql('ALTER TABLE t.u DETACH PARTITION t.u2 FINALIZE');
+ok(becomes_live('a.u'), 'CASES 62: finished it is live');
+is(differences('a.u', 'SELECT k, count(*) AS n FROM t.u GROUP BY k'), '', 'CASES 62: and right');
+
+my $writer = $node->background_psql('postgres');
+$writer->query_safe('BEGIN; INSERT INTO t.q VALUES (1, 1)');
+fails('a writer that does not end: lock_timeout is heeded', q[CREATE VIEW a.late AS SELECT k, count(*) AS n FROM t.q GROUP BY k; SET lock_timeout = '1s'; SELECT mill.materialize('a.late')], qr/canceling statement due to lock timeout/);
+$writer->query_safe('COMMIT');
+$writer->quit;
+
+sql(q[CREATE VIEW a.more AS SELECT k, count(*) AS n, max(v) AS m FROM t.u GROUP BY k; SELECT mill.materialize('a.more')]);
+ok(becomes_live('a.more'), 'a view with one column more');
+fails('it does not replace one with fewer', q[SELECT mill.replace_aggregate('a.u', 'a.more')], qr/"u" and "more" have different numbers of columns.*HINT:  A new column needs a new view/s);
+sql('DROP VIEW a.more');
+
+# what mill.verify does not compare it says
+sql('ALTER TABLE t.u ENABLE ROW LEVEL SECURITY');
+fails('mill.verify of a view that rests', q[SELECT * FROM mill.verify('a.u')], qr/NOTICE:  "u" is not live: it is its definition/);
+sql('ALTER TABLE t.u DISABLE ROW LEVEL SECURITY');
+ok(becomes_live('a.u'), 'it is live again');
+sql(q[SELECT mill.retain('a.u')]);
+fails('of one with history', q[SELECT * FROM mill.verify('a.u')], qr/NOTICE:  the history of "u" is not compared: its rows are gone/);
+sql('ALTER TABLE t.u ENABLE ROW LEVEL SECURITY');
+fails('of one with history that rests', q[SELECT * FROM mill.verify('a.u')], qr/^(?!.*ERROR).*NOTICE:  "u" is not live/s);
+fails('a relation that there is not', qq(SELECT $_), qr/relation with OID 4294967295 does not exist/)
+	foreach map { "mill.$_('4294967295'::regclass)" } qw(definition materialize dematerialize refresh fold verify explain_aggregate retain drop_history);
+fails('a gap of sessions out of range', q[SELECT mill.session_start(at, '2147483647 days') OVER (ORDER BY at) FROM (VALUES (now())) v (at)], qr/gap of sessions out of range/);
+
+# ---- CASES 68: mill.aggregates waits for nobody ----
+
+my $holder = $node->background_psql('postgres');
+$holder->query_safe(q[BEGIN; LOCK TABLE t.u, t.w, a.w, mill_data."w$state", mill_data."w$delta", mill_data."w$def" IN ACCESS EXCLUSIVE MODE; TRUNCATE t.w]);
+like(sql(q[SET statement_timeout = '2s'; SELECT count(*) > 3 FROM mill_catalog.aggregate]), qr/t/, 'CASES 68: everything is locked by somebody');
+fails('CASES 68: mill.aggregates waits for nobody', q[SET statement_timeout = '3s'; SELECT 'rows ' || count(*) FROM (SELECT * FROM mill.aggregates OFFSET 0) x], qr/^$/);
+$holder->query_safe('ROLLBACK');
+$holder->quit;
+
 # ---- somebody else's functions of these names, in a database without the extension ----
 
 $node->safe_psql('postgres', 'CREATE DATABASE without');
