@@ -332,5 +332,44 @@ is(join("\n", grep { /deadlock/ } split /\n/, slurp_file($node->logfile)), '', '
 ok(becomes_live($_), "CASES 68: $_ is live in the end") foreach qw(a.many a.hours);
 is(differences('a.many', $many) . differences('a.hours', $hours), '', 'CASES 68: and right');
 
+# ---- CASES 68: DROP TABLE ... CASCADE, against writers, readers and fold ----
+
+my $make = q[CREATE TABLE t.brief (k int, v int); CREATE VIEW a.brief AS SELECT k, count(*) AS n FROM t.brief GROUP BY k; SELECT mill.materialize('a.brief', fold_interval => '10 milliseconds');];
+my $tries = sub { return "DO \$\$BEGIN $_[0]; EXCEPTION WHEN undefined_table OR undefined_object OR invalid_schema_name OR object_in_use THEN NULL; END\$\$;\n" };
+my %against = (
+	drop => [ 1, "$make\nINSERT INTO t.brief SELECT i % 3, i FROM generate_series(1, 20) i;\n\\sleep 30 ms\n", 'DROP TABLE t.brief CASCADE;' ],
+	write => [ 3, $tries->('INSERT INTO t.brief SELECT i % 3, i FROM generate_series(1, 5) i; DELETE FROM t.brief WHERE k = 1') ],
+	# not of the view: who reads any view locks it before its table, and DROP ... CASCADE the other way round
+	read => [ 2, $tries->('PERFORM count(*) FROM t.brief'), 'SELECT count(*) FROM mill.aggregates;' ],
+	fold => [ 1, $tries->(q[PERFORM mill.fold('a.brief')]) ]);
+my @running;
+foreach my $name (sort keys %against)
+{
+	my ($clients, @lines) = @{ $against{$name} };
+	my $said = '';
+
+	append_to_file("$test_dir/against_$name.sql", join("\n", @lines) . "\n");
+	push @running, [ IPC::Run::start([ $pgbench, '-n', '-c', $clients, '-T', 6, '-f', "$test_dir/against_$name.sql", $node->connstr('postgres') ], '<', \undef, '>', '/dev/null', '2>', "$test_dir/against_$name.err") ];
+}
+$_->[0]->finish foreach @running;
+is(join("\n", grep { /ERROR/ } map { split /\n/, slurp_file("$test_dir/against_$_.err") } sort keys %against), '', 'CASES 68: DROP TABLE ... CASCADE against all: nobody gets an error');
+is(join("\n", grep { /deadlock/ } split /\n/, slurp_file($node->logfile)), '', 'CASES 68: nor is there a deadlock');
+sql('DROP TABLE IF EXISTS t.brief CASCADE');
+is(sql(q[SELECT count(*) FROM pg_class WHERE relname LIKE 'brief%']) . sql(q[SELECT count(*) FROM mill.aggregates WHERE aggregate::text LIKE '%brief%']), '00', 'CASES 68: and nothing is left');
+
+# ---- CASES 69: no worker slot ----
+
+sql('ALTER SYSTEM SET mill.workers_max = 0');
+$node->reload;
+ok(wait_for_sql($node, q[SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pg_mill worker' AND application_name ~ 'fold']), 'CASES 69: no worker may run');
+sql('INSERT INTO t.m (k, v) VALUES (1, 1)');
+is(sql(q[SELECT warning FROM mill.aggregates WHERE aggregate = 'a.many'::regclass]), '', 'CASES 69: no warning at once');
+sql(q[UPDATE mill_data."many$delta" SET written_at = written_at - interval '5 minutes']);
+like(sql(q[SELECT warning FROM mill.aggregates WHERE aggregate = 'a.many'::regclass]), qr/deltas have waited since .*: no worker folds them/, 'CASES 69: but when deltas have waited for long, with their age');
+is(differences('a.many', $many), '', 'CASES 69: the view is right meanwhile');
+sql('ALTER SYSTEM RESET mill.workers_max');
+$node->reload;
+ok(wait_for_sql($node, q[SELECT coalesce(warning, '') = '' AND delta_rows = 0 FROM mill.aggregates WHERE aggregate = 'a.many'::regclass]), 'CASES 69: with a worker it is folded, and the warning is gone');
+
 $node->stop;
 done_testing();
