@@ -433,7 +433,7 @@ fold_body(int64 object_id, int worker_no)
 	 * deadlock first, and lock_timeout is below the default deadlock_timeout,
 	 * so that we give up before others look for one.
 	 */
-	SetConfigOption("deadlock_timeout", "100ms", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("deadlock_timeout", "10ms", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "500ms", PGC_SUSET, PGC_S_OVERRIDE);
 
 	while (!mill_worker_should_stop())
