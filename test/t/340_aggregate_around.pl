@@ -207,8 +207,9 @@ is(sql(q[SELECT count(*) FROM mill_catalog.aggregate WHERE state_name = 'q$state
 
 SKIP:
 {
-	skip('this server has no ICU', 2) if sql(q[SELECT count(*) FROM pg_collation WHERE collprovider = 'i']) eq '0';
-	sql(q[CREATE COLLATION t.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false); CREATE TABLE t.ci (id int, k text COLLATE t.any_case, x text COLLATE t.any_case);
+	my (undef, undef, $why) = try_psql($node, q[CREATE COLLATION t.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)]);
+	skip('this server has no ICU', 2) if $why =~ /ICU is not supported/;
+	sql(q[CREATE TABLE t.ci (id int, k text COLLATE t.any_case, x text COLLATE t.any_case);
 		INSERT INTO t.ci VALUES (1, 'a', 'one'), (2, 'B', 'two'); CREATE VIEW a.ci AS SELECT id, max(x) AS x, min(k) AS k FROM t.ci GROUP BY id; SELECT mill.materialize('a.ci')]);
 	ok(becomes_live('a.ci'), 'CASES 63: a nondeterministic collation');
 	sql(q[UPDATE t.ci SET x = 'ONE', k = 'A' WHERE id = 1]);
