@@ -20,6 +20,7 @@
 #include "core/compat.h"
 
 #include "aggregate/definition.h"
+#include "window/window.h"
 
 void
 mill_refuse(const char *what, const char *hint)
@@ -110,16 +111,12 @@ mill_leftmost_table(const Query *level, Node *node)
 MillWindowKind
 mill_window_of_entry(const RangeTblEntry *rte, FuncExpr **call)
 {
-	Node *expr;
+	FuncExpr *tumble = mill_window_call(rte, "tumble");
+	FuncExpr *hop = tumble ? NULL : mill_window_call(rte, "hop");
 
-	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
-		return MILL_WINDOW_NONE;
-	expr = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
 	if (call)
-		*call = (FuncExpr *) expr;
-	if (OidIsValid(mill_function_of_ours(expr, "tumble")))
-		return MILL_WINDOW_TUMBLE;
-	return OidIsValid(mill_function_of_ours(expr, "hop")) ? MILL_WINDOW_HOP : MILL_WINDOW_NONE;
+		*call = tumble ? tumble : hop;
+	return tumble ? MILL_WINDOW_TUMBLE : hop ? MILL_WINDOW_HOP : MILL_WINDOW_NONE;
 }
 
 /*

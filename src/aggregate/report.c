@@ -227,7 +227,10 @@ report_triggers(const MillAggregate *a, ReturnSetInfo *result)
 	return_rows(result);
 }
 
-/* Lock what an aggregate reads: then nobody changes, until the end of the transaction, what it is. */
+/*
+ * Lock what an aggregate reads: then nobody changes, until the end of the transaction, what it
+ * is.  One over another aggregate does not name its base table.
+ */
 static void
 lock_tables(const MillAggregate *a)
 {

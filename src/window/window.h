@@ -10,6 +10,7 @@
 #define MILL_WINDOW_WINDOW_H
 
 #include "datatype/timestamp.h"
+#include "nodes/parsenodes.h"
 #include "pgtime.h"
 #include "window/zone.h"
 typedef enum MillWidthKind
@@ -39,6 +40,7 @@ typedef struct MillWindows
 } MillWindows;
 
 extern void mill_window_plan_init(void);
+extern FuncExpr *mill_window_call(const RangeTblEntry *rte, const char *name);
 extern MillWidthKind mill_width_kind(const Interval *size);
 extern Interval *mill_pane_width(const Interval *slide, const Interval *size);
 extern int64 mill_pane_width_int(int64 slide, int64 size);

@@ -41,19 +41,28 @@
 
 static planner_hook_type previous_planner = NULL;
 
+/* An entry of FROM that is one call of a window function of this name; NULL if it is not. */
+FuncExpr *
+mill_window_call(const RangeTblEntry *rte, const char *name)
+{
+	Node *call;
+
+	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+		return NULL;
+	call = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
+	return OidIsValid(mill_function_of_ours(call, name)) ? (FuncExpr *) call : NULL;
+}
+
 /* A call of mill.tumble whose windows are the same for all rows: all but the time is. */
 static bool
 has_fixed_windows(const RangeTblEntry *rte)
 {
-	Node *call;
+	const FuncExpr *call = mill_window_call(rte, "tumble");
 	ListCell *lc;
 
-	if (rte->rtekind != RTE_FUNCTION || list_length(rte->functions) != 1)
+	if (call == NULL)
 		return false;
-	call = ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
-	if (!OidIsValid(mill_function_of_ours(call, "tumble")))
-		return false;
-	foreach (lc, ((FuncExpr *) call)->args)
+	foreach (lc, call->args)
 	{
 		Node *argument = lfirst(lc);
 		int number = IsA(argument, NamedArgExpr) ? ((NamedArgExpr *) argument)->argnumber
@@ -209,16 +218,21 @@ may_be_repeated(List *arguments)
 
 /* Put the windows of a call in FROM where they are used; false: it stays. */
 static bool
-inline_windows(Query *query, int rti, HeapTuple tuple)
+inline_windows(Query *query, int rti, const FuncExpr *call)
 {
 	RangeTblEntry *rte = rt_fetch(rti, query->rtable);
-	FuncExpr *call = (FuncExpr *) ((RangeTblFunction *) linitial(rte->functions))->funcexpr;
-	List *arguments = expand_function_arguments(call->args, false, call->funcresulttype, tuple);
-	Query *body = may_be_repeated(arguments) ? body_of(tuple) : NULL;
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->funcid));
 	List *conditions = NIL;
+	List *arguments;
 	List *columns;
+	Query *body;
 	ListCell *lc;
 
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	arguments = expand_function_arguments(call->args, false, call->funcresulttype, tuple);
+	body = may_be_repeated(arguments) ? body_of(tuple) : NULL;
+	ReleaseSysCache(tuple);
 	if (body == NULL || !take_out_of_query(query, rti, &conditions))
 		return false;
 	columns = (List *) put_arguments((Node *) body->targetList, arguments);
@@ -249,27 +263,15 @@ inline_all_windows(Query *query, List **dependencies)
 	for (int rti = 1; rti <= list_length(query->rtable); rti++)
 	{
 		RangeTblEntry *rte = rt_fetch(rti, query->rtable);
-		HeapTuple tuple;
-		Oid function;
+		const FuncExpr *call = rte->funcordinality ? NULL : mill_window_call(rte, "tumble");
+		PlanInvalItem *item;
 
-		if (rte->rtekind != RTE_FUNCTION || rte->funcordinality || list_length(rte->functions) != 1)
+		if (call == NULL || !inline_windows(query, rti, call))
 			continue;
-		function = mill_function_of_ours(((RangeTblFunction *) linitial(rte->functions))->funcexpr,
-										 "tumble");
-		if (!OidIsValid(function))
-			continue;
-		tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		if (inline_windows(query, rti, tuple))
-		{
-			PlanInvalItem *item = makeNode(PlanInvalItem);
-
-			item->cacheId = PROCOID;
-			item->hashValue = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(function));
-			*dependencies = lappend(*dependencies, item);
-		}
-		ReleaseSysCache(tuple);
+		item = makeNode(PlanInvalItem);
+		item->cacheId = PROCOID;
+		item->hashValue = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(call->funcid));
+		*dependencies = lappend(*dependencies, item);
 	}
 }
 

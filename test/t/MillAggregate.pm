@@ -301,7 +301,6 @@ sub set_up
 # What changes which partitions a table has.
 my $moves_partitions = qr/ATTACH|DETACH|DROP TABLE|PARTITION OF/;
 
-
 sub act
 {
 	my ($self, $step) = @_;
